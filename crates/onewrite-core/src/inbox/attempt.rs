@@ -1,0 +1,117 @@
+//! Attempts are stored before the handler runs, so that an event that kills its process is found.
+//!
+//! A calm batch is claimed as a whole, with one write. A lane whose last claim did not end well is
+//! suspicious: it is then claimed alone, one record at a time, so that the culprit is caught and its
+//! neighbours are not blamed.
+
+use std::collections::HashSet;
+
+use super::{Lane, LaneState};
+use crate::{Delivery, Sequence, broker::Receipt, record::Order};
+
+/// A claim on the records of one lane from `first` on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Attempt {
+    /// The lane.
+    pub lane: Lane,
+    /// The first sequence claimed.
+    pub first: Sequence,
+    /// It displaced an unfinished claim that begins elsewhere, perhaps of another sender: this batch
+    /// may hold records that the other sender gave up and will send outside the stream.
+    pub contended: bool,
+}
+
+/// Deliveries that share one transaction: indexes into the batch, with what is claimed.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Group {
+    /// Which deliveries, in order.
+    pub indexes: Vec<usize>,
+    /// What is claimed; nothing for a group of duplicates and foreign events.
+    pub attempts: Vec<Attempt>,
+}
+
+impl Attempt {
+    /// What a batch claims: the first record of each of its lanes.
+    #[must_use]
+    pub fn of(deliveries: &[Delivery]) -> Vec<Self> {
+        let mut attempts: Vec<Self> = Vec::new();
+        let mut seen = HashSet::new();
+        for delivery in deliveries {
+            if matches!(delivery.order, Order::ById) {
+                continue;
+            }
+            let lane = Lane::of(delivery);
+            if seen.insert(lane.clone()) {
+                attempts.push(Self { lane, first: delivery.record.sequence, contended: false });
+            }
+        }
+        attempts
+    }
+}
+
+/// Splits a batch: the calm lanes together, then the first record of each suspicious lane alone (the
+/// least suspicious first). The rest of a suspicious lane is left out: it is blocked.
+#[must_use]
+pub fn plan(
+    deliveries: &[Delivery],
+    attempts: &[Attempt],
+    counted: &[(LaneState, bool)],
+) -> Vec<Group> {
+    let mut suspicious: Vec<(&LaneState, &Attempt)> = attempts
+        .iter()
+        .zip(counted)
+        .filter(|(_, (_, counted))| !counted)
+        .map(|(attempt, (state, _))| (state, attempt))
+        .collect();
+    suspicious.sort_by_key(|(state, _)| state.attempts);
+    if suspicious.is_empty() {
+        return vec![Group {
+            indexes: (0..deliveries.len()).collect(),
+            attempts: attempts.to_vec(),
+        }];
+    }
+    let is_suspicious = |lane: &Lane| suspicious.iter().any(|(_, attempt)| attempt.lane == *lane);
+    let calm = Group {
+        indexes: (0..deliveries.len())
+            .filter(|index| {
+                let delivery = &deliveries[*index];
+                matches!(delivery.order, Order::ById) || !is_suspicious(&Lane::of(delivery))
+            })
+            .collect(),
+        attempts: attempts
+            .iter()
+            .filter(|attempt| !is_suspicious(&attempt.lane))
+            .cloned()
+            .collect(),
+    };
+    let alone = suspicious.iter().map(|(state, attempt)| Group {
+        indexes: (0..deliveries.len())
+            .filter(|index| {
+                let delivery = &deliveries[*index];
+                delivery.record.sequence == attempt.first && Lane::of(delivery) == attempt.lane
+            })
+            .take(1)
+            .collect(),
+        attempts: vec![Attempt {
+            contended: state.attempt_first != attempt.first,
+            ..(*attempt).clone()
+        }],
+    });
+    std::iter::once(calm).filter(|group| !group.indexes.is_empty()).chain(alone).collect()
+}
+
+/// The lanes of which nothing more of a batch may be handled once `deliveries`, a part of it, got
+/// `receipts`. For a driver that spreads a batch over several transactions: what lies behind in such a
+/// lane stays [`Receipt::Blocked`], as it would in one transaction.
+#[must_use]
+pub fn closed(deliveries: &[Delivery], receipts: &[Receipt]) -> HashSet<Lane> {
+    deliveries
+        .iter()
+        .zip(receipts)
+        .filter(|(delivery, receipt)| {
+            let repeated = **receipt == Receipt::Duplicate && delivery.order != Order::ById;
+            repeated || !receipt.is_settled()
+        })
+        .map(|(delivery, _)| Lane::of(delivery))
+        .collect()
+}

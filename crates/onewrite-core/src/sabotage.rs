@@ -1,0 +1,105 @@
+//! Named ways to break a promise on purpose, so that a test can show that it would notice.
+//!
+//! Without the `sabotage` feature a [`Sabotage`] holds nothing and every question is `false` at
+//! compile time. It is the only feature that changes behaviour.
+
+/// One planted defect. Each names the promise it breaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[repr(u32)]
+pub enum Defect {
+    /// The relay moves its cursor before the receiver accepted (H13: lost on a crash).
+    CursorBeforePublish = 0,
+    /// Writes of an owner whose lease was taken over are accepted (H9).
+    NoFence = 1,
+    /// The receiver ignores the chain of predecessors (I12: a loss looks like a hole).
+    NoChain = 2,
+    /// The receiver moves its mark in a transaction of its own, before the effect (I3, S2).
+    MarkBeforeEffect = 3,
+    /// The receiver does not deduplicate (H9, I2).
+    NoDedup = 4,
+    /// Re-driven records are judged by the high-water mark (I13: dropped silently).
+    RedriveByMark = 5,
+    /// Records of a parked key are let through (I4: out of order).
+    NoParking = 6,
+    /// A rejected record does not stop those behind it in its partition (I6).
+    AckPastFailure = 7,
+    /// Sequence numbers are drawn without a memory of deleted rows (H7: reused).
+    ReuseSequence = 8,
+    /// The receiver's attempts are not written before the handler runs (I4: crash loop for ever).
+    NoAttempts = 9,
+    /// A copied or restored source keeps its incarnation and is not compared with its sinks (I14).
+    NoIncarnation = 10,
+    /// Several relays take rows instead of partitions (H8: keys out of order).
+    ClaimRows = 11,
+    /// Order is taken from the creation time (H10).
+    OrderByTime = 12,
+    /// The emitting process publishes right after its commit instead of leaving it to the relay (H11).
+    PublishAfterCommit = 13,
+    /// Delivered rows are never deleted (H12: unbounded growth).
+    NoRetention = 14,
+    /// Commits are acknowledged without reaching the disk (S33).
+    NoSync = 15,
+    /// Ids of foreign events are forgotten at once (I1).
+    ForgetIds = 16,
+    /// Deduplication looks first and inserts later, in separate transactions (I2).
+    CheckThenAct = 17,
+    /// The receiver deduplicates by the transport's message id instead of the event's (I8).
+    DedupByTransport = 18,
+}
+
+/// The defects planted in one component. Empty, and of size zero, without the `sabotage` feature.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Sabotage {
+    #[cfg(feature = "sabotage")]
+    planted: u32,
+}
+
+impl Sabotage {
+    /// Whether `defect` is planted here.
+    #[must_use]
+    #[cfg(feature = "sabotage")]
+    pub const fn has(self, defect: Defect) -> bool {
+        self.planted & (1 << defect as u32) != 0
+    }
+
+    /// Whether `defect` is planted here: never, without the `sabotage` feature.
+    #[must_use]
+    #[cfg(not(feature = "sabotage"))]
+    pub const fn has(self, _: Defect) -> bool {
+        false
+    }
+
+    /// With `defect` planted.
+    #[must_use]
+    #[cfg(feature = "sabotage")]
+    pub const fn with(mut self, defect: Defect) -> Self {
+        self.planted |= 1 << defect as u32;
+        self
+    }
+
+    /// What the parent process asked for in `ONEWRITE_SABOTAGE` (a bit set as a number).
+    #[must_use]
+    #[cfg(feature = "sabotage")]
+    pub fn from_env() -> Self {
+        Self {
+            planted: std::env::var("ONEWRITE_SABOTAGE")
+                .ok()
+                .and_then(|bits| bits.parse().ok())
+                .unwrap_or(0),
+        }
+    }
+
+    /// Nothing, without the `sabotage` feature.
+    #[must_use]
+    #[cfg(not(feature = "sabotage"))]
+    pub const fn from_env() -> Self {
+        Self {}
+    }
+
+    /// The value for `ONEWRITE_SABOTAGE` that plants the same defects in a child process.
+    #[must_use]
+    #[cfg(feature = "sabotage")]
+    pub fn to_env(self) -> String {
+        self.planted.to_string()
+    }
+}

@@ -1,0 +1,89 @@
+//! `onewrite sink list|resume`.
+
+use clap::Subcommand;
+use onewrite::{
+    Code, Error, Result, Store, Timestamp,
+    store::{Batch, Durability, Item, Op, Outcome},
+};
+use serde_json::json;
+
+use super::Stores;
+use crate::report;
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Sink {
+    /// List sinks with what they have not settled.
+    List {
+        #[command(flatten)]
+        stores: Stores,
+    },
+    /// Let a suspended sink go on; its receiver is told of what the log no longer holds.
+    Resume {
+        /// The sink.
+        sink: String,
+        #[command(flatten)]
+        stores: Stores,
+    },
+}
+
+pub(crate) async fn run(verb: Sink) -> Result<()> {
+    match verb {
+        Sink::List { stores } => list(&stores).await,
+        Sink::Resume { sink, stores } => {
+            let store = stores.open_one()?;
+            let op = Op::Suspend { sink: sink.clone().into(), reason: None };
+            let batch = Batch {
+                durability: Durability::Durable,
+                items: vec![Item { fence: None, ops: vec![op] }],
+            };
+            match store.commit(batch).await?.pop() {
+                Some(Outcome::Applied(1..)) => {}
+                Some(Outcome::Failed(error)) => return Err(error),
+                _ => {
+                    return Err(Error::new(
+                        Code::NotFound,
+                        format!("there is no sink `{}`", sink.escape_debug()),
+                    ));
+                }
+            }
+            println!("`{sink}` goes on");
+            Ok(())
+        }
+    }
+}
+
+async fn list(stores: &Stores) -> Result<()> {
+    let mut sinks = Vec::new();
+    for store in stores.open()? {
+        let now = store.now().await?;
+        let name = store.source().name;
+        sinks.extend(store.sinks().await?.into_iter().map(|sink| (name.clone(), now, sink)));
+    }
+    let age = |now: Timestamp, oldest: Option<Timestamp>| {
+        oldest.map_or(0, |oldest| now.since(oldest).as_secs())
+    };
+    if stores.json {
+        let values = sinks.iter().map(|(store, now, sink)| json!({
+            "store": &**store, "sink": &*sink.name, "behind": sink.behind, "bytes_behind": sink.bytes_behind,
+            "oldest_s": age(*now, sink.oldest),
+            "suspended": sink.suspended.as_ref().map(|(since, why)| json!({ "since": since.to_string(), "why": &**why })),
+        }));
+        report::json(&values.collect());
+        return Ok(());
+    }
+    let rows = sinks.iter().map(|(store, now, sink)| {
+        [
+            store.to_string(),
+            sink.name.to_string(),
+            sink.behind.to_string(),
+            sink.bytes_behind.to_string(),
+            format!("{} s", age(*now, sink.oldest)),
+            sink.suspended
+                .as_ref()
+                .map(|(since, why)| format!("suspended since {since}: {why}"))
+                .unwrap_or_default(),
+        ]
+    });
+    println!("{}", report::table(["store", "sink", "behind", "bytes", "oldest", "state"], rows));
+    Ok(())
+}

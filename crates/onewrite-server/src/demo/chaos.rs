@@ -1,0 +1,58 @@
+//! Which process is killed where, and which is stalled: a list drawn from the seed.
+
+use onewrite::failpoint;
+use rand::{Rng, SeedableRng, rngs::StdRng, seq::IndexedRandom};
+
+use super::cast::Actor;
+
+/// One blow.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Blow {
+    /// SIGKILL at the `hits`-th passing of `point`.
+    Kill {
+        /// Which process.
+        actor: usize,
+        /// Where.
+        point: &'static str,
+        /// At which passing.
+        hits: u32,
+    },
+    /// SIGSTOP for longer than its lease.
+    Stall {
+        /// Which process.
+        actor: usize,
+    },
+}
+
+/// The blows of a run, in order. Every other kill falls between a durable act and its
+/// acknowledgement, where naive programs lose and double.
+pub(crate) fn plan(seed: u64, kills: usize, stalls: usize, actors: &[Actor]) -> Vec<Blow> {
+    // A seed of its own, so that the same blows fall whatever the orders are.
+    let mut random = StdRng::seed_from_u64(seed ^ 0x6f6e_6577_7269_7465);
+    let mut blows: Vec<Blow> = (0..kills)
+        .filter_map(|number| {
+            let points =
+                if number % 2 == 0 { failpoint::BETWEEN_ACT_AND_ACK } else { failpoint::ALL };
+            let point = points.choose(&mut random).copied()?;
+            let able: Vec<usize> =
+                (0..actors.len()).filter(|actor| passes(&actors[*actor], point)).collect();
+            let actor = able.choose(&mut random).copied()?;
+            Some(Blow::Kill { actor, point, hits: random.random_range(1..6) })
+        })
+        .collect();
+    let relays: Vec<usize> = (0..actors.len()).filter(|actor| actors[*actor].relays).collect();
+    for number in 0..stalls {
+        let Some(actor) = relays.choose(&mut random).copied() else { break };
+        let place = (number + 1) * (blows.len() + 1) / (stalls + 1);
+        blows.insert(place.min(blows.len()), Blow::Stall { actor });
+    }
+    blows
+}
+
+/// Whether a process ever passes `point`.
+fn passes(actor: &Actor, point: &str) -> bool {
+    match point.split('.').next() {
+        Some("relay") => actor.relays,
+        _ => actor.serves,
+    }
+}

@@ -1,0 +1,104 @@
+//! `onewrite demo`: the shop as real processes, killed and stalled while orders come in.
+
+mod cast;
+mod chaos;
+mod feed;
+mod orders;
+mod run;
+pub(crate) mod service;
+mod verdict;
+
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use clap::Args;
+use onewrite::{Code, Error, Result};
+
+pub(crate) use self::verdict::Verdict;
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct DemoArgs {
+    /// How many orders to make up.
+    #[arg(long, default_value_t = 500, value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
+    orders: u32,
+    /// Read the orders from a file of JSON lines instead.
+    #[arg(long, conflicts_with = "orders")]
+    input: Option<PathBuf>,
+    /// What orders, kills and stalls are drawn from.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// How many processes to kill with SIGKILL at named points.
+    #[arg(long, default_value_t = 5)]
+    chaos: usize,
+    /// How many processes to stall past their lease with SIGSTOP.
+    #[arg(long, default_value_t = 0)]
+    stalls: usize,
+    /// Relays of each service.
+    #[arg(long, default_value_t = 1, value_parser = few)]
+    relays: usize,
+    /// Receiving processes of each service.
+    #[arg(long, default_value_t = 1, value_parser = few)]
+    consumers: usize,
+    /// The same shop with dual writes (commit, then publish), to see what is lost.
+    #[arg(long)]
+    dual_write: bool,
+    /// Keep stores and configuration in this folder, for `flow` and `why`. It must be empty or new.
+    #[arg(long)]
+    dir: Option<PathBuf>,
+    /// Keep the shop running after the orders, until Ctrl-C.
+    #[arg(long)]
+    hold: bool,
+    /// How long relays' leases hold, in milliseconds.
+    #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u64).range(100..=600_000))]
+    lease_ms: u64,
+    /// Print one JSON object as the last line.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs the demo. The exit code is not zero when a promise was broken.
+pub(crate) async fn run(args: DemoArgs) -> Result<ExitCode> {
+    let orders = match &args.input {
+        Some(path) => orders::read(path)?,
+        None => orders::made(args.orders as usize, args.seed),
+    };
+    let unwritable = |error: std::io::Error| {
+        Error::new(Code::ReadOnly, "make a folder for the demo's databases").with_source(error)
+    };
+    let temporary =
+        tempfile::Builder::new().prefix("onewrite-demo-").tempdir().map_err(unwritable)?;
+    let folder = match &args.dir {
+        Some(dir) => prepared(dir)?,
+        None => temporary.path().to_owned(),
+    };
+    let verdict = run::perform(&args, orders, &folder).await?;
+    verdict.print(&args);
+    // Dual writes are expected to lose: that is the point of showing them.
+    Ok(if verdict.is_clean() || args.dual_write { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn prepared(dir: &Path) -> Result<PathBuf> {
+    let failed = |error: std::io::Error| {
+        Error::new(Code::ReadOnly, format!("use the folder {}", dir.display())).with_source(error)
+    };
+    std::fs::create_dir_all(dir).map_err(failed)?;
+    if std::fs::read_dir(dir).map_err(failed)?.next().is_some() {
+        return Err(Error::new(
+            Code::InvalidInput,
+            format!(
+                "the folder {} is not empty: the demo starts with new databases",
+                dir.display()
+            ),
+        ));
+    }
+    dir.canonicalize().map_err(failed)
+}
+
+fn few(text: &str) -> std::result::Result<usize, String> {
+    text.parse()
+        .ok()
+        .filter(|count| (1..=16).contains(count))
+        .ok_or_else(|| "a number from 1 to 16 is needed".into())
+}

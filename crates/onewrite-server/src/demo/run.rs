@@ -1,0 +1,175 @@
+//! One run: start everyone, take orders, strike, wait until the shop is quiet, judge.
+
+use std::{
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use indicatif::{ProgressBar, ProgressStyle};
+use onewrite::{Code, Error, Result, other, sqlite::rusqlite};
+use onewrite_shop::{Order, Role};
+use onewrite_testkit::child::End;
+
+use super::{DemoArgs, Verdict, cast, cast::Actor, chaos, chaos::Blow, feed::Feed, verdict::Blows};
+
+/// Without progress for so long, what has not ended is lost.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// Dual writes never finish what they lost.
+const PATIENCE_DUAL: Duration = Duration::from_secs(4);
+/// A failpoint that is not passed within this time is struck from outside.
+const STRIKE_WITHIN: Duration = Duration::from_secs(5);
+
+pub(crate) async fn perform(args: &DemoArgs, orders: Vec<Order>, folder: &Path) -> Result<Verdict> {
+    let mut actors = cast::lay_out(args, folder)?;
+    for actor in &mut actors {
+        actor.start().await?;
+    }
+    let began = Instant::now();
+    let shops: Vec<_> = actors
+        .iter()
+        .filter(|actor| actor.role == Role::Order && actor.serves)
+        .map(|actor| actor.address)
+        .collect();
+    let feed = Feed::new(orders);
+    let mut customers = feed.start(&shops);
+    let bar = progress(feed.total());
+    let plan = chaos::plan(args.seed, args.chaos, args.stalls, &actors);
+    let mut blows = Blows::default();
+    for (number, blow) in plan.iter().enumerate() {
+        let share = feed.total() * (number + 1) / (plan.len() + 1);
+        feed.allow(share.max(1));
+        strike(args, blow, &mut actors, &feed, &mut blows, &bar).await?;
+    }
+    feed.allow(feed.total());
+    while customers.join_next().await.is_some() {}
+    let watch = Watch {
+        folder,
+        bar: &bar,
+        patience: if args.dual_write { PATIENCE_DUAL } else { PATIENCE },
+    };
+    watch.until_quiet(feed.total()).await?;
+    let elapsed = began.elapsed();
+    bar.finish_and_clear();
+    if args.hold {
+        hold(&actors, folder).await;
+    }
+    for actor in &mut actors {
+        actor.end().await?;
+    }
+    Verdict::reach(args, folder, &feed.acknowledged().await, blows, elapsed)
+}
+
+async fn strike(
+    args: &DemoArgs,
+    blow: &Blow,
+    actors: &mut [Actor],
+    feed: &Arc<Feed>,
+    blows: &mut Blows,
+    bar: &ProgressBar,
+) -> Result<()> {
+    let failed = |error: std::io::Error| {
+        Error::new(Code::Stopped, "strike a process of the demo").with_source(error)
+    };
+    match blow {
+        Blow::Kill { actor, point, hits } => {
+            let actor = &mut actors[*actor];
+            bar.set_message(format!("killing {} at {point}", actor.role.name()));
+            let child = actor.child()?;
+            child.arm(point, *hits).await.map_err(failed)?;
+            let armed = Instant::now();
+            let mut point = *point;
+            let end = loop {
+                // Orders trickle in so that there is traffic to pass the point.
+                match tokio::time::timeout(Duration::from_millis(20), child.wait()).await {
+                    Ok(end) => break end.map_err(failed)?,
+                    Err(_) if armed.elapsed() > STRIKE_WITHIN => {
+                        point = "anywhere";
+                        child.kill().map_err(failed)?;
+                    }
+                    Err(_) => feed.allow((feed.allowed() + 2).min(feed.total())),
+                }
+            };
+            if end != End::Killed {
+                return Err(Error::new(
+                    Code::InvariantBroken,
+                    format!("a process of the {} service ended with {end:?}", actor.role.name()),
+                ));
+            }
+            blows.killed(point);
+            actor.start().await
+        }
+        Blow::Stall { actor } => {
+            let actor = &mut actors[*actor];
+            bar.set_message(format!("stalling {}", actor.role.name()));
+            let child = actor.child()?;
+            child.stall().map_err(failed)?;
+            // Its leases expire while it stands still; that takes real time.
+            tokio::time::sleep(Duration::from_millis(args.lease_ms * 2)).await;
+            child.resume().map_err(failed)?;
+            blows.stalled();
+            Ok(())
+        }
+    }
+}
+
+fn progress(total: usize) -> ProgressBar {
+    let bar = ProgressBar::new(total as u64);
+    let style =
+        ProgressStyle::with_template("{elapsed_precise} {bar:32} {pos}/{len} orders ended  {msg}");
+    bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+    bar.enable_steady_tick(Duration::from_millis(200));
+    bar
+}
+
+struct Watch<'a> {
+    folder: &'a Path,
+    bar: &'a ProgressBar,
+    patience: Duration,
+}
+
+impl Watch<'_> {
+    /// Waits until every order has ended, or nothing has moved for too long.
+    async fn until_quiet(&self, total: usize) -> Result<()> {
+        let path = self.folder.join("order.db");
+        let database =
+            rusqlite::Connection::open_with_flags(path, rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY)
+                .map_err(other)?;
+        database.busy_timeout(Duration::from_secs(5)).map_err(other)?;
+        let (mut last, mut moved) = (0, Instant::now());
+        loop {
+            let ended: i64 = database
+                .query_row("SELECT count(*) FROM orders WHERE state <> 'pending'", [], |row| {
+                    row.get(0)
+                })
+                .map_err(other)?;
+            self.bar.set_message("waiting for the last orders");
+            self.bar.set_position(ended.cast_unsigned());
+            if ended.cast_unsigned() >= total as u64 {
+                return Ok(());
+            }
+            if ended != last {
+                (last, moved) = (ended, Instant::now());
+            }
+            if moved.elapsed() > self.patience {
+                return Ok(());
+            }
+            tokio::time::sleep(Duration::from_millis(25)).await;
+        }
+    }
+}
+
+async fn hold(actors: &[Actor], folder: &Path) {
+    eprintln!("The shop stays open; Ctrl-C closes it. Place an order:");
+    if let Some(shop) = actors.iter().find(|actor| actor.role == Role::Order && actor.serves) {
+        eprintln!(
+            "  curl -i http://{}/orders -H 'content-type: application/json' -d '{{\"id\":\"mine\",\"customer\":\"me\",\"sku\":\"book\",\"quantity\":1,\"cents\":1500,\"country\":\"Korea\"}}'",
+            shop.address
+        );
+    }
+    eprintln!(
+        "and follow it: onewrite flow mine --config {}",
+        folder.join(crate::config::FILE).display()
+    );
+    let _ = tokio::signal::ctrl_c().await;
+}

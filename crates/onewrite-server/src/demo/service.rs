@@ -1,0 +1,77 @@
+//! One process of the demo: a service of the shop, with or without a relay.
+
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+use clap::Args;
+use onewrite::{Code, Error, Result, Retention, Shutdown};
+use onewrite_shop::{Role, naive, service};
+use onewrite_testkit::child::READY;
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct ServiceArgs {
+    #[arg(long, value_parser = role)]
+    role: Role,
+    #[arg(long)]
+    database: PathBuf,
+    #[arg(long)]
+    listen: SocketAddr,
+    /// `ROLE=URL`, once for each process that receives for a role.
+    #[arg(long)]
+    peer: Vec<String>,
+    #[arg(long)]
+    relay: bool,
+    /// Only relay: no API, no receiver.
+    #[arg(long)]
+    relay_only: bool,
+    #[arg(long)]
+    naive: bool,
+    #[arg(long)]
+    lease_ms: u64,
+}
+
+fn role(name: &str) -> std::result::Result<Role, String> {
+    Role::parse(name).ok_or_else(|| format!("there is no service `{name}`"))
+}
+
+pub(crate) async fn run(args: ServiceArgs) -> Result<()> {
+    let shutdown = Shutdown::on_signals()
+        .map_err(|error| Error::new(Code::Stopped, "listen for signals").with_source(error))?;
+    let peers = Role::ALL
+        .into_iter()
+        .map(|role| {
+            let prefix = format!("{}=", role.name());
+            (
+                role,
+                args.peer
+                    .iter()
+                    .filter_map(|peer| peer.strip_prefix(&prefix).map(str::to_owned))
+                    .collect(),
+            )
+        })
+        .collect();
+    let options = service::ServiceOptions {
+        role: args.role,
+        database: args.database,
+        listen: args.listen,
+        peers,
+        relay: args.relay,
+        lease_ttl: Duration::from_millis(args.lease_ms),
+        retention: Retention::default(),
+    };
+    if args.relay_only {
+        let store = service::open(options.role, options.database.clone(), !args.naive).await?;
+        let mut relays = tokio::task::JoinSet::new();
+        for relay in service::relays(&store, &options)? {
+            relays.spawn(relay.run(shutdown.clone()));
+        }
+        println!("{READY}");
+        relays.join_all().await;
+        return Ok(());
+    }
+    let ready = || println!("{READY}");
+    if args.naive {
+        naive::run(options, ready, shutdown).await
+    } else {
+        service::run(options, ready, shutdown).await
+    }
+}

@@ -1,0 +1,180 @@
+//! What a run came to.
+
+use std::{collections::BTreeMap, path::Path, time::Duration};
+
+use onewrite::{
+    Result, other,
+    sqlite::rusqlite::{Connection, OpenFlags},
+};
+use onewrite_shop::{Role, audit};
+use serde_json::json;
+
+use super::DemoArgs;
+use crate::report;
+
+/// What was done to the processes.
+#[derive(Debug, Default)]
+pub(crate) struct Blows {
+    kills: BTreeMap<&'static str, u64>,
+    stalls: u64,
+}
+
+impl Blows {
+    pub(crate) fn killed(&mut self, point: &'static str) {
+        *self.kills.entry(point).or_default() += 1;
+    }
+
+    pub(crate) fn stalled(&mut self) {
+        self.stalls += 1;
+    }
+}
+
+/// The verdict, with the circumstances.
+pub(crate) struct Verdict {
+    audit: audit::Verdict,
+    blows: Blows,
+    takeovers: u64,
+    acknowledged: usize,
+    elapsed: Duration,
+    p50_ms: f64,
+    p99_ms: f64,
+}
+
+impl Verdict {
+    pub(crate) fn reach(
+        args: &DemoArgs,
+        folder: &Path,
+        acknowledged: &[String],
+        blows: Blows,
+        elapsed: Duration,
+    ) -> Result<Self> {
+        let audit = audit::judge(folder, acknowledged)?;
+        let (p50_ms, p99_ms) = latencies(&open(folder, Role::Order)?)?;
+        let takeovers = if args.dual_write { 0 } else { takeovers(folder)? };
+        Ok(Self {
+            audit,
+            blows,
+            takeovers,
+            acknowledged: acknowledged.len(),
+            elapsed,
+            p50_ms,
+            p99_ms,
+        })
+    }
+
+    pub(crate) fn is_clean(&self) -> bool {
+        self.audit.is_clean() && self.audit.orders == self.acknowledged as u64
+    }
+
+    pub(crate) fn print(&self, args: &DemoArgs) {
+        let kills: u64 = self.blows.kills.values().sum();
+        let mode = if args.dual_write { "dual-write" } else { "outbox" };
+        let verdict = if self.is_clean() { "every promise held" } else { "BROKEN" };
+        let audit = &self.audit;
+        let balanced = audit.money_balanced && audit.stock_balanced;
+        let rows = [
+            [
+                "orders".to_owned(),
+                audit.orders.to_string(),
+                format!("{} acknowledged", self.acknowledged),
+            ],
+            ["completed".into(), audit.completed.to_string(), "paid, reserved, shipped".into()],
+            [
+                "compensated".into(),
+                audit.compensated.to_string(),
+                "no money, no stock or no way there: undone".into(),
+            ],
+            ["lost".into(), audit.lost.to_string(), "acknowledged, and never ended".into()],
+            [
+                "duplicated".into(),
+                audit.duplicated.to_string(),
+                "events with more than one effect".into(),
+            ],
+            [
+                "out of order".into(),
+                audit.out_of_order.to_string(),
+                "effects before an earlier event of their key".into(),
+            ],
+            [
+                "balanced".into(),
+                balanced.to_string(),
+                format!("money {}, stock {}", audit.money_balanced, audit.stock_balanced),
+            ],
+            [
+                "kills".into(),
+                kills.to_string(),
+                self.blows
+                    .kills
+                    .iter()
+                    .map(|(point, times)| format!("{times}× {point}"))
+                    .collect::<Vec<_>>()
+                    .join("\n"),
+            ],
+            [
+                "stalls".into(),
+                self.blows.stalls.to_string(),
+                "stopped for longer than a lease".into(),
+            ],
+            [
+                "takeovers".into(),
+                self.takeovers.to_string(),
+                "partitions taken from an owner that was gone".into(),
+            ],
+            [
+                "time".into(),
+                format!("{:.1} s", self.elapsed.as_secs_f64()),
+                format!("an order took {:.1} ms (p50), {:.1} ms (p99)", self.p50_ms, self.p99_ms),
+            ],
+        ];
+        let table = report::table([mode, "", verdict], rows);
+        if !args.json {
+            println!("{table}");
+            return;
+        }
+        eprintln!("{table}");
+        report::json(&json!({
+            "mode": mode, "seed": args.seed, "orders": audit.orders, "acknowledged": self.acknowledged,
+            "completed": audit.completed, "compensated": audit.compensated, "lost": audit.lost,
+            "duplicated": audit.duplicated, "out_of_order": audit.out_of_order, "balanced": balanced,
+            "money_balanced": audit.money_balanced, "stock_balanced": audit.stock_balanced,
+            "kills": kills, "kills_by_point": self.blows.kills, "stalls": self.blows.stalls, "takeovers": self.takeovers,
+            "elapsed_ms": u64::try_from(self.elapsed.as_millis()).unwrap_or(u64::MAX),
+            "p50_ms": self.p50_ms, "p99_ms": self.p99_ms,
+        }));
+    }
+}
+
+fn open(folder: &Path, role: Role) -> Result<Connection> {
+    let path = folder.join(format!("{}.db", role.name()));
+    Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY).map_err(other)
+}
+
+fn takeovers(folder: &Path) -> Result<u64> {
+    let mut sum = 0;
+    for role in Role::ALL {
+        let found: i64 = open(folder, role)?
+            .query_row("SELECT coalesce(sum(takeovers), 0) FROM onewrite_lease", [], |row| {
+                row.get(0)
+            })
+            .map_err(other)?;
+        sum += found.cast_unsigned();
+    }
+    Ok(sum)
+}
+
+/// From placed to ended, in milliseconds: median and 99th percentile.
+fn latencies(orders: &Connection) -> Result<(f64, f64)> {
+    let mut statement = orders
+        .prepare("SELECT (ended_at - placed_at) * 86400000 FROM orders WHERE ended_at IS NOT NULL ORDER BY 1")
+        .map_err(other)?;
+    let times: Vec<f64> =
+        statement.query_map([], |row| row.get(0)).and_then(Iterator::collect).map_err(other)?;
+    let at = |share: f64| {
+        times
+            .get(((times.len() as f64 * share) as usize).min(times.len().saturating_sub(1)))
+            .copied()
+            .unwrap_or(0.0)
+    };
+    let rounded = |value: f64| (value * 100.0).round() / 100.0;
+    Ok((rounded(at(0.5)), rounded(at(0.99))))
+}

@@ -1,0 +1,150 @@
+//! Leases: renewing, taking a fair share, taking over what has expired.
+
+use onewrite_core::{
+    Result, Text, Timestamp,
+    lease::{Fence, share},
+    sabotage::{Defect, Sabotage},
+    store::{Claim, Claimed, LeaseState},
+};
+use rusqlite::{Connection, params};
+
+use crate::{error::While, writer::now};
+
+/// One member's claim, in one transaction.
+pub(crate) fn claim(tx: &Connection, claim: &Claim, partitions: u16) -> Result<Claimed> {
+    let (scope, owner) = (&*claim.scope, &*claim.owner);
+    let at = now();
+    let until = at.plus(claim.ttl).0;
+    execute(
+        tx,
+        "INSERT INTO onewrite_member (scope, owner, seen_until) VALUES (?1, ?2, ?3)
+        ON CONFLICT (scope, owner) DO UPDATE SET seen_until = excluded.seen_until",
+        params![scope, owner, until],
+    )?;
+    execute(
+        tx,
+        "DELETE FROM onewrite_member WHERE scope = ?1 AND seen_until < ?2",
+        params![scope, at.0],
+    )?;
+    let rows: i64 =
+        number(tx, "SELECT count(*) FROM onewrite_lease WHERE scope = ?1", params![scope])?;
+    if rows == 0 {
+        execute(
+            tx,
+            "WITH RECURSIVE every(partition) AS (SELECT 0 UNION ALL SELECT partition + 1 FROM every WHERE partition + 1 < ?2)
+             INSERT INTO onewrite_lease (scope, partition) SELECT ?1, partition FROM every",
+            params![scope, partitions],
+        )?;
+    }
+    execute(
+        tx,
+        "UPDATE onewrite_lease SET expires_at = ?3 WHERE scope = ?1 AND owner = ?2",
+        params![scope, owner, until],
+    )?;
+    let members: i64 =
+        number(tx, "SELECT count(*) FROM onewrite_member WHERE scope = ?1", params![scope])?;
+    let held: i64 = number(
+        tx,
+        "SELECT count(*) FROM onewrite_lease WHERE scope = ?1 AND owner = ?2",
+        params![scope, owner],
+    )?;
+    let fair = share(
+        usize::from(partitions),
+        usize::try_from(members).unwrap_or(1),
+        usize::try_from(held).unwrap_or(0),
+    );
+    if claim.take && fair.take > 0 {
+        execute(
+            tx,
+            "UPDATE onewrite_lease SET owner = ?2, epoch = epoch + 1, expires_at = ?3, takeovers = takeovers + (owner IS NOT NULL)
+             WHERE scope = ?1 AND partition IN (
+                 SELECT partition FROM onewrite_lease
+                 WHERE scope = ?1 AND (owner IS NULL OR (owner <> ?2 AND expires_at <= ?4))
+                 ORDER BY partition LIMIT ?5)",
+            params![scope, owner, until, at.0, i64::try_from(fair.take).unwrap_or(i64::MAX)],
+        )?;
+    }
+    let mut statement = tx
+        .prepare_cached("SELECT partition, epoch FROM onewrite_lease WHERE scope = ?1 AND owner = ?2 ORDER BY partition")
+        .during("read the leases held")?;
+    let held = statement
+        .query_map(params![scope, owner], |row| {
+            let epoch = row.get::<_, i64>(1)?.cast_unsigned();
+            Ok(Fence { scope: claim.scope.clone(), partition: row.get(0)?, epoch })
+        })
+        .and_then(Iterator::collect)
+        .during("read the leases held")?;
+    Ok(Claimed { held, give_back: fair.give_back })
+}
+
+/// Whether `fence` is still the current owner's.
+pub(crate) fn holds(tx: &Connection, fence: &Fence, sabotage: Sabotage) -> Result<bool> {
+    if sabotage.has(Defect::NoFence) {
+        return Ok(true);
+    }
+    let epoch = fence.epoch.cast_signed();
+    let found = number(
+        tx,
+        "SELECT count(*) FROM onewrite_lease WHERE scope = ?1 AND partition = ?2 AND epoch = ?3 AND owner IS NOT NULL",
+        params![&*fence.scope, fence.partition, epoch],
+    )?;
+    Ok(found == 1)
+}
+
+/// Gives a lease back; another owner's lease is left alone.
+pub(crate) fn release(tx: &Connection, fence: &Fence) -> Result<u64> {
+    execute(
+        tx,
+        "UPDATE onewrite_lease SET owner = NULL, expires_at = 0 WHERE scope = ?1 AND partition = ?2 AND epoch = ?3",
+        params![&*fence.scope, fence.partition, fence.epoch.cast_signed()],
+    )
+}
+
+/// Takes a member off the list, so that the others share what it held at once.
+pub(crate) fn leave(tx: &Connection, scope: &str, owner: &str) -> Result<u64> {
+    execute(
+        tx,
+        "DELETE FROM onewrite_member WHERE scope = ?1 AND owner = ?2",
+        params![scope, owner],
+    )
+}
+
+pub(crate) fn leases(connection: &Connection) -> Result<Vec<LeaseState>> {
+    let mut statement = connection
+        .prepare_cached("SELECT scope, partition, owner, epoch, expires_at, takeovers FROM onewrite_lease ORDER BY scope, partition")
+        .during("list the leases")?;
+    statement
+        .query_map([], |row| {
+            Ok(LeaseState {
+                scope: row.get::<_, String>(0)?.into(),
+                partition: row.get(1)?,
+                owner: row.get::<_, Option<String>>(2)?.map(Text::from),
+                epoch: row.get::<_, i64>(3)?.cast_unsigned(),
+                expires_at: Timestamp(row.get(4)?),
+                takeovers: row.get::<_, i64>(5)?.cast_unsigned(),
+            })
+        })
+        .and_then(Iterator::collect)
+        .during("list the leases")
+}
+
+pub(crate) fn execute(
+    tx: &Connection,
+    sql: &'static str,
+    binds: impl rusqlite::Params,
+) -> Result<u64> {
+    tx.prepare_cached(sql)
+        .and_then(|mut statement| statement.execute(binds))
+        .during("write")
+        .map(|count| count as u64)
+}
+
+pub(crate) fn number(
+    tx: &Connection,
+    sql: &'static str,
+    binds: impl rusqlite::Params,
+) -> Result<i64> {
+    tx.prepare_cached(sql)
+        .and_then(|mut statement| statement.query_row(binds, |row| row.get(0)))
+        .during("count")
+}

@@ -1,0 +1,43 @@
+//! What SQLite's errors mean.
+
+use onewrite_core::{Code, Error};
+use rusqlite::ErrorCode;
+
+/// The error's meaning, with `context` saying what was being done.
+pub(crate) fn database(context: impl Into<String>, error: rusqlite::Error) -> Error {
+    Error::new(code_of(&error), context).with_source(error)
+}
+
+/// Turns a database error into ours, saying what was being done.
+pub(crate) trait While<T> {
+    fn during(self, context: &str) -> Result<T, Error>;
+}
+
+impl<T> While<T> for rusqlite::Result<T> {
+    fn during(self, context: &str) -> Result<T, Error> {
+        self.map_err(|error| database(context, error))
+    }
+}
+
+pub(crate) fn code_of(error: &rusqlite::Error) -> Code {
+    let Some(kind) = error.sqlite_error_code() else { return Code::Database };
+    match kind {
+        ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked => Code::StoreBusy,
+        ErrorCode::ReadOnly | ErrorCode::PermissionDenied => Code::ReadOnly,
+        ErrorCode::DiskFull => Code::DiskFull,
+        ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt => Code::Corrupt,
+        ErrorCode::CannotOpen => Code::StoreUnreachable,
+        _ if is_missing_table(error) => Code::SchemaMissing,
+        _ => Code::Database,
+    }
+}
+
+fn is_missing_table(error: &rusqlite::Error) -> bool {
+    matches!(error, rusqlite::Error::SqliteFailure(_, Some(text)) if text.starts_with("no such table: onewrite_"))
+}
+
+/// Whether this commit was refused by a deferred foreign key: perhaps a debt of the guard.
+pub(crate) fn is_foreign_key(error: &rusqlite::Error) -> bool {
+    matches!(error, rusqlite::Error::SqliteFailure(failure, _)
+        if failure.extended_code == rusqlite::ffi::SQLITE_CONSTRAINT_FOREIGNKEY)
+}

@@ -1,0 +1,37 @@
+//! The embedded store: one SQLite file next to the service's own tables.
+//!
+//! What it guarantees: an event emitted in a transaction is committed with it or not at all; its
+//! sequence follows commit order (SQLite has one writer at a time, so the database's write lock is
+//! the partition's lock); acknowledged writes have reached the disk (`synchronous=FULL`). What it does
+//! not: it is one machine's store. Several processes of that machine may share it.
+//!
+//! Facts are stored in the tables of `migrations/`, each documented there.
+
+mod claim;
+mod commit;
+mod connect;
+mod emit;
+mod error;
+mod find;
+pub mod guard;
+mod inbox;
+mod parking;
+mod read;
+mod reader;
+mod row;
+mod schema;
+#[cfg(feature = "sqlx")]
+pub mod sqlx;
+mod store;
+mod trim;
+mod writer;
+
+pub use connect::{Copied, Options};
+pub use emit::{Placed, commit, emit};
+pub use inbox::{Context, HandlerError, InboxOptions, SqliteInbox};
+pub use rusqlite;
+pub use schema::SCHEMA_VERSION;
+pub use store::SqliteStore;
+
+/// The URL scheme of this store: `sqlite:shop.db`.
+pub const URL_SCHEME: &str = "sqlite";

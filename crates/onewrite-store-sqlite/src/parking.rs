@@ -1,0 +1,234 @@
+//! Parked keys and their records.
+
+use onewrite_core::{
+    Record, Result, Sequence, Timestamp,
+    parking::{ParkedKey, ParkedRecord, Request},
+    position::Source,
+};
+use rusqlite::{Connection, OptionalExtension, Row, params};
+
+use crate::{
+    claim::{execute, number},
+    error::While,
+    row::{self, Arena, event_columns},
+    writer::now,
+};
+
+/// Parks the log's record at `sequence`. The statement copies it, so that retention may go on.
+pub(crate) fn park_from_log(
+    tx: &Connection,
+    source: &Source,
+    sink: &str,
+    sequence: Sequence,
+    reason: &str,
+) -> Result<u64> {
+    let scope = format!("relay/{sink}");
+    let life = source.incarnation_at(sequence).to_string();
+    let copied = execute(
+        tx,
+        concat!(
+            "INSERT INTO onewrite_parked (scope, origin, incarnation, sequence, partition, ",
+            event_columns!(),
+            ")
+             SELECT ?1, ?2, ?3, sequence, partition, ",
+            event_columns!(),
+            " FROM onewrite_outbox WHERE sequence = ?4"
+        ),
+        params![scope, &*source.name, life, sequence.cast_signed()],
+    )?;
+    execute(
+        tx,
+        "INSERT INTO onewrite_parked_key (scope, source, key, partition, reason, since)
+         SELECT ?1, ?2, key, partition, ?3, ?4 FROM onewrite_outbox WHERE sequence = ?5
+         ON CONFLICT DO NOTHING",
+        params![scope, &*source.name, reason, now().0, sequence.cast_signed()],
+    )?;
+    Ok(copied)
+}
+
+/// Parks a record that came over the wire.
+pub(crate) fn park_record(
+    tx: &Connection,
+    scope: &str,
+    record: &Record,
+    reason: &str,
+) -> Result<()> {
+    let event = &record.event;
+    execute(
+        tx,
+        concat!(
+            "INSERT INTO onewrite_parked (scope, origin, incarnation, sequence, partition, ", event_columns!(), ")
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22)"
+        ),
+        params![
+            scope,
+            &*record.source,
+            record.incarnation.to_string(),
+            record.sequence.cast_signed(),
+            record.partition,
+            event.time.unwrap_or_else(now).0,
+            record.id(),
+            &*event.kind,
+            &*event.aggregate_type,
+            &*event.aggregate_id,
+            &**event.order_key(),
+            &*event.content_type,
+            event.schema_version,
+            event.source.as_deref(),
+            event.data_schema.as_deref(),
+            event.correlation_id.as_deref(),
+            event.causation_id.as_deref(),
+            event.user_id.as_deref(),
+            event.dedup_key.as_deref(),
+            event.traceparent.as_deref(),
+            row::headers_to(&event.headers),
+            &*event.data,
+        ],
+    )?;
+    execute(
+        tx,
+        "INSERT INTO onewrite_parked_key (scope, source, key, partition, reason, since) VALUES (?1, ?2, ?3, ?4, ?5, ?6)
+         ON CONFLICT DO NOTHING",
+        params![scope, &*record.source, &**event.order_key(), record.partition, reason, now().0],
+    )
+    .map(|_| ())
+}
+
+/// Removes the front record of a key, and the key with its last one. Returns how many still wait.
+pub(crate) fn unpark(
+    tx: &Connection,
+    scope: &str,
+    source: &str,
+    key: &str,
+    position: Sequence,
+) -> Result<u64> {
+    execute(
+        tx,
+        "DELETE FROM onewrite_parked WHERE position = ?1",
+        params![position.cast_signed()],
+    )?;
+    let left = number(
+        tx,
+        "SELECT count(*) FROM onewrite_parked WHERE scope = ?1 AND origin = ?2 AND key = ?3",
+        params![scope, source, key],
+    )?;
+    if left == 0 {
+        execute(
+            tx,
+            "DELETE FROM onewrite_parked_key WHERE scope = ?1 AND source = ?2 AND key = ?3",
+            params![scope, source, key],
+        )?;
+    }
+    Ok(left.cast_unsigned())
+}
+
+/// Says what is to happen to a key; `reason` says why it waits again after a re-drive that failed.
+pub(crate) fn request(
+    tx: &Connection,
+    scope: &str,
+    key: &str,
+    request: Request,
+    reason: Option<&str>,
+) -> Result<u64> {
+    execute(
+        tx,
+        "UPDATE onewrite_parked_key SET request = ?3, reason = coalesce(?4, reason), redrives = redrives + (?4 IS NOT NULL)
+         WHERE scope = ?1 AND key = ?2",
+        params![scope, key, request.as_str(), reason],
+    )
+}
+
+pub(crate) fn is_parked(tx: &Connection, scope: &str, source: &str, key: &str) -> Result<bool> {
+    number(
+        tx,
+        "SELECT count(*) FROM onewrite_parked_key WHERE scope = ?1 AND source = ?2 AND key = ?3",
+        params![scope, source, key],
+    )
+    .map(|found| found > 0)
+}
+
+pub(crate) fn any_parked(tx: &Connection, scope: &str) -> Result<bool> {
+    number(tx, "SELECT EXISTS (SELECT 1 FROM onewrite_parked_key WHERE scope = ?1)", params![scope])
+        .map(|found| found > 0)
+}
+
+pub(crate) fn keys(connection: &Connection, scope: Option<&str>) -> Result<Vec<ParkedKey>> {
+    let mut statement = connection
+        .prepare_cached(
+            "SELECT scope, source, partition, key, request, reason, since, redrives,
+                (SELECT count(*) FROM onewrite_parked p WHERE p.scope = k.scope AND p.origin = k.source AND p.key = k.key)
+             FROM onewrite_parked_key k WHERE ?1 IS NULL OR scope = ?1 ORDER BY since, scope, key",
+        )
+        .during("list the parked keys")?;
+    let read = |row: &Row<'_>| {
+        Ok(ParkedKey {
+            scope: row.get::<_, String>(0)?.into(),
+            source: row.get::<_, String>(1)?.into(),
+            partition: row.get(2)?,
+            key: row.get::<_, String>(3)?.into(),
+            request: Request::parse(&row.get::<_, String>(4)?),
+            reason: row.get::<_, String>(5)?.into(),
+            since: Timestamp(row.get(6)?),
+            redrives: row.get(7)?,
+            waiting: row.get::<_, i64>(8)?.cast_unsigned(),
+        })
+    };
+    statement.query_map([scope], read).and_then(Iterator::collect).during("list the parked keys")
+}
+
+/// The records of a key from the front.
+pub(crate) fn records(
+    connection: &Connection,
+    key: &ParkedKey,
+    limit: usize,
+) -> Result<Vec<ParkedRecord>> {
+    let mut statement = connection
+        .prepare_cached(concat!(
+            "SELECT position, incarnation, sequence, partition, ", event_columns!(),
+            " FROM onewrite_parked WHERE scope = ?1 AND origin = ?2 AND key = ?3 ORDER BY position LIMIT ?4"
+        ))
+        .during("read parked records")?;
+    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+    let mut rows = statement
+        .query(params![&*key.scope, &*key.source, &*key.key, limit])
+        .during("read parked records")?;
+    let mut arena = Arena::new();
+    let mut records = Vec::new();
+    while let Some(found) = rows.next().during("read parked records")? {
+        let number = |index| {
+            found.get::<_, i64>(index).during("read a parked record").map(i64::cast_unsigned)
+        };
+        let life: String = found.get(1).during("read a parked record")?;
+        records.push(ParkedRecord {
+            position: number(0)?,
+            record: Record {
+                source: key.source.clone(),
+                incarnation: life.parse()?,
+                sequence: number(2)?,
+                partition: found.get(3).during("read a parked record")?,
+                event: row::event(found, 4, &mut arena)?,
+            },
+        });
+    }
+    Ok(records)
+}
+
+/// The front record of a key.
+pub(crate) fn front(tx: &Connection, key: &ParkedKey) -> Result<Option<ParkedRecord>> {
+    Ok(records(tx, key, 1)?.pop())
+}
+
+/// The key as it is now, if it is still parked.
+pub(crate) fn current(tx: &Connection, key: &ParkedKey) -> Result<Option<Request>> {
+    let request: Option<String> = tx
+        .prepare_cached(
+            "SELECT request FROM onewrite_parked_key WHERE scope = ?1 AND source = ?2 AND key = ?3",
+        )
+        .and_then(|mut statement| {
+            statement
+                .query_row(params![&*key.scope, &*key.source, &*key.key], |row| row.get(0))
+                .optional()
+        })
+        .during("look at a parked key")?;
+    Ok(request.map(|text| Request::parse(&text)))
+}

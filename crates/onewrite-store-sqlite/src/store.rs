@@ -1,0 +1,220 @@
+//! The store's handle: what a service opens once and shares.
+
+use std::{
+    sync::{Arc, RwLock},
+    time::Duration,
+};
+
+use onewrite_core::{
+    BoxFuture, Partition, Result, Sequence, Text, Timestamp,
+    flow::Trace,
+    parking::{ParkedKey, ParkedRecord},
+    position::Source,
+    sabotage::Sabotage,
+    store::{
+        Batch, Claim, Claimed, Cursor, Durability, Find, LeaseState, Outcome, Page, Read,
+        SinkState, Store, Watch,
+    },
+};
+use rusqlite::Connection;
+use tokio::sync::watch;
+
+use crate::{
+    Options, claim, commit, find, parking, read,
+    reader::Reader,
+    schema, trim,
+    writer::{Writer, now},
+};
+
+/// An open SQLite store. Cheap to clone; the last clone closes it.
+#[derive(Clone)]
+pub struct SqliteStore {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    options: Options,
+    source: RwLock<Source>,
+    writer: Writer,
+    reader: Reader,
+    changed: watch::Receiver<u64>,
+}
+
+impl SqliteStore {
+    /// Opens the file, brings its schema up to date and starts its writer and reader.
+    ///
+    /// # Errors
+    /// `StoreUnreachable`, `ReadOnly`, `Corrupt`, `SchemaMissing`, `SchemaUnsupported` or
+    /// `StoreCopied`.
+    pub fn open(options: Options) -> Result<Self> {
+        let mut connection = options.connect_writer()?;
+        let source = schema::open(&mut connection, &options)?;
+        if options.event_bytes_max != onewrite_core::event::EVENT_BYTES_MAX_DEFAULT {
+            schema::set_meta(&connection, "event_bytes_max", &options.event_bytes_max.to_string())?;
+        }
+        let (changes, changed) = watch::channel(0);
+        let changes = Arc::new(changes);
+        let reader = Reader::start(options.connect_reader()?, Arc::clone(&changes))?;
+        let writer = Writer::start(connection, changes)?;
+        let inner = Inner { options, source: RwLock::new(source), writer, reader, changed };
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// Opens the store at `url` (`sqlite:shop.db`), creating it if needed.
+    ///
+    /// # Errors
+    /// As [`Self::open`], and `UnknownScheme`.
+    pub fn open_url(url: &str) -> Result<Self> {
+        Self::open(Options::from_url(url)?)
+    }
+
+    /// Runs `work` in a transaction of the shared writer queue and returns once it is on disk.
+    ///
+    /// What waits at the same time shares one commit, so this is the fastest way to write; each call
+    /// still succeeds or fails on its own. `work` may run twice (when a commit is refused because of
+    /// another call), so it must have no effects outside the transaction. Keep it short: everyone
+    /// else's writes wait for it.
+    ///
+    /// # Errors
+    /// What `work` returns, `EventForgotten` from the guard, or what the commit says;
+    /// `CommitUnknown` when its outcome is not known.
+    pub async fn write<T, F>(&self, work: F) -> Result<T>
+    where
+        T: Send + 'static,
+        F: FnMut(&Connection) -> Result<T> + Send + 'static,
+    {
+        self.inner.writer.write(Durability::Durable, work).await
+    }
+
+    /// Runs `work` on a connection that cannot write.
+    ///
+    /// # Errors
+    /// What `work` returns.
+    pub async fn read_with<T, F>(&self, work: F) -> Result<T>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Connection) -> Result<T> + Send + 'static,
+    {
+        self.inner.reader.read(work).await
+    }
+
+    /// The options it was opened with.
+    #[must_use]
+    pub fn options(&self) -> &Options {
+        &self.inner.options
+    }
+
+    pub(crate) async fn engine_write<T, F>(&self, durability: Durability, work: F) -> Result<T>
+    where
+        T: Send + 'static,
+        F: FnMut(&Connection) -> Result<T> + Send + 'static,
+    {
+        self.inner.writer.write(durability, work).await
+    }
+
+    pub(crate) async fn engine_read<T, F>(&self, work: F) -> Result<T>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Connection) -> Result<T> + Send + 'static,
+    {
+        self.inner.reader.read(work).await
+    }
+
+    fn sabotage(&self) -> Sabotage {
+        self.inner.options.sabotage
+    }
+
+    fn current_source(&self) -> Source {
+        self.inner.source.read().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
+    }
+}
+
+impl Store for SqliteStore {
+    fn source(&self) -> Source {
+        self.current_source()
+    }
+
+    fn now(&self) -> BoxFuture<'_, Result<Timestamp>> {
+        Box::pin(std::future::ready(Ok(now())))
+    }
+
+    fn commit(&self, batch: Batch) -> BoxFuture<'_, Result<Vec<Outcome>>> {
+        let (source, sabotage) = (self.current_source(), self.sabotage());
+        Box::pin(self.engine_write(batch.durability, move |tx| {
+            Ok(batch.items.iter().map(|item| commit::item(tx, &source, item, sabotage)).collect())
+        }))
+    }
+
+    fn watch(&self) -> Box<dyn Watch> {
+        Box::new(LogWatch(self.inner.changed.clone()))
+    }
+
+    fn claim(&self, request: Claim) -> BoxFuture<'_, Result<Claimed>> {
+        let partitions = self.current_source().partitions;
+        Box::pin(
+            self.engine_write(Durability::Relaxed, move |tx| {
+                claim::claim(tx, &request, partitions)
+            }),
+        )
+    }
+
+    fn cursors<'a>(&'a self, sink: &'a str) -> BoxFuture<'a, Result<Vec<Cursor>>> {
+        let sink = sink.to_owned();
+        Box::pin(self.engine_read(move |connection| read::cursors(connection, &sink)))
+    }
+
+    fn read(&self, request: Read) -> BoxFuture<'_, Result<Page>> {
+        let (source, sabotage) = (self.current_source(), self.sabotage());
+        Box::pin(
+            self.engine_read(move |connection| read::page(connection, &source, &request, sabotage)),
+        )
+    }
+
+    fn id_at(&self, _: Partition, sequence: Sequence) -> BoxFuture<'_, Result<Option<Text>>> {
+        Box::pin(self.engine_read(move |connection| read::id_at(connection, sequence)))
+    }
+
+    fn bounds(&self) -> BoxFuture<'_, Result<(Sequence, Sequence)>> {
+        Box::pin(self.engine_read(read::bounds))
+    }
+
+    fn sinks(&self) -> BoxFuture<'_, Result<Vec<SinkState>>> {
+        Box::pin(self.engine_read(trim::sinks))
+    }
+
+    fn leases(&self) -> BoxFuture<'_, Result<Vec<LeaseState>>> {
+        Box::pin(self.engine_read(claim::leases))
+    }
+
+    fn parked_keys<'a>(&'a self, scope: Option<&'a str>) -> BoxFuture<'a, Result<Vec<ParkedKey>>> {
+        let scope = scope.map(str::to_owned);
+        Box::pin(self.engine_read(move |connection| parking::keys(connection, scope.as_deref())))
+    }
+
+    fn parked_records<'a>(
+        &'a self,
+        key: &'a ParkedKey,
+        limit: usize,
+    ) -> BoxFuture<'a, Result<Vec<ParkedRecord>>> {
+        let key = key.clone();
+        Box::pin(self.engine_read(move |connection| parking::records(connection, &key, limit)))
+    }
+
+    fn find(&self, what: Find) -> BoxFuture<'_, Result<Vec<Trace>>> {
+        let source = self.current_source().name;
+        Box::pin(self.engine_read(move |connection| find::find(connection, &source, &what)))
+    }
+}
+
+struct LogWatch(watch::Receiver<u64>);
+
+impl Watch for LogWatch {
+    fn changed(&mut self, within: Duration) -> BoxFuture<'_, ()> {
+        Box::pin(async move {
+            if let Ok(Err(_closed)) = tokio::time::timeout(within, self.0.changed()).await {
+                // The store is closing; what waits is told by the next read.
+                tokio::time::sleep(within).await;
+            }
+        })
+    }
+}

@@ -1,0 +1,146 @@
+//! Retention: what every live sink has settled leaves the log, and its story stays for a while.
+
+use onewrite_core::{
+    Result, Sequence, Text, Timestamp,
+    sabotage::{Defect, Sabotage},
+    store::SinkState,
+};
+use rusqlite::{Connection, OptionalExtension, params};
+
+use crate::{claim::execute, error::While, schema, writer::now};
+
+/// Deletes a stretch of settled records older than `before`, and history older than `history_before`.
+pub(crate) fn trim(
+    tx: &Connection,
+    before: Timestamp,
+    history_before: Timestamp,
+    limit: u32,
+    sabotage: Sabotage,
+) -> Result<u64> {
+    if sabotage.has(Defect::NoRetention) {
+        return Ok(0);
+    }
+    // The oldest records, as long as they are settled and old enough: always a prefix of the log, so
+    // that one number says what is gone.
+    let last: Option<i64> = tx
+        .prepare_cached(
+            "SELECT max(sequence) FROM (
+                 SELECT sequence FROM onewrite_outbox
+                 WHERE sequence < coalesce((SELECT min(sequence) FROM onewrite_outbox WHERE time >= ?1), 9223372036854775807)
+                   AND sequence <= coalesce((SELECT min(c.sequence) FROM onewrite_cursor c
+                        JOIN onewrite_sink s ON s.name = c.sink WHERE s.suspended_at IS NULL), 9223372036854775807)
+                 ORDER BY sequence LIMIT ?2)",
+        )
+        .and_then(|mut statement| statement.query_row(params![before.0, limit], |row| row.get::<_, Option<i64>>(0)))
+        .during("look for records to trim")?;
+    let Some(last) = last else {
+        return forget_history(tx, history_before, limit).map(|_| 0);
+    };
+    execute(
+        tx,
+        "INSERT OR IGNORE INTO onewrite_history (sequence, partition, time, id, type, key, correlation_id, causation_id)
+         SELECT sequence, partition, time, id, type, key, correlation_id, causation_id FROM onewrite_outbox WHERE sequence <= ?1",
+        [last],
+    )?;
+    let deleted = execute(tx, "DELETE FROM onewrite_outbox WHERE sequence <= ?1", [last])?;
+    if sabotage.has(Defect::ReuseSequence) {
+        execute(
+            tx,
+            "UPDATE sqlite_sequence SET seq = 0 WHERE name = 'onewrite_outbox' AND NOT EXISTS (SELECT 1 FROM onewrite_outbox)",
+            [],
+        )?;
+    } else {
+        schema::set_meta(tx, "trimmed_to", &last.to_string())?;
+    }
+    forget_history(tx, history_before, limit)?;
+    Ok(deleted)
+}
+
+fn forget_history(tx: &Connection, before: Timestamp, limit: u32) -> Result<u64> {
+    execute(
+        tx,
+        "DELETE FROM onewrite_history WHERE sequence IN (
+             SELECT sequence FROM onewrite_history ORDER BY sequence LIMIT ?2) AND time < ?1",
+        params![before.0, limit],
+    )
+}
+
+/// Registers a sink and its cursors, unless they exist.
+pub(crate) fn subscribe(
+    tx: &Connection,
+    sink: &str,
+    from: Sequence,
+    partitions: u16,
+) -> Result<u64> {
+    execute(
+        tx,
+        "INSERT OR IGNORE INTO onewrite_sink (name, created_at) VALUES (?1, ?2)",
+        params![sink, now().0],
+    )?;
+    execute(
+        tx,
+        "WITH RECURSIVE every(partition) AS (SELECT 0 UNION ALL SELECT partition + 1 FROM every WHERE partition + 1 < ?3)
+         INSERT OR IGNORE INTO onewrite_cursor (sink, partition, sequence, chain) SELECT ?1, partition, ?2, 0 FROM every",
+        params![sink, from.cast_signed(), partitions],
+    )
+}
+
+/// Suspends a sink, or lets it go on.
+pub(crate) fn suspend(tx: &Connection, sink: &str, reason: Option<&str>) -> Result<u64> {
+    execute(
+        tx,
+        "UPDATE onewrite_sink SET suspended_at = CASE WHEN ?2 IS NULL THEN NULL ELSE coalesce(suspended_at, ?3) END, suspended_reason = ?2 WHERE name = ?1",
+        params![sink, reason, now().0],
+    )
+}
+
+/// Every sink with what it has not settled.
+pub(crate) fn sinks(connection: &Connection) -> Result<Vec<SinkState>> {
+    let mut statement = connection
+        .prepare_cached(
+            "SELECT name, suspended_at, suspended_reason, (SELECT min(sequence) FROM onewrite_cursor WHERE sink = name)
+             FROM onewrite_sink ORDER BY name",
+        )
+        .during("list the sinks")?;
+    let rows = statement
+        .query_map([], |row| {
+            let since: Option<i64> = row.get(1)?;
+            let reason: Option<String> = row.get(2)?;
+            Ok(SinkState {
+                name: row.get::<_, String>(0)?.into(),
+                suspended: since
+                    .map(|since| (Timestamp(since), Text::from(reason.unwrap_or_default()))),
+                sequence: row.get::<_, Option<i64>>(3)?.unwrap_or(0).cast_unsigned(),
+                behind: 0,
+                bytes_behind: 0,
+                oldest: None,
+            })
+        })
+        .and_then(Iterator::collect::<rusqlite::Result<Vec<_>>>)
+        .during("list the sinks")?;
+    rows.into_iter().map(|sink| backlog(connection, sink)).collect()
+}
+
+fn backlog(connection: &Connection, sink: SinkState) -> Result<SinkState> {
+    let found = connection
+        .prepare_cached(
+            "SELECT count(*), coalesce(sum(length(o.payload)), 0), min(o.time) FROM onewrite_outbox o
+             CROSS JOIN onewrite_cursor c ON c.sink = ?1 AND c.partition = o.partition
+             WHERE o.sequence > ?2 AND o.sequence > c.sequence",
+        )
+        .and_then(|mut statement| {
+            statement
+                .query_row(params![&*sink.name, sink.sequence.cast_signed()], |row| {
+                    Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?, row.get::<_, Option<i64>>(2)?))
+                })
+                .optional()
+        })
+        .during("measure a sink's backlog")?;
+    let (behind, bytes, oldest) = found.unwrap_or((0, 0, None));
+    Ok(SinkState {
+        behind: behind.cast_unsigned(),
+        bytes_behind: bytes.cast_unsigned(),
+        oldest: oldest.map(Timestamp),
+        ..sink
+    })
+}

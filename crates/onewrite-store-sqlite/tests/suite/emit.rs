@@ -1,0 +1,126 @@
+//! Emitting within the user's own transaction.
+
+use onewrite_core::{
+    Code, Event,
+    position::partition_of,
+    store::{Read, Store},
+};
+use onewrite_store_sqlite::{
+    Options, SqliteStore, emit,
+    rusqlite::{Connection, TransactionBehavior},
+};
+
+pub(crate) fn open(folder: &tempfile::TempDir) -> SqliteStore {
+    SqliteStore::open(Options::new(folder.path().join("shop.db"))).unwrap()
+}
+
+pub(crate) fn connect(folder: &tempfile::TempDir) -> Connection {
+    let connection = Connection::open(folder.path().join("shop.db")).unwrap();
+    connection.busy_timeout(std::time::Duration::from_secs(10)).unwrap();
+    connection
+}
+
+pub(crate) fn every(store: &SqliteStore) -> Read {
+    let after = (0..store.source().partitions).map(|partition| (partition, 0)).collect();
+    Read { after, limit: 10_000, bytes_max: 1 << 30, kinds: Vec::new() }
+}
+
+#[tokio::test]
+async fn an_event_shares_the_fate_of_the_rows_around_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(&folder);
+    let mut connection = connect(&folder);
+    connection.execute_batch("CREATE TABLE orders (id TEXT)").unwrap();
+    for (id, keep) in [("kept", true), ("dropped", false), ("kept-2", true)] {
+        let tx = connection.transaction_with_behavior(TransactionBehavior::Immediate).unwrap();
+        tx.execute("INSERT INTO orders VALUES (?1)", [id]).unwrap();
+        emit(&tx, &Event::new("OrderCreated", "Order", id)).unwrap();
+        if keep { onewrite_store_sqlite::commit(tx).unwrap() } else { tx.rollback().unwrap() }
+    }
+    let page = store.read(every(&store)).await.unwrap();
+    let ids: Vec<_> =
+        page.records.iter().map(|record| record.event.aggregate_id.to_string()).collect();
+    assert_eq!(ids, ["kept", "kept-2"]);
+}
+
+#[tokio::test]
+async fn a_plain_insert_is_placed_like_an_emitted_event() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(&folder);
+    let connection = connect(&folder);
+    for key in ["a", "order-17", "", "주문-42", &"x".repeat(300)] {
+        connection
+            .execute("INSERT INTO onewrite_outbox (aggregatetype, aggregateid, type, payload) VALUES ('Order', ?1, 'Created', '{}')", [key])
+            .unwrap();
+    }
+    let page = store.read(every(&store)).await.unwrap();
+    assert_eq!(page.records.len(), 5);
+    for record in page.records {
+        assert_eq!(
+            record.partition,
+            partition_of(&record.event.aggregate_id, 256),
+            "{}",
+            record.event.aggregate_id
+        );
+        let id = record.id();
+        assert_eq!((id.len(), &id[14..15]), (36, "7"), "a UUIDv7: {id}");
+        assert!(record.event.time.unwrap().0 > 1_700_000_000_000_000);
+    }
+}
+
+#[tokio::test]
+async fn emit_refuses_what_would_break_its_promise() {
+    let folder = tempfile::tempdir().unwrap();
+    let _store = open(&folder);
+    let mut connection = connect(&folder);
+    let event = Event::new("Created", "Order", "1");
+    assert_eq!(
+        emit(&connection, &event).unwrap_err().code(),
+        Code::UnsafeSetting,
+        "no transaction"
+    );
+    let big = Event::new("Created", "Order", "1").bytes("text/plain", vec![0; 2 << 20]);
+    let tx = connection.transaction().unwrap();
+    assert_eq!(emit(&tx, &big).unwrap_err().code(), Code::EventTooLarge);
+    assert_eq!(emit(&tx, &Event::new("", "Order", "1")).unwrap_err().code(), Code::InvalidEvent);
+    drop(tx);
+    let mut careless = connect(&folder);
+    careless.pragma_update(None, "synchronous", "OFF").unwrap();
+    let tx = careless.transaction().unwrap();
+    assert_eq!(
+        emit(&tx, &event).unwrap_err().code(),
+        Code::UnsafeSetting,
+        "S33: not on disk when acknowledged"
+    );
+    let other = Connection::open(folder.path().join("other.db")).unwrap();
+    other.execute_batch("BEGIN").unwrap();
+    assert_eq!(emit(&other, &event).unwrap_err().code(), Code::SchemaMissing);
+}
+
+#[tokio::test]
+async fn a_write_that_fails_or_panics_leaves_its_neighbours_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(&folder);
+    let good = |id: &'static str| {
+        store.write(move |tx| emit(tx, &Event::new("Created", "Order", id)).map(|_| ()))
+    };
+    let bad = store.write(|tx| emit(tx, &Event::new("", "Order", "bad")).map(|_| ()));
+    let panics = store.write(|tx| {
+        emit(tx, &Event::new("Created", "Order", "panics"))?;
+        assert!(tx.is_autocommit(), "on purpose");
+        Ok(())
+    });
+    let ends = store.write(|tx| {
+        emit(tx, &Event::new("Created", "Order", "ends"))?;
+        tx.execute_batch("ROLLBACK").unwrap();
+        Ok(())
+    });
+    let (one, bad, panics, two) = tokio::join!(good("one"), bad, panics, good("two"));
+    assert!(one.is_ok() && two.is_ok());
+    assert_eq!(bad.unwrap_err().code(), Code::InvalidEvent);
+    assert_eq!(panics.unwrap_err().code(), Code::HandlerFailed);
+    assert_eq!(ends.await.unwrap_err().code(), Code::UnsafeSetting);
+    let page = store.read(every(&store)).await.unwrap();
+    let ids: Vec<_> = page.records.iter().map(|record| &*record.event.aggregate_id).collect();
+    assert_eq!(ids, ["one", "two"]);
+}

@@ -1,0 +1,4 @@
+//! The SQLite store against real files.
+
+mod emit;
+mod guard;

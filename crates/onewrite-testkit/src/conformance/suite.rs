@@ -1,0 +1,102 @@
+//! The cases of each suite, listed once, and what is made of the lists.
+
+/// Makes one test of each case of the store's suite. `$fixture` is evaluated for each.
+#[macro_export]
+macro_rules! store_suite {
+    ($fixture:expr) => {
+        $crate::store_cases!(tests, $fixture);
+    };
+}
+
+/// Makes one test of each case of the broker's suite, in both halves.
+#[macro_export]
+macro_rules! broker_suite {
+    ($fixture:expr) => {
+        $crate::broker_cases!(tests, $fixture);
+    };
+}
+
+/// Makes one test of each case of the inbox's suite.
+#[macro_export]
+macro_rules! inbox_suite {
+    ($fixture:expr) => {
+        $crate::inbox_cases!(tests, $fixture);
+    };
+}
+
+#[doc(hidden)]
+#[macro_export]
+macro_rules! store_cases {
+    ($mode:ident, $fixture:expr) => {
+        $crate::conformance_cases!($mode, $fixture,
+            store {
+                atomic independent fenced durable unknown own_clock cancel
+                plain_insert watch
+            }
+            order {
+                commit_order open_transaction never_twice time_is_no_order
+            }
+            lease {
+                one_owner takeover release fair_share leave
+            }
+            log {
+                pages bytes_max kinds find
+            }
+            cursor {
+                cursors subscribe trim trim_by_age history sinks
+            }
+            parking {
+                park requested unpark scopes queue_order
+            }
+        );
+    };
+}
+
+#[doc(hidden)]
+#[macro_export]
+macro_rules! broker_cases {
+    ($mode:ident, $fixture:expr) => {
+        $crate::conformance_cases!($mode, $fixture,
+            sink { order prefix durable unknown aligned cancel marks }
+            feed { order redelivery no_early_end cancel taken_once }
+        );
+    };
+}
+
+#[doc(hidden)]
+#[macro_export]
+macro_rules! inbox_cases {
+    ($mode:ident, $fixture:expr) => {
+        $crate::conformance_cases!($mode, $fixture,
+            inbox {
+                one_commit insert_first foreign_insert_first gap late_duplicate diverged
+                partial_failure another_lane gap_event foreign_ids retention unsafe_retention
+                redriven reopened
+            }
+            poison {
+                attempt_first crash_loop neighbours parked_key redrive_fails discard
+            }
+        );
+    };
+}
+
+#[doc(hidden)]
+#[macro_export]
+macro_rules! conformance_cases {
+    (tests, $fixture:expr, $($module:ident { $($case:ident)* })*) => {
+        $(mod $module {
+            #[allow(unused_imports, reason = "the fixture may need none of them")]
+            use super::*;
+            $(#[tokio::test(flavor = "multi_thread")]
+            async fn $case() {
+                $crate::conformance::$module::$case(&$fixture).await;
+            })*
+        })*
+    };
+    (all, $fixture:expr, $($module:ident { $($case:ident)* })*) => {
+        $($(
+            println!(concat!(stringify!($module), "::", stringify!($case)));
+            $crate::conformance::$module::$case($fixture).await;
+        )*)*
+    };
+}

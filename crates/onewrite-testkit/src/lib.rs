@@ -1,0 +1,9 @@
+//! What shows that the promises hold, and that a test would notice if they did not.
+//!
+//! [`history`] judges committed effects against what was committed at the source. [`sim`] runs the
+//! relay and inbox machines in a seeded world with faults. [`proxy`] stands between real processes.
+
+pub mod child;
+pub mod history;
+pub mod proxy;
+pub mod sim;

@@ -1,0 +1,4 @@
+//! Proofs over the whole protocol.
+
+mod model;
+mod protocol;

@@ -1,0 +1,32 @@
+//! The shop: four services, each with a database of its own, that react to each other's events.
+//!
+//! | event | emitted by | reacted to by |
+//! |---|---|---|
+//! | `OrderCreated` | order | payment charges |
+//! | `PaymentCompleted` | payment | stock reserves |
+//! | `StockReserved` | stock | shipping schedules |
+//! | `ShippingScheduled` | shipping | order completes |
+//! | `PaymentFailed` | payment | order cancels |
+//! | `StockFailed` | stock | payment refunds |
+//! | `ShippingFailed` | shipping | stock releases |
+//! | `StockReleased` | stock | payment refunds |
+//! | `PaymentRefunded` | payment | order cancels |
+//! | `OrderCompleted`, `OrderCancelled` | order | nobody: the story ends |
+//!
+//! It is written on the public API alone, so it is also what a user's own services look like. Read
+//! [`payment`] first: a reaction is rows plus events, in one transaction. [`service`] wires a reaction
+//! to its inbox, its outbox and the network; [`naive`] is the same shop with dual writes, to compare;
+//! [`audit`] judges what the databases say in the end.
+
+pub mod audit;
+pub mod model;
+pub mod naive;
+pub mod order;
+pub mod payment;
+pub mod reaction;
+pub mod service;
+pub mod shipping;
+pub mod stock;
+
+pub use model::{Order, Role};
+pub use reaction::{Reaction, ReactionError};

@@ -1,0 +1,121 @@
+//! `cargo xtask test`: every test of the workspace in a process of its own, timed and with a limit.
+//!
+//! The stable test harness neither times single tests nor stops one that hangs. So the binaries are
+//! built once, asked for their tests, and started anew for each of them. Documentation examples run
+//! through cargo afterwards and are counted in the same total.
+
+mod binaries;
+mod doc;
+mod process;
+mod report;
+
+use std::{
+    sync::{
+        atomic::{AtomicUsize, Ordering},
+        mpsc,
+    },
+    thread,
+    time::Duration,
+};
+
+use anyhow::{Result, bail};
+
+use self::{process::Ending, report::Report};
+use crate::workspace;
+
+/// Set for the tests when their long forms are wanted.
+const EXTENDED: &str = "ONEWRITE_EXTENDED";
+
+#[derive(clap::Args)]
+pub(crate) struct Options {
+    /// Only tests whose full name contains this; leaves documentation examples out.
+    filter: Option<String>,
+    /// Run the long forms: sets `ONEWRITE_EXTENDED=1` and lets a test take an hour.
+    #[arg(long)]
+    extended: bool,
+    /// Tests running at the same time. Many of them start several processes.
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..))]
+    jobs: u16,
+    /// Seconds after which a test is killed together with the processes it started.
+    #[arg(long, value_name = "SECONDS")]
+    timeout: Option<u64>,
+}
+
+/// One test of one binary.
+#[derive(Debug)]
+struct Case {
+    /// Which of the binaries.
+    binary: usize,
+    /// Its name as the binary knows it.
+    name: String,
+    /// Its name in the whole workspace.
+    full_name: String,
+}
+
+/// Runs the tests; an error when one fails.
+pub(crate) fn run(options: &Options) -> Result<()> {
+    let built = binaries::build()?;
+    let mut cases = Vec::new();
+    for (index, binary) in built.tests.iter().enumerate() {
+        for name in binary.list()? {
+            let full_name = format!("{}::{name}", binary.label);
+            cases.push(Case { binary: index, name, full_name });
+        }
+    }
+    if let Some(filter) = &options.filter {
+        cases.retain(|case| case.full_name.contains(filter.as_str()));
+    }
+    if cases.is_empty() {
+        bail!("there is no such test");
+    }
+    // Tests with processes of their own take longest: first in, so that none is left to run alone.
+    cases.sort_by_key(|case| !built.tests[case.binary].integration);
+
+    let limit = options.timeout.unwrap_or(if options.extended { 3_600 } else { 300 });
+    let mut report = Report::of(cases.len());
+    run_all(&built, &cases, options, Duration::from_secs(limit), &mut report)?;
+    if options.filter.is_none() {
+        eprintln!("documentation examples:");
+        report.add(doc::run(options.extended)?);
+    }
+    report.print()
+}
+
+fn run_all(
+    built: &binaries::Built,
+    cases: &[Case],
+    options: &Options,
+    limit: Duration,
+    report: &mut Report,
+) -> Result<()> {
+    let outputs = workspace::root().join("target/xtask");
+    std::fs::create_dir_all(&outputs)?;
+    let (next, outputs) = (&AtomicUsize::new(0), &outputs);
+    thread::scope(|scope| {
+        let (sender, endings) = mpsc::channel::<(usize, Result<Ending>)>();
+        for worker in 0..options.jobs {
+            let sender = sender.clone();
+            scope.spawn(move || {
+                let output = outputs.join(format!("{}-{worker}.out", std::process::id()));
+                loop {
+                    let index = next.fetch_add(1, Ordering::Relaxed);
+                    let Some(case) = cases.get(index) else { break };
+                    let mut command = built.command(case);
+                    if options.extended {
+                        command.env(EXTENDED, "1");
+                    }
+                    let ending = process::run(&mut command, limit, &output);
+                    if sender.send((index, ending)).is_err() {
+                        break;
+                    }
+                }
+                let _ = std::fs::remove_file(output);
+            });
+        }
+        drop(sender);
+        for (index, ending) in endings {
+            report.note(&cases[index].full_name, ending?);
+        }
+        Ok(())
+    })
+}
