@@ -11,14 +11,14 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 use onewrite::{
-    Shutdown, sqlite,
+    Relay, RelayOptions, Shutdown, StartFrom, Store as _, sqlite,
     sqlite::{InboxOptions, SqliteInbox, SqliteStore},
+    store::{Batch, Durability, Item, Op},
 };
 use rusqlite::{Connection, TransactionBehavior};
 use tokio::task::JoinSet;
 
 use crate::{
-    drain,
     load::{self, Latencies},
     report::Report,
 };
@@ -28,6 +28,9 @@ const WARM_UP: Duration = Duration::from_secs(1);
 
 /// How long the last events may take.
 const PATIENCE: Duration = Duration::from_secs(30);
+
+/// How many events the sink that is not served is behind: it must not hold up the other one.
+const BEHIND: u64 = 300_000;
 
 /// Who commits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,20 +47,32 @@ enum User {
 /// What the stores say, or when events do not arrive.
 pub(crate) async fn run(folder: &Path, time: Duration, report: &mut Report) -> Result<()> {
     let cases = [
-        ("500", 500, User::Queue),
-        ("2000", 2_000, User::Queue),
-        ("500_own", 500, User::Connection),
+        Case { name: "500", rate: 500, user: User::Queue, behind: 0 },
+        Case { name: "2000", rate: 2_000, user: User::Queue, behind: 0 },
+        Case { name: "500_own", rate: 500, user: User::Connection, behind: 0 },
+        Case { name: "500_dead_sink", rate: 500, user: User::Queue, behind: BEHIND },
     ];
-    for (name, rate, user) in cases {
-        eprintln!("latency: {rate} events/s, {user:?}");
+    for case in cases {
+        eprintln!("latency: {case:?}");
+        let name = case.name;
         let folder = folder.join(format!("latency-{name}"));
         std::fs::create_dir_all(&folder)?;
-        let measured = measure(&folder, rate, time, user).await?;
+        let measured = measure(&folder, case, time).await?;
         report.set_latencies("latency", name, &measured.since_commit);
         report.set_latencies("latency", &format!("{name}_since_due"), &measured.since_due);
         report.set_latencies("latency", &format!("{name}_write"), &measured.write);
     }
     Ok(())
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Case {
+    name: &'static str,
+    /// Events a second.
+    rate: u64,
+    user: User,
+    /// How many events another sink is behind.
+    behind: u64,
 }
 
 struct Measured {
@@ -90,8 +105,15 @@ impl Times {
     }
 }
 
-async fn measure(folder: &Path, rate: u64, time: Duration, user: User) -> Result<Measured> {
+async fn measure(folder: &Path, case: Case, time: Duration) -> Result<Measured> {
     let store = load::open(&folder.join("source.db")).await?;
+    let Case { rate, user, behind, .. } = case;
+    if behind > 0 {
+        load::preload(&store, behind).await?;
+        let op = Op::Subscribe { sink: "dead".into(), from: StartFrom::Beginning };
+        let items = vec![Item { fence: None, ops: vec![op] }];
+        store.commit(Batch { durability: Durability::Durable, items }).await?;
+    }
     let times = Arc::new(Times::new(((time + WARM_UP).as_secs_f64() * rate as f64) as u64));
     let (mut tasks, shutdown) = (JoinSet::new(), Shutdown::default());
     let inbox = noting_inbox(&folder.join("inbox.db"), Arc::clone(&times))?;
@@ -100,7 +122,9 @@ async fn measure(folder: &Path, rate: u64, time: Duration, user: User) -> Result
         load::receiver(inbox).run(Box::new(feed), end)
     })
     .await?;
-    let relay = drain::relay(&store, load::http_sink(url)?, "latency");
+    let options = RelayOptions { from: StartFrom::Now, ..RelayOptions::new("latency") };
+    let sink = Arc::new(load::http_sink(url)?);
+    let relay = Relay::new(Arc::new(store.clone()), sink, options, "bench");
     let relay = tokio::spawn(relay.run(shutdown.clone()));
     match user {
         User::Queue => queue(&store, rate, time + WARM_UP, &times).await?,

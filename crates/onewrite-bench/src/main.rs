@@ -14,7 +14,7 @@ mod report;
 mod soak;
 mod writers;
 
-use std::{path::PathBuf, time::Duration};
+use std::{path::PathBuf, process::ExitCode, time::Duration};
 
 use anyhow::{Context as _, Result};
 use clap::{Parser, ValueEnum};
@@ -64,15 +64,22 @@ enum Phase {
 }
 
 #[tokio::main]
-async fn main() -> Result<()> {
+async fn main() -> ExitCode {
     tracing_subscriber::fmt()
         .with_writer(std::io::stderr)
         .with_max_level(tracing_subscriber::filter::LevelFilter::WARN)
         .init();
-    match Command::parse() {
+    let done = match Command::parse() {
         Command::Spine(options) => spine(options).await,
         Command::Soak(options) => soak::run(options).await,
         Command::Writer(options) => soak::write(options).await,
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
     }
 }
 

@@ -2,13 +2,13 @@
 
 use std::{
     collections::HashSet,
-    sync::atomic::{AtomicBool, AtomicUsize, Ordering},
-    time::Duration,
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
+    time::{Duration, Instant},
 };
 
 use futures::StreamExt as _;
 use onewrite_core::{
-    BoxFuture, Delivery, Error, Incarnation, Result,
+    BoxFuture, Code, Delivery, Error, Incarnation, Result,
     broker::{Mark, Receipt, Sink},
     cloudevents::{self, BATCH_TYPE, EVENT_TYPE},
     inbox::Lane,
@@ -27,6 +27,9 @@ pub const TIMEOUT_DEFAULT: Duration = Duration::from_secs(10);
 /// How many partitions are sent to at once when each event is a request of its own.
 const LANES_AT_ONCE: usize = 8;
 
+/// How long a receiver that failed is passed over while others stand in, in milliseconds.
+const AWAY_MS: u64 = 1_000;
+
 /// How deliveries are laid out in requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Format {
@@ -42,7 +45,8 @@ pub enum Format {
 /// Where and how to send.
 #[derive(Clone)]
 pub struct HttpSinkOptions {
-    /// The receivers of one consumer, at least one. One is used until it fails, then the next.
+    /// The receivers of one consumer, at least one. They share the partitions; when one fails, the
+    /// next stands in for a while.
     pub urls: Vec<String>,
     /// Requests are signed with each of these; with none, they are not signed.
     pub secrets: Vec<Secret>,
@@ -74,8 +78,9 @@ impl HttpSinkOptions {
 /// environment are not used, because they would hide the address that is reached.
 pub struct HttpSink {
     targets: Targets,
-    /// The receiver used last with success.
-    preferred: AtomicUsize,
+    /// For each receiver, until when it is passed over after a failure: milliseconds since `began`.
+    away_until: Vec<AtomicU64>,
+    began: Instant,
     format: Format,
 }
 
@@ -89,35 +94,89 @@ impl HttpSink {
     pub fn new(options: HttpSinkOptions) -> Result<Self> {
         let format = options.format;
         let targets = Targets::new(options)?;
-        Ok(Self { targets, preferred: AtomicUsize::new(0), format })
+        let away_until = (0..targets.len()).map(|_| AtomicU64::new(0)).collect();
+        Ok(Self { targets, away_until, began: Instant::now(), format })
     }
 
-    /// Sends to the preferred receiver, and to the next when it cannot be connected to. After any
-    /// other failure the outcome is unknown; the next request goes to the next receiver.
-    async fn send(&self, request: &Request) -> Result<Reply> {
-        let count = self.targets.len();
-        let first = self.preferred.load(Ordering::Relaxed);
-        let mut step = 0;
-        loop {
-            let index = (first + step) % count;
+    /// Sends to the receiver `home`, and to the next when it cannot be connected to. After any other
+    /// failure the outcome is unknown; for a while the next receiver stands in.
+    async fn send(&self, home: usize, request: &Request) -> Result<Reply> {
+        let mut refused = None;
+        for index in self.turn(home) {
             let failed = match self.targets.send(index, request).await {
                 Ok(reply) => {
                     // A receiver that is overloaded or going away lets the next one try.
-                    let away = usize::from(matches!(reply.status, 502..=504));
-                    self.preferred.store((index + away) % count, Ordering::Relaxed);
+                    if matches!(reply.status, 502..=504) {
+                        self.leave_out(index);
+                    }
                     return Ok(reply);
                 }
                 Err(failed) => failed,
             };
-            step += 1;
-            if !failed.unsent || step == count {
-                self.preferred.store((index + 1) % count, Ordering::Relaxed);
+            self.leave_out(index);
+            if !failed.unsent {
                 return Err(failed.error);
             }
+            refused = Some(failed.error);
+        }
+        Err(refused.unwrap_or_else(|| Error::new(Code::SinkUnreachable, "there is no receiver")))
+    }
+
+    /// The receivers in the order to try: from `home` on, those that failed lately last.
+    fn turn(&self, home: usize) -> Vec<usize> {
+        let count = self.targets.len();
+        let now = self.now_ms();
+        let mut turn: Vec<usize> = (0..count).map(|step| (home + step) % count).collect();
+        turn.sort_by_key(|index| self.away_until[*index].load(Ordering::Relaxed) > now);
+        turn
+    }
+
+    fn leave_out(&self, index: usize) {
+        self.away_until[index].store(self.now_ms() + AWAY_MS, Ordering::Relaxed);
+    }
+
+    fn now_ms(&self) -> u64 {
+        u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// Shares a batch out among the receivers by partition, side by side. What is known is reported;
+    /// an error only when nothing is.
+    async fn post_shared(&self, batch: &[Delivery]) -> Result<Vec<Receipt>> {
+        let count = self.targets.len();
+        let share_of = |home: usize| -> Vec<usize> {
+            (0..batch.len())
+                .filter(|index| usize::from(batch[*index].record.partition) % count == home)
+                .collect()
+        };
+        let sent = futures::future::join_all((0..count).map(|home| async move {
+            let indexes = share_of(home);
+            let share: Vec<Delivery> = indexes.iter().map(|index| batch[*index].clone()).collect();
+            let receipts =
+                if share.is_empty() { Ok(Vec::new()) } else { self.post(home, &share).await };
+            (indexes, receipts)
+        }))
+        .await;
+        let mut receipts = vec![Receipt::Blocked; batch.len()];
+        let (mut known, mut failed) = (false, None);
+        for (indexes, result) in sent {
+            match result {
+                Ok(share) => {
+                    known |= !share.is_empty();
+                    indexes
+                        .into_iter()
+                        .zip(share)
+                        .for_each(|(index, receipt)| receipts[index] = receipt);
+                }
+                Err(error) => failed = failed.or(Some(error)),
+            }
+        }
+        match failed {
+            Some(error) if !known => Err(error),
+            _ => Ok(receipts),
         }
     }
 
-    async fn post(&self, batch: &[Delivery]) -> Result<Vec<Receipt>> {
+    async fn post(&self, home: usize, batch: &[Delivery]) -> Result<Vec<Receipt>> {
         let (headers, body) = match (self.format, batch) {
             (Format::Structured, [one]) => {
                 (content_type(EVENT_TYPE), cloudevents::encode_event(one).into())
@@ -134,7 +193,7 @@ impl HttpSink {
         };
         let request =
             Request { method: Method::POST, query: Vec::new(), id: batch_id(batch), headers, body };
-        let reply = self.send(&request).await?;
+        let reply = self.send(home, &request).await?;
         let receipts = match reply.status {
             200..=299 => protocol::read_receipts(&reply.body, batch.len()),
             status => protocol::read_refusal(status, batch.len()),
@@ -180,7 +239,8 @@ impl HttpSink {
             if stopped.load(Ordering::Relaxed) {
                 break;
             }
-            match self.post(&batch[index..=index]).await {
+            let home = usize::from(batch[index].record.partition) % self.targets.len();
+            match self.post(home, &batch[index..=index]).await {
                 Ok(receipts) => {
                     let settled = receipts.iter().all(Receipt::is_settled);
                     known.extend(receipts.into_iter().map(|receipt| (index, receipt)));
@@ -205,7 +265,8 @@ impl Sink for HttpSink {
                 return Ok(Vec::new());
             }
             let mut receipts = match self.format {
-                Format::Batch => self.post(batch).await?,
+                Format::Batch if self.targets.len() == 1 => self.post(0, batch).await?,
+                Format::Batch => self.post_shared(batch).await?,
                 Format::Structured | Format::Binary => self.post_singly(batch).await?,
             };
             keep_prefix(batch, &mut receipts);
@@ -227,7 +288,7 @@ impl Sink for HttpSink {
                 headers: HeaderMap::new(),
                 body: bytes::Bytes::new(),
             };
-            let reply = self.send(&request).await?;
+            let reply = self.send(0, &request).await?;
             Ok(if reply.status == 200 { protocol::read_marks(&reply.body) } else { None })
         })
     }

@@ -2,6 +2,8 @@
 //! makes of requests stands in `main/receiving.rs`.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[path = "main/conformance.rs"]
+mod conformance;
 #[path = "main/receiving.rs"]
 mod receiving;
 

@@ -66,6 +66,9 @@ impl Sink for MemorySink {
                     format!("nobody receives from memory:{}", self.name),
                 )
             };
+            if batch.is_empty() {
+                return Ok(Vec::new());
+            }
             let (reply, receipts) = oneshot::channel();
             let parcel = Parcel { deliveries: batch.to_vec(), reply };
             self.sender.send(parcel).await.map_err(|_| gone())?;
@@ -84,22 +87,33 @@ impl Feed for MemoryFeed {
     fn next(&mut self) -> BoxFuture<'_, Option<Box<dyn Arrival>>> {
         Box::pin(async move {
             let parcel = self.receiver.lock().await.recv().await?;
-            Some(Box::new(MemoryArrival(parcel)) as Box<dyn Arrival>)
+            let count = parcel.deliveries.len();
+            Some(Box::new(MemoryArrival { parcel, count }) as Box<dyn Arrival>)
         })
     }
 }
 
-struct MemoryArrival(Parcel);
+struct MemoryArrival {
+    parcel: Parcel,
+    count: usize,
+}
 
 impl Arrival for MemoryArrival {
     fn take(&mut self) -> Vec<Delivery> {
-        std::mem::take(&mut self.0.deliveries)
+        std::mem::take(&mut self.parcel.deliveries)
     }
 
     fn settle(self: Box<Self>, receipts: Vec<Receipt>) -> BoxFuture<'static, Result<()>> {
-        let told = self.0.reply.send(receipts);
-        Box::pin(std::future::ready(told.map_err(|_| {
-            Error::new(Code::SinkUnreachable, "the sender no longer waits for its receipts")
-        })))
+        let settled = if receipts.len() == self.count {
+            self.parcel.reply.send(receipts).map_err(|_| {
+                Error::new(Code::SinkUnreachable, "the sender no longer waits for its receipts")
+            })
+        } else {
+            Err(Error::new(
+                Code::InvariantBroken,
+                format!("{} receipts for {} deliveries", receipts.len(), self.count),
+            ))
+        };
+        Box::pin(std::future::ready(settled))
     }
 }

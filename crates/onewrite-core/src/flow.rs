@@ -46,7 +46,7 @@ pub struct Story {
     /// The event.
     pub trace: Trace,
     /// What it caused.
-    pub effects: Vec<Story>,
+    pub effects: Vec<Self>,
 }
 
 /// Arranges traces of one correlation id as trees. Events whose cause is not among them are roots.

@@ -44,7 +44,7 @@ pub struct Item {
 #[derive(Debug, Clone)]
 pub enum Op {
     /// Appends an event to the log.
-    Emit(Event),
+    Emit(Box<Event>),
     /// Creates the cursors of a sink, unless they exist.
     Subscribe {
         /// The sink.
@@ -320,8 +320,11 @@ pub trait Store: Send + Sync {
         sequence: Sequence,
     ) -> BoxFuture<'_, Result<Option<Text>>>;
 
-    /// The highest sequence ever drawn, and the highest one ever deleted.
-    fn bounds(&self) -> BoxFuture<'_, Result<(Sequence, Sequence)>>;
+    /// The highest sequence ever drawn.
+    fn head(&self) -> BoxFuture<'_, Result<Sequence>>;
+
+    /// For each partition that was trimmed, the highest sequence deleted from it.
+    fn trimmed(&self) -> BoxFuture<'_, Result<Vec<(Partition, Sequence)>>>;
 
     /// Every sink with its state.
     fn sinks(&self) -> BoxFuture<'_, Result<Vec<SinkState>>>;

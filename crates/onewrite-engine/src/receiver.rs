@@ -1,12 +1,12 @@
 //! The receiver: brings arrivals to the inbox, and carries out what operators ask of parked keys.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use onewrite_core::{
     Delivery, Result,
     broker::{Arrival, Feed, Receipt},
     failpoint,
-    inbox::{Attempt, Inbox, plan},
+    inbox::{Attempt, Inbox, Lane, closed, plan},
 };
 use tokio::{sync::Semaphore, task::JoinSet};
 
@@ -107,6 +107,7 @@ impl Receiver {
         let counted = self.inbox.attempt(attempts.clone(), false).await?;
         failpoint::hit("receiver.after_attempt_before_handler");
         let mut receipts = vec![Receipt::Blocked; deliveries.len()];
+        let mut lanes: HashSet<Lane> = HashSet::new();
         for group in plan(&deliveries, &attempts, &counted) {
             let alone =
                 group.attempts.iter().any(|attempt| !was_counted(attempt, &attempts, &counted));
@@ -114,11 +115,21 @@ impl Receiver {
                 self.inbox.attempt(group.attempts.clone(), true).await?;
             }
             for indexes in group.indexes.chunks(self.options.transaction_max.max(1)) {
-                let chunk =
-                    indexes.iter().filter_map(|index| deliveries.get(*index).cloned()).collect();
-                let done = self.inbox.receive(chunk, group.attempts.clone()).await?;
-                for (index, receipt) in indexes.iter().zip(done) {
-                    receipts[*index] = receipt;
+                // What one transaction did not take closes its lane for those behind it.
+                let indexes: Vec<usize> = indexes
+                    .iter()
+                    .copied()
+                    .filter(|index| !lanes.contains(&Lane::of(&deliveries[*index])))
+                    .collect();
+                let chunk: Vec<Delivery> =
+                    indexes.iter().map(|index| deliveries[*index].clone()).collect();
+                if chunk.is_empty() {
+                    continue;
+                }
+                let done = self.inbox.receive(chunk.clone(), group.attempts.clone()).await?;
+                lanes.extend(closed(&chunk, &done));
+                for (index, receipt) in indexes.into_iter().zip(done) {
+                    receipts[index] = receipt;
                 }
             }
         }

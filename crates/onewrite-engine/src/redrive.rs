@@ -17,8 +17,10 @@ impl Driver {
         let scope = self.policy_scope();
         for key in self.store.parked_keys(Some(&scope)).await? {
             let fence = self.machine.fence(key.partition);
-            if let (Some(fence), true) = (fence, key.request != Request::Wait) {
-                self.redrive_key(&key, &fence).await?;
+            if let (Some(fence), true) = (fence, key.request != Request::Wait)
+                && let Err(error) = self.redrive_key(&key, &fence).await
+            {
+                tracing::warn!(%error, "a parked key was not re-driven");
             }
         }
         Ok(())
@@ -26,14 +28,15 @@ impl Driver {
 
     async fn redrive_key(&mut self, key: &ParkedKey, fence: &Fence) -> Result<()> {
         while let Some(front) = self.store.parked_records(key, 1).await?.pop() {
+            if self.renewal_is_due() {
+                // The rest follows after the leases are renewed.
+                return Ok(());
+            }
             if key.request == Request::Retry {
                 let delivery = Delivery { record: front.record, order: Order::ById };
-                let receipt = self
-                    .sink
-                    .publish(std::slice::from_ref(&delivery))
-                    .await
-                    .map(|mut all| all.pop());
-                if let Some(reason) = refusal(receipt) {
+                // No answer says nothing about the event: the request stands, and is tried again later.
+                let receipts = self.sink.publish(std::slice::from_ref(&delivery)).await?;
+                if let Some(reason) = receipts.into_iter().next().and_then(refusal) {
                     let (scope, key) = (key.scope.clone(), key.key.clone());
                     self.write(
                         fence,
@@ -73,11 +76,10 @@ impl Driver {
 }
 
 /// Why a re-driven event was not taken, if it was not.
-fn refusal(receipt: Result<Option<Receipt>>) -> Option<Text> {
+fn refusal(receipt: Receipt) -> Option<Text> {
     match receipt {
-        Ok(Some(receipt)) if receipt.is_settled() => None,
-        Ok(Some(Receipt::Retry(reason) | Receipt::Refused(reason))) => Some(reason),
-        Ok(_) => Some("the sink did not take it".into()),
-        Err(error) => Some(error.to_string().into()),
+        Receipt::Accepted | Receipt::Duplicate => None,
+        Receipt::Retry(reason) | Receipt::Refused(reason) => Some(reason),
+        _ => Some("the sink did not take it".into()),
     }
 }

@@ -9,7 +9,7 @@ use onewrite_core::{
     Code, Partition, Result, Sequence, Text, Timestamp,
     broker::{Receipt, Sink},
     failpoint,
-    lease::Scope,
+    lease::{Fence, Scope},
     relay::{Alarm, Offer, Policy, Relay as Machine},
     retry::Backoff,
     sabotage::{Defect, Sabotage},
@@ -133,6 +133,8 @@ pub(crate) struct Driver {
     batch: usize,
     /// Batches in a row that nothing is known about.
     failures: u32,
+    /// Leases of writes with an unknown outcome.
+    unsure: Vec<Fence>,
 }
 
 fn machine(options: &RelayOptions, store: &dyn Store) -> Machine {
@@ -162,6 +164,7 @@ impl Driver {
             suspended: false,
             batch,
             failures: 0,
+            unsure: Vec::new(),
         }
     }
 
@@ -178,7 +181,7 @@ impl Driver {
         let mut ahead: Option<(Asked, Page)> = None;
         self.renew_at = Instant::now();
         while !shutdown.has_begun() {
-            if Instant::now() >= self.renew_at {
+            if self.renewal_is_due() {
                 self.renew().await?;
             }
             let now = self.store.now().await?;
@@ -199,7 +202,7 @@ impl Driver {
         Ok(())
     }
 
-    /// Publishes an offer while the next page is read, and commits what became of it.
+    /// Publishes an offer and commits what became of it, while the next page is read.
     async fn deliver(
         &mut self,
         mut offer: Offer,
@@ -218,15 +221,20 @@ impl Driver {
             self.machine.published(now, 0.5, &offer, Some(&[]));
             return Ok(None);
         }
+        if !more {
+            self.publish(offer, shutdown).await?;
+            return Ok(None);
+        }
+        let ahead = self.read(now);
+        let (published, ahead) = tokio::join!(self.publish(offer, shutdown), ahead);
+        Ok(if published? { Some(ahead?) } else { None })
+    }
+
+    /// Publishes an offer and commits what became of it. Says whether anything is known about it.
+    async fn publish(&mut self, offer: Offer, shutdown: &Shutdown) -> Result<bool> {
         failpoint::hit("relay.after_read_before_publish");
         let began = Instant::now();
-        let sink = Arc::clone(&self.sink);
-        let (published, ahead) = if more {
-            let (published, ahead) = tokio::join!(sink.publish(&offer.deliveries), self.read(now));
-            (published, Some(ahead?))
-        } else {
-            (sink.publish(&offer.deliveries).await, None)
-        };
+        let published = self.sink.publish(&offer.deliveries).await;
         failpoint::hit("relay.after_publish_before_cursor");
         let name = self.options.sink.to_string();
         metrics::histogram!("onewrite_relay_publish_seconds", "sink" => name.clone())
@@ -241,40 +249,40 @@ impl Driver {
         let durability = if parked { Durability::Durable } else { Durability::Relaxed };
         self.commit(settled.items, durability).await?;
         failpoint::hit("relay.after_cursor");
-        match published {
-            Ok(_) => {
-                self.failures = 0;
-                self.batch = (self.batch * 2).min(self.options.batch_max.max(1));
-                Ok(ahead)
-            }
-            Err(error) => {
-                self.failures += 1;
-                if error.code() == Code::SinkRefused {
-                    self.batch = (self.batch / 2).max(1);
-                }
-                metrics::counter!("onewrite_relay_failures_total", "sink" => self.options.sink.to_string()).increment(1);
-                tracing::warn!(%error, sink = %self.options.sink, failures = self.failures, "a batch was not taken");
-                let wait = self.options.backoff.pause(self.failures, rand::random());
-                pause(wait.min(self.renew_at.saturating_duration_since(Instant::now())), shutdown)
-                    .await;
-                Ok(None)
-            }
+        let Err(error) = published else {
+            self.failures = 0;
+            self.batch = (self.batch * 2).min(self.options.batch_max.max(1));
+            return Ok(true);
+        };
+        self.failures += 1;
+        if error.code() == Code::SinkRefused {
+            self.batch = (self.batch / 2).max(1);
         }
+        metrics::counter!("onewrite_relay_failures_total", "sink" => self.options.sink.to_string())
+            .increment(1);
+        tracing::warn!(%error, sink = %self.options.sink, failures = self.failures, "a batch was not taken");
+        let wait = self.options.backoff.pause(self.failures, rand::random());
+        pause(wait.min(self.renew_at.saturating_duration_since(Instant::now())), shutdown).await;
+        Ok(false)
     }
 
-    async fn read(&self, now: Timestamp) -> Result<(Asked, Page)> {
+    /// Reads what is wanted now. Holds nothing of the driver, so that it may go on meanwhile.
+    fn read(&self, now: Timestamp) -> impl Future<Output = Result<(Asked, Page)>> + Send + use<> {
         let asked = if self.suspended { Vec::new() } else { self.machine.wanted(now) };
-        if asked.is_empty() {
-            return Ok((asked, Page::default()));
-        }
         let read = Read {
             after: asked.clone(),
             limit: self.batch,
             bytes_max: self.options.batch_bytes_max,
             kinds: self.options.kinds.clone(),
         };
-        let page = self.store.read(read).await?;
-        Ok((asked, page))
+        let store = Arc::clone(&self.store);
+        async move {
+            if asked.is_empty() {
+                return Ok((asked, Page::default()));
+            }
+            let page = store.read(read).await?;
+            Ok((asked, page))
+        }
     }
 
     async fn wait(&self, watch: &mut dyn Watch, now: Timestamp, shutdown: &Shutdown) {
@@ -284,10 +292,16 @@ impl Driver {
         tokio::select! { () = watch.changed(within) => {}, () = shutdown.begun() => {} }
     }
 
+    /// Whether the leases are to be renewed before anything else.
+    pub(crate) fn renewal_is_due(&self) -> bool {
+        Instant::now() >= self.renew_at
+    }
+
     /// Renews the leases and does what is due now and then.
     async fn renew(&mut self) -> Result<()> {
         self.renew_at = Instant::now() + self.options.lease_ttl / 3;
         let (scope, owner) = (self.policy_scope(), self.owner.clone());
+        self.release_unsure().await?;
         let claim = Claim { scope, owner, ttl: self.options.lease_ttl, take: true };
         let claimed = self.store.claim(claim).await?;
         if !self.machine.knows(&claimed.held) {
@@ -297,8 +311,9 @@ impl Driver {
         } else {
             self.machine.leased(&claimed.held, &[]);
         }
-        let (_, trimmed) = self.store.bounds().await?;
-        self.machine.trimmed(trimmed);
+        for (partition, sequence) in self.store.trimmed().await? {
+            self.machine.trimmed(partition, sequence);
+        }
         let noted = self.machine.checkpoint();
         self.commit(noted, Durability::Relaxed).await?;
         if claimed.give_back > 0 {
@@ -322,7 +337,7 @@ impl Driver {
                 return Ok(());
             }
         };
-        let (head, _) = self.store.bounds().await?;
+        let head = self.store.head().await?;
         for mark in marks.iter().filter(|mark| new.contains(&mark.partition)) {
             let id = self.store.id_at(mark.partition, mark.sequence).await?;
             let alarm = self.machine.compare(
@@ -386,23 +401,34 @@ impl Driver {
         }
     }
 
+    /// Gives leases back whose last write has an unknown outcome. Taken again they have a new epoch,
+    /// which refuses that write, should it still be on its way.
+    async fn release_unsure(&mut self) -> Result<()> {
+        let release = self
+            .unsure
+            .drain(..)
+            .map(|fence| Item { fence: Some(fence.clone()), ops: vec![Op::Release(fence)] })
+            .collect();
+        self.commit(release, Durability::Durable).await
+    }
+
     /// Commits items and tells the machine what became of each.
     async fn commit(&mut self, items: Vec<Item>, durability: Durability) -> Result<()> {
         if items.is_empty() {
             return Ok(());
         }
-        let partitions: Vec<Option<Partition>> =
-            items.iter().map(|item| item.fence.as_ref().map(|fence| fence.partition)).collect();
+        let fences: Vec<Option<Fence>> = items.iter().map(|item| item.fence.clone()).collect();
         let outcomes = match self.store.commit(Batch { durability, items }).await {
             Ok(outcomes) => outcomes,
             Err(error) => {
                 // Nothing is assumed: each lane starts over from what is stored.
-                partitions.iter().flatten().for_each(|partition| self.machine.lost(*partition));
+                fences.iter().flatten().for_each(|fence| self.machine.lost(fence.partition));
+                self.unsure.extend(fences.into_iter().flatten());
                 return Err(error);
             }
         };
-        for (partition, outcome) in partitions.into_iter().zip(outcomes) {
-            match (partition, outcome) {
+        for (fence, outcome) in fences.into_iter().zip(outcomes) {
+            match (fence.map(|fence| fence.partition), outcome) {
                 (Some(partition), Outcome::Applied(_)) => self.machine.committed(partition),
                 (Some(partition), Outcome::Fenced) => self.machine.lost(partition),
                 (Some(partition), Outcome::Failed(error)) => {

@@ -1,6 +1,10 @@
-//! `onewrite.toml`: the services and their stores. Flags stand over environment over file.
+//! `onewrite.toml`: the services and their stores. The environment stands over the file.
 
-use std::path::{Path, PathBuf};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    path::{Path, PathBuf},
+};
 
 use onewrite::{Code, Error, Result};
 use serde::{Deserialize, Serialize};
@@ -111,34 +115,159 @@ pub(crate) struct SinkConfig {
     pub(crate) secrets_env: Vec<String>,
 }
 
+/// Where the value of a key comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Origin {
+    Default,
+    File(PathBuf),
+    Environment(String),
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Default => f.write_str("default"),
+            Self::File(path) => write!(f, "{}", path.display()),
+            Self::Environment(name) => f.write_str(name),
+        }
+    }
+}
+
+/// For each `section.key` that the environment may set, where its value comes from.
+pub(crate) type Origins = BTreeMap<String, Origin>;
+
+/// The sections whose keys the environment may set: `ONEWRITE_RELAY_LEASE_MS` is `relay.lease_ms`.
+const SECTIONS: [&str; 2] = ["relay", "retention"];
+
 impl Config {
-    /// Reads `path`, or `onewrite.toml` in this folder if there is one.
+    /// Reads `path`, or `onewrite.toml` in this folder if there is one, and the environment.
     pub(crate) fn load(path: Option<&Path>) -> Result<Self> {
-        let Some(path) =
-            path.map(PathBuf::from).or_else(|| Path::new(FILE).exists().then(|| FILE.into()))
-        else {
-            return Ok(Self::default());
+        Self::load_with_origins(path).map(|(config, _)| config)
+    }
+
+    /// As [`Self::load`], with where each value comes from.
+    pub(crate) fn load_with_origins(path: Option<&Path>) -> Result<(Self, Origins)> {
+        let path =
+            path.map(PathBuf::from).or_else(|| Path::new(FILE).exists().then(|| FILE.into()));
+        let (config, written) = match &path {
+            Some(path) => Self::read(path)?,
+            None => (Self::default(), toml::Table::new()),
         };
-        let invalid = |what: String| Error::new(Code::InvalidConfig, what);
-        let text = std::fs::read_to_string(&path).map_err(|error| {
-            invalid(format!("read the configuration {}", path.display())).with_source(error)
-        })?;
-        let mut config: Self = toml::from_str(&text).map_err(|error| {
-            invalid(format!("the configuration {} is not valid", path.display()))
+        let mut table = toml::Table::try_from(&config)
+            .map_err(|error| invalid("write the configuration").with_source(error))?;
+        let mut origins = Origins::new();
+        for section in SECTIONS {
+            let keys = table.get_mut(section).and_then(toml::Value::as_table_mut);
+            for (key, value) in keys.into_iter().flatten() {
+                let is_written = written.get(section).is_some_and(|keys| keys.get(key).is_some());
+                let origin = match path.as_ref().filter(|_| is_written) {
+                    Some(path) => Origin::File(path.clone()),
+                    None => Origin::Default,
+                };
+                origins.insert(format!("{section}.{key}"), origin);
+                let name = variable(section, key);
+                let Ok(text) = std::env::var(&name) else { continue };
+                let number: i64 = text.trim().parse().map_err(|_| {
+                    invalid(format!("the environment variable {name} needs a whole number"))
+                })?;
+                *value = toml::Value::Integer(number);
+                origins.insert(format!("{section}.{key}"), Origin::Environment(name));
+            }
+        }
+        refuse_unknown_variables(&origins)?;
+        let config: Self = table.try_into().map_err(|error: toml::de::Error| {
+            invalid("the environment sets a number that is out of range")
                 .with_source(error.to_string())
         })?;
+        config.check(&origins)?;
+        Ok((config, origins))
+    }
+
+    /// The file's settings, and the file as it is written.
+    fn read(path: &Path) -> Result<(Self, toml::Table)> {
+        let text = std::fs::read_to_string(path).map_err(|error| {
+            invalid(format!("read the configuration {}", path.display())).with_source(error)
+        })?;
+        let not_valid = |error: toml::de::Error| {
+            invalid(format!("the configuration {} is not valid", path.display()))
+                .with_source(error.to_string())
+        };
+        let mut config: Self = toml::from_str(&text).map_err(not_valid)?;
         let folder = path.parent().unwrap_or(Path::new(""));
         for service in &mut config.service {
             service.store = anchored(&service.store, folder);
         }
-        Ok(config)
+        Ok((config, text.parse().map_err(not_valid)?))
     }
 
-    /// As TOML.
-    pub(crate) fn to_toml(&self) -> Result<String> {
-        toml::to_string_pretty(self).map_err(|error| {
-            Error::new(Code::InvalidConfig, "write the configuration").with_source(error)
-        })
+    /// Refuses what no relay can work with.
+    fn check(&self, origins: &Origins) -> Result<()> {
+        let relay = &self.relay;
+        let least = [
+            ("relay.batch_max", relay.batch_max as u64, 1),
+            ("relay.batch_bytes_max", relay.batch_bytes_max as u64, 1),
+            ("relay.lease_ms", relay.lease_ms, 100),
+            ("relay.poll_ms", relay.poll_ms, 1),
+            ("relay.attempts_max", relay.attempts_max.into(), 1),
+            ("relay.backoff_cap_ms", relay.backoff_cap_ms, 1),
+        ];
+        match least.into_iter().find(|(_, value, least)| value < least) {
+            None => Ok(()),
+            Some((key, value, least)) => Err(invalid(format!(
+                "`{key}` is {value} (from {}), and must be at least {least}",
+                origins.get(key).unwrap_or(&Origin::Default)
+            ))),
+        }
+    }
+
+    /// As TOML, each key with where it comes from.
+    pub(crate) fn to_toml(&self, origins: &Origins) -> Result<String> {
+        let text = toml::to_string_pretty(self)
+            .map_err(|error| invalid("write the configuration").with_source(error))?;
+        let mut section = "";
+        let mut annotated = String::new();
+        for line in text.lines() {
+            if let Some(name) = line.strip_prefix('[') {
+                section = name.trim_end_matches(']');
+            }
+            let key = line.split(" =").next().unwrap_or_default();
+            match origins.get(&format!("{section}.{key}")) {
+                Some(origin) => annotated.push_str(&format!("{line}  # {origin}\n")),
+                None => annotated.push_str(&format!("{line}\n")),
+            }
+        }
+        Ok(annotated)
+    }
+}
+
+fn invalid(what: impl Into<String>) -> Error {
+    Error::new(Code::InvalidConfig, what)
+}
+
+fn variable(section: &str, key: &str) -> String {
+    format!("ONEWRITE_{section}_{key}").to_ascii_uppercase()
+}
+
+/// A misspelt variable would be ignored silently, as a misspelt key would be in the file.
+fn refuse_unknown_variables(origins: &Origins) -> Result<()> {
+    let known: Vec<String> = origins
+        .keys()
+        .filter_map(|key| key.split_once('.'))
+        .map(|(section, key)| variable(section, key))
+        .collect();
+    let prefixes = SECTIONS.map(|section| variable(section, ""));
+    let unknown = std::env::vars_os().find_map(|(name, _)| {
+        let name = name.to_string_lossy().into_owned();
+        let ours = prefixes.iter().any(|prefix| name.starts_with(prefix));
+        (ours && !known.contains(&name)).then_some(name)
+    });
+    match unknown {
+        None => Ok(()),
+        Some(name) => Err(invalid(format!(
+            "the environment variable {} sets nothing; known are {}",
+            name.escape_debug(),
+            known.join(", ")
+        ))),
     }
 }
 

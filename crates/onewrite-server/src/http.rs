@@ -53,7 +53,7 @@ async fn ready(State(health): State<Arc<Health>>) -> (StatusCode, String) {
         return (StatusCode::SERVICE_UNAVAILABLE, "draining\n".into());
     }
     for store in &health.stores {
-        if let Err(error) = store.bounds().await {
+        if let Err(error) = store.head().await {
             return (StatusCode::SERVICE_UNAVAILABLE, format!("{error}\n"));
         }
     }

@@ -1,8 +1,8 @@
 -- Schema version 1; any SQLite since 3.35 can write to it. Times are microseconds since 1970-01-01 UTC. Every table is documented here,
 -- because programs in other languages write to some of them: onewrite_outbox and onewrite_no_event.
 
--- Names and values: source, partitions, event_bytes_max, trimmed_to, file_identity,
--- schema_version, min_compatible.
+-- Names and values: source, partitions, event_bytes_max, file_identity, schema_version,
+-- min_compatible.
 CREATE TABLE onewrite_meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 
 -- The lives of this source: records from first_sequence on belong to the row's incarnation.
@@ -65,6 +65,9 @@ BEGIN
         )
     WHERE sequence = NEW.sequence;
 END;
+
+-- The highest sequence deleted from each partition: a receiver that stands before it has lost records.
+CREATE TABLE onewrite_trimmed (partition INTEGER PRIMARY KEY, sequence INTEGER NOT NULL);
 
 -- What remains of records that were delivered and trimmed: their story, not their data.
 CREATE TABLE onewrite_history (

@@ -2,25 +2,57 @@
 
 use onewrite_core::{
     Code, Error, Result,
-    position::Source,
-    sabotage::Sabotage,
+    position::{START, Source},
+    sabotage::{Defect, Sabotage},
     store::{From, Item, Op, Outcome},
 };
 use rusqlite::{Connection, params};
 
 use crate::{
     claim::{self, execute},
-    emit, parking, trim,
+    emit, parking, read, schema, trim,
     writer::in_savepoint,
 };
 
 /// Writes one item. A fence that no longer holds changes nothing.
 pub(crate) fn item(tx: &Connection, source: &Source, item: &Item, sabotage: Sabotage) -> Outcome {
+    if let Some(count) = move_alone(tx, item, sabotage) {
+        return Outcome::Applied(count);
+    }
     match in_savepoint(tx, || write(tx, source, item, sabotage)) {
         Ok(count) => Outcome::Applied(count),
         Err(error) if error.code() == Code::Fenced => Outcome::Fenced,
         Err(error) => Outcome::Failed(error),
     }
+}
+
+/// What a relay writes most: one cursor under one fence. A statement is atomic by itself, so it needs
+/// no savepoint. Whatever is not simply applied goes the long way, which says what it is.
+fn move_alone(tx: &Connection, item: &Item, sabotage: Sabotage) -> Option<u64> {
+    let (Some(fence), [Op::MoveCursor { sink, partition, sequence, chain }]) =
+        (&item.fence, item.ops.as_slice())
+    else {
+        return None;
+    };
+    if sabotage.has(Defect::NoFence) {
+        return None;
+    }
+    let moved = execute(
+        tx,
+        "UPDATE onewrite_cursor SET sequence = ?3, chain = ?4, attempts = 0, retry_at = NULL, reason = NULL
+         WHERE sink = ?1 AND partition = ?2 AND EXISTS (
+             SELECT 1 FROM onewrite_lease WHERE scope = ?5 AND partition = ?6 AND epoch = ?7 AND owner IS NOT NULL)",
+        params![
+            &**sink,
+            partition,
+            sequence.cast_signed(),
+            chain.cast_signed(),
+            &*fence.scope,
+            fence.partition,
+            fence.epoch.cast_signed()
+        ],
+    );
+    moved.ok().filter(|count| *count == 1)
 }
 
 fn write(tx: &Connection, source: &Source, item: &Item, sabotage: Sabotage) -> Result<u64> {
@@ -43,8 +75,13 @@ fn apply(tx: &Connection, source: &Source, op: &Op, sabotage: Sabotage) -> Resul
             Ok(1)
         }
         Op::Subscribe { sink, from } => {
-            let (head, trimmed) = crate::read::bounds(tx)?;
-            let start = if *from == From::Now { head } else { trimmed };
+            let start = match from {
+                From::Now => schema::head(tx)?,
+                // The log is trimmed from its front: nothing up to the highest one deleted is left.
+                From::Beginning => {
+                    read::trimmed(tx)?.iter().map(|(_, last)| *last).max().unwrap_or(START)
+                }
+            };
             trim::subscribe(tx, sink, start, source.partitions)
         }
         Op::MoveCursor { sink, partition, sequence, chain } => execute(

@@ -64,6 +64,7 @@ pub fn emit(tx: &Connection, event: &Event) -> Result<Placed> {
 /// # Errors
 /// [`Code::EventForgotten`] when a guarded table changed and no event followed, or what the database
 /// says. The transaction is rolled back then.
+#[expect(clippy::needless_pass_by_value, reason = "a refused transaction ends here, rolled back")]
 pub fn commit(tx: Transaction<'_>) -> Result<()> {
     match tx.execute_batch("COMMIT") {
         Ok(()) => Ok(()),

@@ -14,6 +14,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 
 use crate::{
     error::{While, database},
+    statement,
     writer::now,
 };
 
@@ -132,12 +133,12 @@ pub(crate) fn refusal(tx: &Connection, error: rusqlite::Error) -> Error {
 }
 
 fn debtor(tx: &Connection) -> Result<Option<String>> {
-    tx.prepare_cached("SELECT guarded FROM onewrite_debt LIMIT 1")
+    tx.prepare_cached(statement::DEBTOR)
         .and_then(|mut statement| statement.query_row([], |row| row.get(0)).optional())
         .during("look for changes without an event")
 }
 
-fn forgotten(table: &str) -> Error {
+pub(crate) fn forgotten(table: &str) -> Error {
     Error::new(
         Code::EventForgotten,
         format!(

@@ -18,7 +18,7 @@ use crate::{
     claim::execute,
     emit::{self, Placed},
     error::While,
-    parking,
+    parking, statement,
     writer::{in_savepoint, now},
 };
 
@@ -226,25 +226,22 @@ fn lane_state(tx: &Connection, policy: &Policy, lane: &Lane) -> Result<LaneState
             redriven: row.get::<_, i64>(4)?.cast_unsigned(),
         })
     };
-    tx.prepare_cached(
-        "SELECT sequence, last_id, attempt_first, attempts, redriven FROM onewrite_inbox
-         WHERE consumer = ?1 AND source = ?2 AND incarnation = ?3 AND partition = ?4",
-    )
-    .and_then(|mut statement| {
-        statement
-            .query_row(
-                params![
-                    &*policy.consumer,
-                    &*lane.source,
-                    lane.incarnation.to_string(),
-                    lane.partition
-                ],
-                read,
-            )
-            .optional()
-    })
-    .during("read the receiver's mark")
-    .map(Option::unwrap_or_default)
+    tx.prepare_cached(statement::LANE_STATE)
+        .and_then(|mut statement| {
+            statement
+                .query_row(
+                    params![
+                        &*policy.consumer,
+                        &*lane.source,
+                        lane.incarnation.to_string(),
+                        lane.partition
+                    ],
+                    read,
+                )
+                .optional()
+        })
+        .during("read the receiver's mark")
+        .map(Option::unwrap_or_default)
 }
 
 /// Runs the machine for one batch in one transaction.
@@ -337,31 +334,19 @@ fn database_trouble(error: &(dyn std::error::Error + 'static)) -> Option<Code> {
 
 /// Insert first: whether the id is new is decided by the insert alone.
 fn remember(tx: &Connection, consumer: &str, record: &Record) -> Result<bool> {
-    execute(
-        tx,
-        "INSERT INTO onewrite_inbox_id (consumer, source, id, seen_at) VALUES (?1, ?2, ?3, ?4) ON CONFLICT DO NOTHING",
-        params![consumer, &*record.source, record.id(), now().0],
-    )
-    .map(|inserted| inserted == 1)
+    execute(tx, statement::REMEMBER, params![consumer, &*record.source, record.id(), now().0])
+        .map(|inserted| inserted == 1)
 }
 
 /// Takes back what [`remember`] inserted: the event was refused and is to come again.
 fn forget(tx: &Connection, policy: &Policy, record: &Record) -> Result<u64> {
-    execute(
-        tx,
-        "DELETE FROM onewrite_inbox_id WHERE consumer = ?1 AND source = ?2 AND id = ?3",
-        params![&*policy.consumer, &*record.source, record.id()],
-    )
+    execute(tx, statement::FORGET, params![&*policy.consumer, &*record.source, record.id()])
 }
 
 fn move_mark(tx: &Connection, policy: &Policy, lane: &Lane, state: &LaneState) -> Result<()> {
     execute(
         tx,
-        "INSERT INTO onewrite_inbox (consumer, source, incarnation, partition, sequence, last_id, attempt_first, attempts, redriven)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)
-         ON CONFLICT (consumer, source, incarnation, partition)
-         DO UPDATE SET sequence = excluded.sequence, last_id = excluded.last_id,
-                       attempt_first = excluded.attempt_first, attempts = excluded.attempts, redriven = excluded.redriven",
+        statement::MOVE_MARK,
         params![
             &*policy.consumer,
             &*lane.source,

@@ -22,6 +22,7 @@ mod row;
 mod schema;
 #[cfg(feature = "sqlx")]
 pub mod sqlx;
+mod statement;
 mod store;
 mod trim;
 mod writer;

@@ -11,10 +11,11 @@ use crate::{
     claim::{execute, number},
     error::While,
     row::{self, Arena, event_columns},
+    statement,
     writer::now,
 };
 
-/// Parks the log's record at `sequence`. The statement copies it, so that retention may go on.
+/// Parks the log's record at `sequence`, unless it is parked. It is copied, so that retention goes on.
 pub(crate) fn park_from_log(
     tx: &Connection,
     source: &Source,
@@ -32,7 +33,9 @@ pub(crate) fn park_from_log(
             ")
              SELECT ?1, ?2, ?3, sequence, partition, ",
             event_columns!(),
-            " FROM onewrite_outbox WHERE sequence = ?4"
+            " FROM onewrite_outbox o WHERE sequence = ?4
+             AND NOT EXISTS (SELECT 1 FROM onewrite_parked p
+                 WHERE p.scope = ?1 AND p.origin = ?2 AND p.key = o.key AND p.sequence = ?4 AND p.incarnation = ?3)"
         ),
         params![scope, &*source.name, life, sequence.cast_signed()],
     )?;
@@ -56,10 +59,7 @@ pub(crate) fn park_record(
     let event = &record.event;
     execute(
         tx,
-        concat!(
-            "INSERT INTO onewrite_parked (scope, origin, incarnation, sequence, partition, ", event_columns!(), ")
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22)"
-        ),
+        statement::PARK_RECORD,
         params![
             scope,
             &*record.source,
@@ -87,8 +87,7 @@ pub(crate) fn park_record(
     )?;
     execute(
         tx,
-        "INSERT INTO onewrite_parked_key (scope, source, key, partition, reason, since) VALUES (?1, ?2, ?3, ?4, ?5, ?6)
-         ON CONFLICT DO NOTHING",
+        statement::PARK_KEY,
         params![scope, &*record.source, &**event.order_key(), record.partition, reason, now().0],
     )
     .map(|_| ())
@@ -104,8 +103,8 @@ pub(crate) fn unpark(
 ) -> Result<u64> {
     execute(
         tx,
-        "DELETE FROM onewrite_parked WHERE position = ?1",
-        params![position.cast_signed()],
+        "DELETE FROM onewrite_parked WHERE position = ?1 AND scope = ?2 AND origin = ?3 AND key = ?4",
+        params![position.cast_signed(), scope, source, key],
     )?;
     let left = number(
         tx,
@@ -130,26 +129,15 @@ pub(crate) fn request(
     request: Request,
     reason: Option<&str>,
 ) -> Result<u64> {
-    execute(
-        tx,
-        "UPDATE onewrite_parked_key SET request = ?3, reason = coalesce(?4, reason), redrives = redrives + (?4 IS NOT NULL)
-         WHERE scope = ?1 AND key = ?2",
-        params![scope, key, request.as_str(), reason],
-    )
+    execute(tx, statement::REQUEST, params![scope, key, request.as_str(), reason])
 }
 
 pub(crate) fn is_parked(tx: &Connection, scope: &str, source: &str, key: &str) -> Result<bool> {
-    number(
-        tx,
-        "SELECT count(*) FROM onewrite_parked_key WHERE scope = ?1 AND source = ?2 AND key = ?3",
-        params![scope, source, key],
-    )
-    .map(|found| found > 0)
+    number(tx, statement::IS_PARKED, params![scope, source, key]).map(|found| found > 0)
 }
 
 pub(crate) fn any_parked(tx: &Connection, scope: &str) -> Result<bool> {
-    number(tx, "SELECT EXISTS (SELECT 1 FROM onewrite_parked_key WHERE scope = ?1)", params![scope])
-        .map(|found| found > 0)
+    number(tx, statement::ANY_PARKED, params![scope]).map(|found| found > 0)
 }
 
 pub(crate) fn keys(connection: &Connection, scope: Option<&str>) -> Result<Vec<ParkedKey>> {
@@ -221,9 +209,7 @@ pub(crate) fn front(tx: &Connection, key: &ParkedKey) -> Result<Option<ParkedRec
 /// The key as it is now, if it is still parked.
 pub(crate) fn current(tx: &Connection, key: &ParkedKey) -> Result<Option<Request>> {
     let request: Option<String> = tx
-        .prepare_cached(
-            "SELECT request FROM onewrite_parked_key WHERE scope = ?1 AND source = ?2 AND key = ?3",
-        )
+        .prepare_cached(statement::REQUESTED)
         .and_then(|mut statement| {
             statement
                 .query_row(params![&*key.scope, &*key.source, &*key.key], |row| row.get(0))

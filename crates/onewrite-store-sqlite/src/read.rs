@@ -15,7 +15,6 @@ use rusqlite::{Connection, OptionalExtension};
 use crate::{
     error::While,
     row::{self, Arena, event_columns},
-    schema,
 };
 
 /// Rows one read looks through at most, so that its snapshot is short.
@@ -53,11 +52,12 @@ pub(crate) fn page(
     let (mut seen, mut bytes, mut last) = (0_usize, 0_usize, START);
     while let Some(found) = rows.next().during("read the log")? {
         let sequence = found.get::<_, i64>(0).during("read the log")?.cast_unsigned();
-        if seen >= SCAN_MAX || page.records.len() >= read.limit || bytes >= read.bytes_max {
+        if seen >= SCAN_MAX || page.records.len() >= read.limit {
             page.more = true;
             break;
         }
         seen += 1;
+        let before = last;
         last = last.max(sequence);
         let partition: Partition = found.get(1).during("read a record's partition")?;
         let behind = wanted.get(usize::from(partition)).copied().flatten();
@@ -69,6 +69,11 @@ pub(crate) fn page(
             continue;
         }
         bytes += event.size();
+        if bytes > read.bytes_max && !page.records.is_empty() {
+            last = before;
+            page.more = true;
+            break;
+        }
         page.records.push(Record {
             source: source.name.clone(),
             incarnation: source.incarnation_at(sequence),
@@ -131,11 +136,14 @@ pub(crate) fn id_at(connection: &Connection, sequence: Sequence) -> Result<Optio
         .map(|id| id.map(Text::from))
 }
 
-/// The highest sequence ever drawn, and the highest one ever deleted.
-pub(crate) fn bounds(connection: &Connection) -> Result<(Sequence, Sequence)> {
-    Ok((schema::head(connection)?, trimmed_to(connection)?))
-}
-
-pub(crate) fn trimmed_to(connection: &Connection) -> Result<Sequence> {
-    Ok(schema::meta(connection, "trimmed_to")?.and_then(|text| text.parse().ok()).unwrap_or(START))
+/// For each partition that was trimmed, the highest sequence deleted from it.
+pub(crate) fn trimmed(connection: &Connection) -> Result<Vec<(Partition, Sequence)>> {
+    connection
+        .prepare_cached("SELECT partition, sequence FROM onewrite_trimmed")
+        .and_then(|mut statement| {
+            let rows = statement
+                .query_map([], |row| Ok((row.get(0)?, row.get::<_, i64>(1)?.cast_unsigned())))?;
+            rows.collect()
+        })
+        .during("read how far the log is trimmed")
 }

@@ -13,27 +13,28 @@ use onewrite_core::{Code, Error, Result};
 use rusqlite::Connection;
 use tokio::sync::{oneshot, watch};
 
+use crate::writer::Ending;
+
 /// How often to look for other processes' commits: it bounds the latency across processes.
 const LOOK_EVERY: Duration = Duration::from_millis(5);
 
 type Job = Box<dyn FnOnce(&Connection) + Send>;
 
-/// The sending end of the queue.
-#[derive(Clone)]
+/// The sending end of the queue. Dropping it ends the thread and closes its connection.
 pub(crate) struct Reader {
-    queue: mpsc::Sender<Job>,
+    queue: Ending<mpsc::Sender<Job>>,
 }
 
 impl Reader {
     pub(crate) fn start(connection: Connection, changed: Arc<watch::Sender<u64>>) -> Result<Self> {
         let (queue, jobs) = mpsc::channel::<Job>();
-        thread::Builder::new()
+        let thread = thread::Builder::new()
             .name("onewrite-reader".into())
             .spawn(move || run(&connection, &jobs, &changed))
             .map_err(|error| {
                 Error::new(Code::Stopped, "start the store's reader").with_source(error)
             })?;
-        Ok(Self { queue })
+        Ok(Self { queue: Ending::new(queue, thread) })
     }
 
     /// Runs `work` on the reading connection.
@@ -47,7 +48,7 @@ impl Reader {
             // A caller that gave up does not want the reply.
             let _ = reply.send(work(connection));
         };
-        self.queue.send(Box::new(job)).map_err(|_| stopped())?;
+        self.queue.queue()?.send(Box::new(job)).map_err(|_| stopped())?;
         answer.await.unwrap_or_else(|_| Err(stopped()))
     }
 }

@@ -75,7 +75,6 @@ fn migrate(connection: &mut Connection, options: &Options) -> Result<()> {
         let values = [
             ("source", options.source_name().to_string()),
             ("partitions", options.partitions.max(1).to_string()),
-            ("trimmed_to", START.to_string()),
             ("file_identity", identity(&options.path)?),
         ];
         for (name, value) in values {

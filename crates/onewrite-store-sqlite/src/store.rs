@@ -35,8 +35,9 @@ pub struct SqliteStore {
 struct Inner {
     options: Options,
     source: RwLock<Source>,
-    writer: Writer,
+    /// Closed before the writer: the last connection to close tidies up, and this one cannot write.
     reader: Reader,
+    writer: Writer,
     changed: watch::Receiver<u64>,
 }
 
@@ -174,8 +175,12 @@ impl Store for SqliteStore {
         Box::pin(self.engine_read(move |connection| read::id_at(connection, sequence)))
     }
 
-    fn bounds(&self) -> BoxFuture<'_, Result<(Sequence, Sequence)>> {
-        Box::pin(self.engine_read(read::bounds))
+    fn head(&self) -> BoxFuture<'_, Result<Sequence>> {
+        Box::pin(self.engine_read(schema::head))
+    }
+
+    fn trimmed(&self) -> BoxFuture<'_, Result<Vec<(Partition, Sequence)>>> {
+        Box::pin(self.engine_read(read::trimmed))
     }
 
     fn sinks(&self) -> BoxFuture<'_, Result<Vec<SinkState>>> {

@@ -7,7 +7,7 @@ use onewrite_core::{
 };
 use rusqlite::{Connection, OptionalExtension, params};
 
-use crate::{claim::execute, error::While, schema, writer::now};
+use crate::{claim::execute, error::While, writer::now};
 
 /// Deletes a stretch of settled records older than `before`, and history older than `history_before`.
 pub(crate) fn trim(
@@ -42,6 +42,15 @@ pub(crate) fn trim(
          SELECT sequence, partition, time, id, type, key, correlation_id, causation_id FROM onewrite_outbox WHERE sequence <= ?1",
         [last],
     )?;
+    if !sabotage.has(Defect::ReuseSequence) {
+        execute(
+            tx,
+            "INSERT INTO onewrite_trimmed (partition, sequence)
+             SELECT partition, max(sequence) FROM onewrite_outbox WHERE sequence <= ?1 GROUP BY partition
+             ON CONFLICT (partition) DO UPDATE SET sequence = excluded.sequence",
+            [last],
+        )?;
+    }
     let deleted = execute(tx, "DELETE FROM onewrite_outbox WHERE sequence <= ?1", [last])?;
     if sabotage.has(Defect::ReuseSequence) {
         execute(
@@ -49,8 +58,6 @@ pub(crate) fn trim(
             "UPDATE sqlite_sequence SET seq = 0 WHERE name = 'onewrite_outbox' AND NOT EXISTS (SELECT 1 FROM onewrite_outbox)",
             [],
         )?;
-    } else {
-        schema::set_meta(tx, "trimmed_to", &last.to_string())?;
     }
     forget_history(tx, history_before, limit)?;
     Ok(deleted)

@@ -66,10 +66,38 @@ fn stopped() -> Error {
     Error::new(Code::Stopped, "the store's writer has stopped")
 }
 
-/// The sending end of the queue.
-#[derive(Clone)]
+/// The sending end of the queue. Dropping it ends the thread and closes its connection.
 pub(crate) struct Writer {
-    queue: mpsc::Sender<Box<dyn Job>>,
+    queue: Ending<mpsc::Sender<Box<dyn Job>>>,
+}
+
+/// What keeps a thread at work, and the thread: dropped in this order and waited for, so that SQLite
+/// tidies its files up before the process ends.
+pub(crate) struct Ending<T> {
+    queue: Option<T>,
+    thread: Option<thread::JoinHandle<()>>,
+}
+
+impl<T> Ending<T> {
+    pub(crate) fn new(queue: T, thread: thread::JoinHandle<()>) -> Self {
+        Self { queue: Some(queue), thread: Some(thread) }
+    }
+
+    pub(crate) fn queue(&self) -> Result<&T> {
+        self.queue.as_ref().ok_or_else(|| Error::new(Code::Stopped, "the store is closing"))
+    }
+}
+
+impl<T> Drop for Ending<T> {
+    fn drop(&mut self) {
+        self.queue = None;
+        let thread = self.thread.take();
+        // The last handle may be dropped by work on that very thread, which ends by itself then.
+        if let Some(thread) = thread.filter(|thread| thread.thread().id() != thread::current().id())
+        {
+            let _ = thread.join();
+        }
+    }
 }
 
 impl Writer {
@@ -90,13 +118,13 @@ impl Writer {
                 appended.send_modify(|count| *count = count.wrapping_add(1));
             }
         };
-        thread::Builder::new()
+        let thread = thread::Builder::new()
             .name("onewrite-writer".into())
             .spawn(move || Loop { connection, level: Durability::Durable }.run(&jobs, tell))
             .map_err(|error| {
                 Error::new(Code::Stopped, "start the store's writer").with_source(error)
             })?;
-        Ok(Self { queue })
+        Ok(Self { queue: Ending::new(queue, thread) })
     }
 
     /// Runs `work` in the next group commit and reports after the commit.
@@ -109,7 +137,7 @@ impl Writer {
     {
         let (reply, answer) = oneshot::channel();
         let job = Typed { durability, work, value: None, reply };
-        self.queue.send(Box::new(job)).map_err(|_| stopped())?;
+        self.queue.queue()?.send(Box::new(job)).map_err(|_| stopped())?;
         answer.await.unwrap_or_else(|_| Err(stopped()))
     }
 }

@@ -4,6 +4,7 @@
 //! relay and inbox machines in a seeded world with faults. [`proxy`] stands between real processes.
 
 pub mod child;
+pub mod conformance;
 pub mod history;
 pub mod proxy;
 pub mod sim;

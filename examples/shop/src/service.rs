@@ -59,9 +59,9 @@ pub async fn open(role: Role, database: PathBuf, guarded: bool) -> Result<Sqlite
 pub async fn run(options: ServiceOptions, ready: impl FnOnce(), shutdown: Shutdown) -> Result<()> {
     let role = options.role;
     let store = open(role, options.database.clone(), true).await?;
-    let inbox = Arc::new(SqliteInbox::new(&store, InboxOptions::new(role.name()), move |cx| {
-        react(role, cx)
-    })?);
+    let mut inbox = InboxOptions::new(role.name());
+    inbox.policy.sabotage = onewrite::sabotage::Sabotage::from_env();
+    let inbox = Arc::new(SqliteInbox::new(&store, inbox, move |cx| react(role, cx))?);
     let marks = Arc::clone(&inbox);
     let (events, feed) = http::receiver(http::HttpFeedOptions {
         marks: Some(Arc::new(move |source, life| {
@@ -134,8 +134,9 @@ pub fn relays(store: &SqliteStore, options: &ServiceOptions) -> Result<Vec<Relay
             options.peers.iter().find(|(role, _)| role == subscriber).map(|(_, urls)| urls.clone());
         let sink = http::HttpSink::new(http::HttpSinkOptions {
             urls: urls.unwrap_or_default(),
-            // The shop's services are this machine's own processes.
+            // The shop's services are this machine's own processes: near, and quick to answer.
             allow_private: true,
+            timeout: Duration::from_secs(2),
             ..http::HttpSinkOptions::new(String::new())
         })?;
         let relay = RelayOptions {

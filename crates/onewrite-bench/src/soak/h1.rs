@@ -76,7 +76,7 @@ pub(super) async fn run(folder: &Path, time: Duration) -> Result<Verdict> {
     while lock(&effects).len() < count && waited.elapsed() < PATIENCE {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    let (head, _) = store.bounds().await?;
+    let head = store.head().await?;
     shutdown.begin();
     relay.await.context("the relay")?;
     receiver.await.context("the receiver")?;

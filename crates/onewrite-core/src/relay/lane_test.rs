@@ -16,7 +16,7 @@ fn a_gap_rewinds_to_the_receivers_mark() {
 #[test]
 fn a_gap_event_stands_for_what_was_trimmed() {
     let mut relay = leased(10);
-    relay.trimmed(20);
+    relay.trimmed(0, 20);
     let sent = offer(&mut relay, &[(25, "a")], 25);
     assert_eq!(chain(&sent), [(20, 10), (25, 20)]);
     assert_eq!(sent.deliveries[0].record.event.kind, GAP_KIND);
@@ -27,14 +27,14 @@ fn a_gap_event_stands_for_what_was_trimmed() {
 #[test]
 fn a_gap_event_never_takes_the_place_of_a_settled_record() {
     let mut relay = leased(10);
-    relay.trimmed(500);
+    relay.trimmed(0, 500);
     assert_eq!(chain(&offer(&mut relay, &[(11, "a")], 11)), [(11, 10)], "nothing fits between");
 }
 
 #[test]
 fn a_refused_gap_event_is_never_parked() {
     let mut relay = leased(10);
-    relay.trimmed_in(0, 20);
+    relay.trimmed(0, 20);
     for _ in 0..9 {
         let sent = offer(&mut relay, &[(25, "a")], 25);
         assert_eq!(chain(&sent), [(20, 10), (25, 20)]);
@@ -46,7 +46,7 @@ fn a_refused_gap_event_is_never_parked() {
 fn a_gap_event_comes_before_a_parked_key() {
     let mut relay = relay(3);
     relay.leased(&[fence(0, 1)], &[Cursor { parked: vec!["a".into()], ..cursor(0, 10, 10) }]);
-    relay.trimmed_in(0, 20);
+    relay.trimmed(0, 20);
     let sent = offer(&mut relay, &[(25, "a")], 25);
     assert_eq!((chain(&sent), sent.items.len()), (vec![(20, 10)], 0));
     settle(&mut relay, &sent, &[Accepted]);
@@ -56,7 +56,7 @@ fn a_gap_event_comes_before_a_parked_key() {
 #[test]
 fn an_owed_gap_event_waits_for_the_next_record() {
     let mut relay = leased(10);
-    relay.trimmed_in(0, 20);
+    relay.trimmed(0, 20);
     assert!(offer(&mut relay, &[], 30).is_empty());
     assert_eq!(chain(&offer(&mut relay, &[(31, "a")], 31)), [(20, 10), (31, 20)]);
 }
@@ -64,7 +64,7 @@ fn an_owed_gap_event_waits_for_the_next_record() {
 #[test]
 fn another_partitions_trimming_says_nothing() {
     let mut relay = leased(10);
-    relay.trimmed_in(1, 20);
+    relay.trimmed(1, 20);
     assert_eq!(chain(&offer(&mut relay, &[(25, "a")], 25)), [(25, 10)]);
 }
 

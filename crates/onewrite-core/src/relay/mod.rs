@@ -61,10 +61,8 @@ pub struct Relay {
     scope: Scope,
     source: Source,
     lanes: BTreeMap<Partition, Lane>,
-    /// Deleted from the log up to here, in whichever partition.
-    trimmed: Sequence,
     /// Deleted from the log up to here, in this partition.
-    trimmed_in: BTreeMap<Partition, Sequence>,
+    trimmed: BTreeMap<Partition, Sequence>,
     /// Lanes made so far.
     lives: u64,
 }
@@ -74,27 +72,12 @@ impl Relay {
     #[must_use]
     pub fn new(policy: Policy, source: Source) -> Self {
         let scope = policy.scope();
-        Self {
-            policy,
-            scope,
-            source,
-            lanes: BTreeMap::new(),
-            trimmed: START,
-            trimmed_in: BTreeMap::new(),
-            lives: 0,
-        }
-    }
-
-    /// Learns how far the log has been trimmed, in whichever partition. A lane that stands before it
-    /// cannot tell whether it lost anything and tells its receiver of a gap all the same, so this is
-    /// for a sink that may have lost something (it was suspended); see [`Self::trimmed_in`].
-    pub fn trimmed(&mut self, sequence: Sequence) {
-        self.trimmed = self.trimmed.max(sequence);
+        Self { policy, scope, source, lanes: BTreeMap::new(), trimmed: BTreeMap::new(), lives: 0 }
     }
 
     /// Learns the highest sequence that was deleted from the log in `partition`.
-    pub fn trimmed_in(&mut self, partition: Partition, sequence: Sequence) {
-        let known = self.trimmed_in.entry(partition).or_insert(START);
+    pub fn trimmed(&mut self, partition: Partition, sequence: Sequence) {
+        let known = self.trimmed.entry(partition).or_insert(START);
         *known = sequence.max(*known);
     }
 

@@ -53,7 +53,7 @@ impl Relay {
             }
         }
         for (partition, upto) in page.upto {
-            let lost = self.trimmed_in.get(&partition).copied().unwrap_or(START);
+            let lost = self.trimmed.get(&partition).copied().unwrap_or(START);
             let Some(lane) = self.lanes.get_mut(&partition) else { continue };
             // A lane that owes its receiver a gap event stays before it until a record follows.
             let owes_gap = lane.is_idle() && lane.settled < lost;
@@ -67,8 +67,8 @@ impl Relay {
 
     /// Takes one record of an open lane into `offer`. Says whether the page goes on for this lane.
     fn take(&mut self, offer: &mut Offer, record: Record) -> bool {
-        let lost = self.trimmed_in.get(&record.partition).copied().unwrap_or(START);
-        let lost = lost.max(self.trimmed).min(record.sequence.saturating_sub(1));
+        let lost = self.trimmed.get(&record.partition).copied().unwrap_or(START);
+        let lost = lost.min(record.sequence.saturating_sub(1));
         let Some(lane) = self.lanes.get_mut(&record.partition) else { return false };
         // Before anything else, parking included: passing the record would hide the gap.
         if lane.is_idle() && lane.settled < lost {

@@ -21,14 +21,15 @@ pub(crate) struct ConfigArgs {
 }
 
 pub(crate) fn run(args: &ConfigArgs) -> Result<()> {
-    let config = Config::load(args.config.as_deref())?;
-    if args.json {
-        let value = serde_json::to_value(&config).map_err(|error| {
-            Error::new(Code::InvalidConfig, "write the configuration").with_source(error)
-        })?;
-        report::json(&value);
-    } else {
-        print!("{}", config.to_toml()?);
+    let (config, origins) = Config::load_with_origins(args.config.as_deref())?;
+    if !args.json {
+        report::out(format_args!("{}", config.to_toml(&origins)?));
+        return Ok(());
     }
+    let mut value = serde_json::to_value(&config).map_err(|error| {
+        Error::new(Code::InvalidConfig, "write the configuration").with_source(error)
+    })?;
+    value["origins"] = origins.iter().map(|(key, origin)| (key, origin.to_string())).collect();
+    report::json(&value);
     Ok(())
 }

@@ -70,7 +70,7 @@ async fn list(stores: &Stores) -> Result<()> {
             key.reason.to_string(),
         ]
     });
-    println!(
+    report::say!(
         "{}",
         report::table(
             ["store", "parked at", "key", "events", "request", "re-drives", "since", "why"],
@@ -134,7 +134,7 @@ async fn show(args: &KeyArgs) -> Result<()> {
         report::json(&value);
         return Ok(());
     }
-    println!("{} is parked at {} since {}: {}", key.key, key.scope, key.since, key.reason);
+    report::say!("{} is parked at {} since {}: {}", key.key, key.scope, key.since, key.reason);
     let rows = records.iter().map(|parked| {
         [
             parked.record.id().to_owned(),
@@ -143,7 +143,7 @@ async fn show(args: &KeyArgs) -> Result<()> {
             parked.record.event.data.len().to_string(),
         ]
     });
-    println!("{}", report::table(["event", "type", "time", "bytes"], rows));
+    report::say!("{}", report::table(["event", "type", "time", "bytes"], rows));
     Ok(())
 }
 
@@ -169,7 +169,7 @@ async fn request(args: &KeyArgs, request: Request) -> Result<()> {
     if args.stores.json {
         report::json(&json!({ "done": said }));
     } else {
-        println!("{said}");
+        report::say!("{said}");
     }
     Ok(())
 }

@@ -3,10 +3,15 @@
 use clap::Args;
 use onewrite::{Code, Error, Result};
 
+use crate::report;
+
 #[derive(Debug, Args)]
 pub(crate) struct ExplainArgs {
     /// The code, for example OW0012.
     code: String,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
 }
 
 macro_rules! pages {
@@ -25,8 +30,15 @@ const PAGES: &[(&str, &str)] = pages![
 pub(crate) fn run(args: &ExplainArgs) -> Result<()> {
     let wanted = args.code.to_ascii_uppercase();
     match PAGES.iter().find(|(code, _)| *code == wanted) {
+        Some((code, page)) if args.json => {
+            let known = Code::ALL.iter().find(|known| known.as_str() == *code);
+            report::json(&serde_json::json!({
+                "code": code, "page": page.trim_end(), "cure": known.map(|known| known.cure()),
+            }));
+            Ok(())
+        }
         Some((_, page)) => {
-            println!("{}", page.trim_end());
+            report::say!("{}", page.trim_end());
             Ok(())
         }
         None => Err(Error::new(

@@ -47,7 +47,7 @@ pub(crate) async fn run(args: FlowArgs) -> Result<()> {
     for root in &told {
         print(root, first, "", "", &mut text);
     }
-    print!("{text}");
+    report::out(format_args!("{text}"));
     Ok(())
 }
 
@@ -106,12 +106,12 @@ fn graph(traces: &[Trace], json: bool) -> Result<()> {
     let rows = graph.edges.iter().map(|((cause, effect), (source, times))| {
         [cause.to_string(), effect.to_string(), source.to_string(), times.to_string()]
     });
-    println!("{}", report::table(["cause", "effect", "emitted by", "times"], rows));
+    report::say!("{}", report::table(["cause", "effect", "emitted by", "times"], rows));
     if cycles.is_empty() {
-        println!("no cycle");
+        report::say!("no cycle");
     }
     for cycle in cycles {
-        println!(
+        report::say!(
             "CYCLE: {} → {}",
             cycle.join(" → "),
             cycle.first().map(|kind| &**kind).unwrap_or_default()

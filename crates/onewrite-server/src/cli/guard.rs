@@ -36,7 +36,7 @@ pub(crate) async fn run(verb: Guard) -> Result<()> {
             if stores.json {
                 report::json(&serde_json::json!(tables));
             } else {
-                tables.iter().for_each(|table| println!("{table}"));
+                tables.iter().for_each(|table| report::say!("{table}"));
             }
             return Ok(());
         }
@@ -59,7 +59,7 @@ pub(crate) async fn run(verb: Guard) -> Result<()> {
     if stores.json {
         report::json(&serde_json::json!({ "done": said }));
     } else {
-        println!("{said}");
+        report::say!("{said}");
     }
     Ok(())
 }

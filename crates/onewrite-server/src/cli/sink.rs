@@ -46,7 +46,12 @@ pub(crate) async fn run(verb: Sink) -> Result<()> {
                     ));
                 }
             }
-            println!("`{sink}` goes on");
+            let said = format!("`{sink}` goes on");
+            if stores.json {
+                report::json(&json!({ "done": said }));
+            } else {
+                report::say!("{said}");
+            }
             Ok(())
         }
     }
@@ -84,6 +89,9 @@ async fn list(stores: &Stores) -> Result<()> {
                 .unwrap_or_default(),
         ]
     });
-    println!("{}", report::table(["store", "sink", "behind", "bytes", "oldest", "state"], rows));
+    report::say!(
+        "{}",
+        report::table(["store", "sink", "behind", "bytes", "oldest", "state"], rows)
+    );
     Ok(())
 }

@@ -1,6 +1,6 @@
 //! `onewrite store init|show|adopt|fork`.
 
-use clap::Subcommand;
+use clap::{Args, Subcommand};
 use onewrite::{Result, Store, sqlite::Copied};
 use serde_json::json;
 
@@ -9,45 +9,37 @@ use crate::{backends, report};
 #[derive(Debug, Subcommand)]
 pub(crate) enum StoreVerb {
     /// Create a store, or bring its schema up to date.
-    Init {
-        /// The store's URL, for example sqlite:shop.db.
-        #[arg(long, env = "ONEWRITE_STORE")]
-        store: String,
-    },
+    Init(StoreArgs),
     /// Show a store's source, partitions and lives.
-    Show {
-        /// The store's URL.
-        #[arg(long, env = "ONEWRITE_STORE")]
-        store: String,
-        /// Print JSON.
-        #[arg(long)]
-        json: bool,
-    },
+    Show(StoreArgs),
     /// The file was moved as a whole and the original no longer exists: keep its identity.
-    Adopt {
-        /// The store's URL.
-        #[arg(long, env = "ONEWRITE_STORE")]
-        store: String,
-    },
+    Adopt(StoreArgs),
     /// The file is a copy or a restored backup: begin a new incarnation.
-    Fork {
-        /// The store's URL.
-        #[arg(long, env = "ONEWRITE_STORE")]
-        store: String,
-    },
+    Fork(StoreArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct StoreArgs {
+    /// The store's URL, for example sqlite:shop.db.
+    #[arg(long, env = "ONEWRITE_STORE")]
+    store: String,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
 }
 
 pub(crate) async fn run(verb: StoreVerb) -> Result<()> {
-    let (url, create, copied, json) = match &verb {
-        StoreVerb::Init { store } => (store, true, Copied::Refuse, false),
-        StoreVerb::Show { store, json } => (store, false, Copied::Refuse, *json),
-        StoreVerb::Adopt { store } => (store, false, Copied::Adopt, false),
-        StoreVerb::Fork { store } => (store, false, Copied::Fork, false),
+    let (args, create, copied) = match &verb {
+        StoreVerb::Init(args) => (args, true, Copied::Refuse),
+        StoreVerb::Show(args) => (args, false, Copied::Refuse),
+        StoreVerb::Adopt(args) => (args, false, Copied::Adopt),
+        StoreVerb::Fork(args) => (args, false, Copied::Fork),
     };
-    let store = backends::open_store(url, create, copied)?;
+    let store = backends::open_store(&args.store, create, copied)?;
     let source = store.source();
-    let (head, trimmed) = store.bounds().await?;
-    if json {
+    let head = store.head().await?;
+    let trimmed = store.trimmed().await?.into_iter().map(|(_, last)| last).max().unwrap_or(0);
+    if args.json {
         let lives: Vec<_> = source
             .incarnations
             .iter()
@@ -61,12 +53,13 @@ pub(crate) async fn run(verb: StoreVerb) -> Result<()> {
         }));
         return Ok(());
     }
-    println!(
+    report::say!(
         "source {}, {} partitions, head at {head}, trimmed up to {trimmed}",
-        source.name, source.partitions
+        source.name,
+        source.partitions
     );
     for (first, life) in &source.incarnations {
-        println!("incarnation {life} from sequence {first}");
+        report::say!("incarnation {life} from sequence {first}");
     }
     Ok(())
 }

@@ -43,7 +43,7 @@ pub(crate) async fn run(args: WhyArgs) -> Result<()> {
     if args.stores.json {
         report::json(&answers.iter().map(Answer::to_json).collect());
     } else {
-        answers.iter().for_each(|answer| println!("{}", answer.sentence));
+        answers.iter().for_each(|answer| report::say!("{}", answer.sentence));
     }
     Ok(())
 }

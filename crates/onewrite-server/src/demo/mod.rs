@@ -53,6 +53,10 @@ pub(crate) struct DemoArgs {
     /// How long relays' leases hold, in milliseconds.
     #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u64).range(100..=600_000))]
     lease_ms: u64,
+    /// Without progress for so many seconds, what has not ended is lost; 4 with --dual-write, which never
+    /// finishes what it lost.
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..=3_600))]
+    patience_s: Option<u64>,
     /// Print one JSON object as the last line.
     #[arg(long)]
     json: bool,

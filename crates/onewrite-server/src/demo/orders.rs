@@ -2,7 +2,7 @@
 
 use std::{collections::HashSet, path::Path};
 
-use onewrite::{Code, Error, Result};
+use onewrite::{Code, Error, Result, sqlite};
 use onewrite_shop::Order;
 use rand::{Rng, SeedableRng, rngs::StdRng};
 
@@ -57,6 +57,10 @@ pub(crate) fn read(path: &Path) -> Result<Vec<Order>> {
                 "{place}: an order needs an id, a customer, a quantity of at least 1 and a price that is not negative"
             )));
         }
+        let bytes_max = sqlite::Options::new("").event_bytes_max;
+        order.event("OrderCreated").and_then(|event| event.check(bytes_max)).map_err(|error| {
+            Error::new(error.code(), format!("{place} cannot be emitted")).with_source(error)
+        })?;
         if !seen.insert(order.id.clone()) {
             return Err(invalid(format!(
                 "{place}: the order id `{}` is there twice",

@@ -2,7 +2,6 @@
 
 use std::{
     path::Path,
-    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -37,17 +36,16 @@ pub(crate) async fn perform(args: &DemoArgs, orders: Vec<Order>, folder: &Path) 
     let plan = chaos::plan(args.seed, args.chaos, args.stalls, &actors);
     let mut blows = Blows::default();
     for (number, blow) in plan.iter().enumerate() {
-        let share = feed.total() * (number + 1) / (plan.len() + 1);
-        feed.allow(share.max(1));
-        strike(args, blow, &mut actors, &feed, &mut blows, &bar).await?;
+        let share = |number: usize| feed.total() * number / (plan.len() + 1);
+        feed.allow(share(number + 1).max(1));
+        let trickle = Trickle { feed: &feed, from: feed.allowed(), to: share(number + 2) };
+        strike(args, blow, &mut actors, &trickle, &mut blows, &bar).await?;
     }
     feed.allow(feed.total());
     while customers.join_next().await.is_some() {}
-    let watch = Watch {
-        folder,
-        bar: &bar,
-        patience: if args.dual_write { PATIENCE_DUAL } else { PATIENCE },
-    };
+    let patience = if args.dual_write { PATIENCE_DUAL } else { PATIENCE };
+    let patience = args.patience_s.map_or(patience, Duration::from_secs);
+    let watch = Watch { folder, bar: &bar, patience };
     watch.until_quiet(feed.total()).await?;
     let elapsed = began.elapsed();
     bar.finish_and_clear();
@@ -64,7 +62,7 @@ async fn strike(
     args: &DemoArgs,
     blow: &Blow,
     actors: &mut [Actor],
-    feed: &Arc<Feed>,
+    trickle: &Trickle<'_>,
     blows: &mut Blows,
     bar: &ProgressBar,
 ) -> Result<()> {
@@ -80,14 +78,13 @@ async fn strike(
             let armed = Instant::now();
             let mut point = *point;
             let end = loop {
-                // Orders trickle in so that there is traffic to pass the point.
                 match tokio::time::timeout(Duration::from_millis(20), child.wait()).await {
                     Ok(end) => break end.map_err(failed)?,
                     Err(_) if armed.elapsed() > STRIKE_WITHIN => {
                         point = "anywhere";
                         child.kill().map_err(failed)?;
                     }
-                    Err(_) => feed.allow((feed.allowed() + 2).min(feed.total())),
+                    Err(_) => trickle.after(armed.elapsed()),
                 }
             };
             if end != End::Killed {
@@ -110,6 +107,22 @@ async fn strike(
             blows.stalled();
             Ok(())
         }
+    }
+}
+
+/// Orders that come in one by one, so that there is traffic to pass an armed point: no more than the
+/// blow's share, or none would be left for the next ones.
+struct Trickle<'a> {
+    feed: &'a Feed,
+    from: usize,
+    to: usize,
+}
+
+impl Trickle<'_> {
+    fn after(&self, elapsed: Duration) {
+        let share = elapsed.as_secs_f64() / STRIKE_WITHIN.as_secs_f64();
+        let more = self.to.saturating_sub(self.from) as f64 * share;
+        self.feed.allow((self.from + 1 + more as usize).min(self.to));
     }
 }
 

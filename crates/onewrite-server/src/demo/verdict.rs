@@ -128,7 +128,7 @@ impl Verdict {
         ];
         let table = report::table([mode, "", verdict], rows);
         if !args.json {
-            println!("{table}");
+            report::say!("{table}");
             return;
         }
         eprintln!("{table}");

@@ -16,6 +16,7 @@
 
 pub mod cursor;
 pub mod feed;
+pub mod foreign;
 pub mod inbox;
 pub mod lease;
 pub mod log;
@@ -33,11 +34,17 @@ use onewrite_core::{
     broker::{Feed, Mark, Sink},
     inbox::{Inbox, Policy},
     position::START,
+    sabotage::Sabotage,
     store::{Batch, Durability, Item, Op, Outcome, Read, Store},
 };
 
 /// How long a case waits for something that has to happen.
 pub const PATIENCE: Duration = Duration::from_secs(20);
+
+tokio::task_local! {
+    /// The patience of a case that is expected to fail, perhaps by waiting in vain.
+    static HURRY: Duration;
+}
 
 /// A store backend under test.
 pub trait StoreFixture: Sync {
@@ -109,6 +116,11 @@ pub trait BrokerFixture: Sync {
 pub trait InboxFixture: Sync {
     /// An empty place for a receiver's database.
     fn place(&self) -> BoxFuture<'_, Box<dyn InboxPlace>>;
+
+    /// Defects to plant in the policies of the cases, to see that these notice them.
+    fn sabotage(&self) -> Sabotage {
+        Sabotage::default()
+    }
 }
 
 /// What a scripted handler does with a record, after writing the record's id as its effect.
@@ -167,6 +179,7 @@ pub trait InboxPlace: Send + Sync {
 /// # Panics
 /// When the case passes: then it would not notice the defect.
 pub async fn complaint(case: impl Future<Output = ()> + Send + 'static) -> String {
+    let case = HURRY.scope(Duration::from_secs(2), case);
     let error = tokio::spawn(case).await.expect_err("the case passes in spite of the defect");
     let cause = error.into_panic();
     let text = cause.downcast_ref::<String>().cloned();
@@ -185,8 +198,7 @@ fn named(id: impl ToString, key: &str) -> Event {
 
 /// A key of `partition` among `partitions`: the `nth` that there is.
 fn key_of(partition: Partition, partitions: u16, nth: usize) -> String {
-    let fits =
-        |key: &String| onewrite_core::position::partition_of(key, partitions) == partition;
+    let fits = |key: &String| onewrite_core::position::partition_of(key, partitions) == partition;
     (0..).map(|n| format!("key-{n}")).filter(fits).nth(nth).expect("keys reach every partition")
 }
 
@@ -207,9 +219,14 @@ async fn apply(store: &dyn Store, ops: Vec<Op>) -> u64 {
     }
 }
 
+/// The operation that emits `event`.
+fn emits(event: Event) -> Op {
+    Op::Emit(event.into())
+}
+
 /// Emits `events` in one item.
 async fn emit(store: &dyn Store, events: impl IntoIterator<Item = Event>) {
-    apply(store, events.into_iter().map(Op::Emit).collect()).await;
+    apply(store, events.into_iter().map(emits).collect()).await;
 }
 
 /// A read of every partition from the beginning.
@@ -266,9 +283,10 @@ async fn poll_once<F: Future + Unpin>(mut future: F) -> Option<F::Output> {
 
 /// Waits for what has to happen.
 async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
-    match tokio::time::timeout(PATIENCE, future).await {
+    let patience = HURRY.try_with(|hurry| *hurry).unwrap_or(PATIENCE);
+    match tokio::time::timeout(patience, future).await {
         Ok(value) => value,
-        Err(_) => panic!("{what} did not happen within {PATIENCE:?}"),
+        Err(_) => panic!("{what} did not happen within {patience:?}"),
     }
 }
 

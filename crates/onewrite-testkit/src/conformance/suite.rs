@@ -12,7 +12,8 @@ macro_rules! store_suite {
 #[macro_export]
 macro_rules! broker_suite {
     ($fixture:expr) => {
-        $crate::broker_cases!(tests, $fixture);
+        $crate::sink_cases!(tests, $fixture);
+        $crate::feed_cases!(tests, $fixture);
     };
 }
 
@@ -46,7 +47,7 @@ macro_rules! store_cases {
                 cursors subscribe trim trim_by_age history sinks
             }
             parking {
-                park requested unpark scopes queue_order
+                park_in_order requested unpark_front scopes queue_order
             }
         );
     };
@@ -54,10 +55,19 @@ macro_rules! store_cases {
 
 #[doc(hidden)]
 #[macro_export]
-macro_rules! broker_cases {
+macro_rules! sink_cases {
     ($mode:ident, $fixture:expr) => {
         $crate::conformance_cases!($mode, $fixture,
             sink { order prefix durable unknown aligned cancel marks }
+        );
+    };
+}
+
+#[doc(hidden)]
+#[macro_export]
+macro_rules! feed_cases {
+    ($mode:ident, $fixture:expr) => {
+        $crate::conformance_cases!($mode, $fixture,
             feed { order redelivery no_early_end cancel taken_once }
         );
     };
@@ -69,9 +79,11 @@ macro_rules! inbox_cases {
     ($mode:ident, $fixture:expr) => {
         $crate::conformance_cases!($mode, $fixture,
             inbox {
-                one_commit insert_first foreign_insert_first gap late_duplicate diverged
-                partial_failure another_lane gap_event foreign_ids retention unsafe_retention
-                redriven reopened
+                one_commit insert_first gap late_duplicate diverged
+                partial_failure another_lane gap_event reopened
+            }
+            foreign {
+                foreign_insert_first foreign_ids retention unsafe_retention redriven
             }
             poison {
                 attempt_first crash_loop neighbours parked_key redrive_fails discard

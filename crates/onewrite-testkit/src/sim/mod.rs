@@ -70,7 +70,8 @@ impl fmt::Display for Report {
     }
 }
 
-/// Runs the world of one seed. A failing run is repeated with its trace.
+/// Runs the world of one seed. A failing run is repeated with its trace: the last steps of it, or all
+/// with `ONEWRITE_SIM_TRACE` set.
 #[must_use]
 pub fn one_seed(seed: u64, options: Options) -> Report {
     let report = run(seed, options, false);

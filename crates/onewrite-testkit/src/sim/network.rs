@@ -120,7 +120,7 @@ impl World {
             };
             let size = 1 + self.below(4) as usize;
             job.groups =
-                Some(groups.flat_map(|group| chunks(is_alone(&group), group, size)).collect());
+                Some(groups.flat_map(|group| chunks(is_alone(&group), &group, size)).collect());
             return self.later(Event::Receive(Box::new(job)));
         };
         let Some((mut group, alone)) = groups.pop_front() else { return self.reply(job) };
@@ -181,7 +181,7 @@ impl World {
 }
 
 /// Spreads a group over several transactions; only the first one may be claimed again.
-fn chunks(alone: bool, group: Group, size: usize) -> Vec<(Group, bool)> {
+fn chunks(alone: bool, group: &Group, size: usize) -> Vec<(Group, bool)> {
     let chunk = |indexes: &[usize]| {
         let group = Group { indexes: indexes.to_vec(), attempts: group.attempts.clone() };
         (group, alone)

@@ -115,7 +115,7 @@ impl World {
         let claimed = self.store.claim(self.now, member.life);
         let mut held = claimed.held;
         for (partition, sequence) in &self.store.deleted {
-            member.machine.trimmed_in(*partition, *sequence);
+            member.machine.trimmed(*partition, *sequence);
         }
         let cursors = if member.machine.knows(&held) { Vec::new() } else { self.store.cursors() };
         held.sort_by_key(|fence: &Fence| fence.partition);

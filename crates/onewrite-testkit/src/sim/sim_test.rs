@@ -2,7 +2,7 @@
 
 use super::{Options, many_seeds, one_seed};
 
-const SEEDS: std::ops::Range<u64> = 0..4000;
+const SEEDS: std::ops::Range<u64> = 0..3000;
 
 #[test]
 fn many_seeds_keep_every_promise() {

@@ -1,22 +1,17 @@
-//! Joining the transactions of users who bring `sqlx`.
-//!
-//! The same statements as for `rusqlite`, run on the user's own open transaction.
+//! Emitting within a `sqlx` transaction.
 
 use onewrite_core::{
     Code, Error, Event, Result, event::EVENT_BYTES_MAX_DEFAULT, position::partition_of,
 };
 use sqlx::{AssertSqlSafe, Row, SqliteConnection};
 
+use super::failed;
 use crate::{
     Placed,
     emit::{EMIT, new_id},
     row,
     writer::now,
 };
-
-fn failed(context: &'static str) -> impl Fn(sqlx::Error) -> Error {
-    move |error| Error::new(Code::Database, context).with_source(error)
-}
 
 /// Appends `event` to the log within the transaction that is open on `tx`: it is committed with the
 /// caller's own rows or not at all. Pass `&mut *tx`. Emit last.

@@ -1,0 +1,57 @@
+//! The statements that run on the user's own transaction, in one place: every driver runs the same.
+
+use crate::row::event_columns;
+
+/// The receiver's row for a lane. Binds: consumer, source, incarnation, partition.
+pub(crate) const LANE_STATE: &str =
+    "SELECT sequence, last_id, attempt_first, attempts, redriven FROM onewrite_inbox
+     WHERE consumer = ?1 AND source = ?2 AND incarnation = ?3 AND partition = ?4";
+
+/// Writes the receiver's row. Binds: consumer, source, incarnation, partition, sequence, last id,
+/// attempt's first, attempts, highest re-driven.
+pub(crate) const MOVE_MARK: &str =
+    "INSERT INTO onewrite_inbox (consumer, source, incarnation, partition, sequence, last_id, attempt_first, attempts, redriven)
+     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)
+     ON CONFLICT (consumer, source, incarnation, partition)
+     DO UPDATE SET sequence = excluded.sequence, last_id = excluded.last_id,
+                   attempt_first = excluded.attempt_first, attempts = excluded.attempts, redriven = excluded.redriven";
+
+/// Insert first: one row when the id is new, none when it was seen. Binds: consumer, source, id, now.
+pub(crate) const REMEMBER: &str = "INSERT INTO onewrite_inbox_id (consumer, source, id, seen_at) VALUES (?1, ?2, ?3, ?4) ON CONFLICT DO NOTHING";
+
+/// Takes back [`REMEMBER`]. Binds: consumer, source, id.
+pub(crate) const FORGET: &str =
+    "DELETE FROM onewrite_inbox_id WHERE consumer = ?1 AND source = ?2 AND id = ?3";
+
+/// Whether any key is parked. Binds: scope.
+pub(crate) const ANY_PARKED: &str =
+    "SELECT EXISTS (SELECT 1 FROM onewrite_parked_key WHERE scope = ?1)";
+
+/// How often a key is parked: once or not at all. Binds: scope, source, key.
+pub(crate) const IS_PARKED: &str =
+    "SELECT count(*) FROM onewrite_parked_key WHERE scope = ?1 AND source = ?2 AND key = ?3";
+
+/// Appends a record to its key's parked ones. Binds: scope, source, incarnation, sequence, partition,
+/// then the event's columns.
+pub(crate) const PARK_RECORD: &str = concat!(
+    "INSERT INTO onewrite_parked (scope, origin, incarnation, sequence, partition, ",
+    event_columns!(),
+    ") VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22)"
+);
+
+/// Parks a key, unless it is. Binds: scope, source, key, partition, reason, now.
+pub(crate) const PARK_KEY: &str =
+    "INSERT INTO onewrite_parked_key (scope, source, key, partition, reason, since) VALUES (?1, ?2, ?3, ?4, ?5, ?6)
+     ON CONFLICT DO NOTHING";
+
+/// What is asked for a parked key. Binds: scope, source, key.
+pub(crate) const REQUESTED: &str =
+    "SELECT request FROM onewrite_parked_key WHERE scope = ?1 AND source = ?2 AND key = ?3";
+
+/// Says what is to happen to a key. Binds: scope, key, request, reason or null.
+pub(crate) const REQUEST: &str =
+    "UPDATE onewrite_parked_key SET request = ?3, reason = coalesce(?4, reason), redrives = redrives + (?4 IS NOT NULL)
+     WHERE scope = ?1 AND key = ?2";
+
+/// The first table that changed without an event.
+pub(crate) const DEBTOR: &str = "SELECT guarded FROM onewrite_debt LIMIT 1";

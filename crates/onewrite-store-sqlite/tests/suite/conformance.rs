@@ -1,0 +1,220 @@
+//! The promises of store and inbox on SQLite, case by case, and that the cases notice what breaks them.
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use onewrite_core::{
+    BoxFuture, Event, Result,
+    inbox::{Inbox, Policy},
+    sabotage::{Defect, Sabotage},
+    store::{Batch, Durability, Item, Store},
+};
+use onewrite_store_sqlite::{
+    Context, InboxOptions, Options, SqliteInbox, SqliteStore, emit,
+    rusqlite::{self, Connection},
+};
+use onewrite_testkit::conformance::{
+    self, Act, InboxFixture, InboxPlace, Remember, Script, StoreFixture, StorePlace, UserTx,
+};
+
+onewrite_testkit::store_suite!(Sqlite::default());
+onewrite_testkit::inbox_suite!(Sqlite::default());
+
+/// SQLite with what is sabotaged in it.
+#[derive(Default, Clone, Copy)]
+struct Sqlite(Sabotage);
+
+impl Sqlite {
+    fn place(self, partitions: u16) -> Place {
+        Place { folder: tempfile::tempdir().unwrap(), partitions, sabotage: self.0 }
+    }
+}
+
+impl StoreFixture for Sqlite {
+    fn place(&self, partitions: u16) -> BoxFuture<'_, Box<dyn StorePlace>> {
+        Box::pin(async move { Box::new(Self::place(*self, partitions)) as Box<dyn StorePlace> })
+    }
+}
+
+impl InboxFixture for Sqlite {
+    fn place(&self) -> BoxFuture<'_, Box<dyn InboxPlace>> {
+        Box::pin(async { Box::new(Self::place(*self, 4)) as Box<dyn InboxPlace> })
+    }
+
+    fn sabotage(&self) -> Sabotage {
+        self.0
+    }
+}
+
+/// A folder with one database.
+struct Place {
+    folder: tempfile::TempDir,
+    partitions: u16,
+    sabotage: Sabotage,
+}
+
+impl Place {
+    fn path(&self) -> PathBuf {
+        self.folder.path().join("shop.db")
+    }
+
+    fn store(&self) -> SqliteStore {
+        let (partitions, sabotage) = (self.partitions, self.sabotage);
+        SqliteStore::open(Options { partitions, sabotage, ..Options::new(self.path()) }).unwrap()
+    }
+
+    /// A user's own connection. It never waits within a call: who waits holds up the others' tests.
+    fn connect(&self) -> Connection {
+        let connection = Connection::open(self.path()).unwrap();
+        connection.busy_timeout(Duration::ZERO).unwrap();
+        connection
+    }
+}
+
+/// Runs `sql` as soon as no other transaction is in the way.
+async fn execute(connection: Connection, sql: &str, binds: &[&str]) -> Connection {
+    loop {
+        let result = connection.execute(sql, rusqlite::params_from_iter(binds));
+        let Err(error) = result else { return connection };
+        let busy = error.sqlite_error_code() == Some(rusqlite::ErrorCode::DatabaseBusy);
+        assert!(busy, "{sql}: {error}");
+        tokio::task::yield_now().await;
+    }
+}
+
+impl StorePlace for Place {
+    fn open(&self) -> BoxFuture<'_, Arc<dyn Store>> {
+        Box::pin(async { Arc::new(self.store()) as Arc<dyn Store> })
+    }
+
+    fn begin(&self) -> BoxFuture<'_, Box<dyn UserTx>> {
+        Box::pin(async {
+            let connection = execute(self.connect(), "BEGIN IMMEDIATE", &[]).await;
+            Box::new(Tx(connection)) as Box<dyn UserTx>
+        })
+    }
+
+    fn insert<'a>(&'a self, aggregate_id: &'a str) -> BoxFuture<'a, ()> {
+        let sql = "INSERT INTO onewrite_outbox (aggregatetype, aggregateid, type, payload) VALUES ('Order', ?1, 'Created', '{}')";
+        Box::pin(async move { drop(execute(self.connect(), sql, &[aggregate_id]).await) })
+    }
+
+    fn reaches_disk(&self) -> BoxFuture<'_, Option<bool>> {
+        Box::pin(async {
+            let store = self.store();
+            let mut full = true;
+            for durability in [Durability::Durable, Durability::Relaxed, Durability::Durable] {
+                let items = vec![Item::default()];
+                Store::commit(&store, Batch { durability, items }).await.unwrap();
+                let level = |tx: &Connection| {
+                    Ok(tx.query_row("PRAGMA synchronous", [], |row| row.get::<_, i64>(0)).unwrap())
+                };
+                full &= store.write(level).await.unwrap() >= 2;
+            }
+            Some(full)
+        })
+    }
+}
+
+/// A transaction on a user's own connection.
+struct Tx(Connection);
+
+impl UserTx for Tx {
+    fn emit(&mut self, event: Event) -> BoxFuture<'_, Result<()>> {
+        Box::pin(std::future::ready(emit(&self.0, &event).map(|_| ())))
+    }
+
+    fn commit(self: Box<Self>) -> BoxFuture<'static, Result<()>> {
+        Box::pin(async move {
+            execute(self.0, "COMMIT", &[]).await;
+            Ok(())
+        })
+    }
+
+    fn rollback(self: Box<Self>) -> BoxFuture<'static, ()> {
+        Box::pin(async move { drop(execute(self.0, "ROLLBACK", &[]).await) })
+    }
+}
+
+impl InboxPlace for Place {
+    fn open(
+        &self,
+        policy: Policy,
+        remember: Remember,
+        script: Script,
+    ) -> BoxFuture<'_, Result<Arc<dyn Inbox>>> {
+        Box::pin(async move {
+            let store = self.store();
+            let table = "CREATE TABLE IF NOT EXISTS effect (n INTEGER PRIMARY KEY, id TEXT)";
+            store.write(move |tx| Ok(tx.execute_batch(table).unwrap())).await?;
+            let options = InboxOptions {
+                policy,
+                id_retention: remember.ids,
+                redelivery_horizon: remember.horizon,
+            };
+            let handler = move |context: &Context<'_>| {
+                let id = context.record().id();
+                context.tx().execute("INSERT INTO effect (id) VALUES (?1)", [id])?;
+                match script(context.record()) {
+                    Act::Apply => Ok(()),
+                    Act::Emit(event) => Ok(context.emit(event).map(|_| ())?),
+                    Act::Refuse(reason) => Err(reason.into()),
+                    Act::Panic => panic!("on purpose"),
+                }
+            };
+            let inbox = SqliteInbox::new(&store, options, handler)?;
+            Ok(Arc::new(inbox) as Arc<dyn Inbox>)
+        })
+    }
+
+    fn store(&self) -> BoxFuture<'_, Arc<dyn Store>> {
+        StorePlace::open(self)
+    }
+
+    fn effects(&self) -> BoxFuture<'_, Vec<String>> {
+        Box::pin(async {
+            let connection = self.connect();
+            connection.busy_timeout(Duration::from_secs(10)).unwrap();
+            let mut statement = connection.prepare("SELECT id FROM effect ORDER BY n").unwrap();
+            let rows = statement.query_map([], |row| row.get(0)).unwrap();
+            rows.collect::<rusqlite::Result<_>>().unwrap()
+        })
+    }
+}
+
+/// With each defect planted, the case of the promise it breaks fails, and says so.
+macro_rules! notices {
+    ($($name:ident: $defect:ident, $module:ident::$case:ident, $complaint:literal;)*) => {
+        mod sabotage {
+            use super::*;
+            $(#[tokio::test(flavor = "multi_thread")]
+            async fn $name() {
+                let case = async {
+                    let fixture = Sqlite(Sabotage::default().with(Defect::$defect));
+                    conformance::$module::$case(&fixture).await;
+                };
+                let complaint = conformance::complaint(case).await;
+                assert!(complaint.contains($complaint), "for another reason: {complaint}");
+            })*
+        }
+    };
+}
+
+notices! {
+    late_writes_of_an_old_owner: NoFence, store::fenced, "fenced: ";
+    late_writes_within_a_batch: NoFence, store::independent, "independent: ";
+    numbers_used_twice: ReuseSequence, order::never_twice, "is used twice";
+    order_taken_from_time: OrderByTime, order::time_is_no_order, "commit order: ";
+    rows_that_never_go: NoRetention, cursor::trim, "trim: ";
+    commits_that_do_not_reach_the_disk: NoSync, store::durable, "durable: ";
+    attempts_that_are_not_stored: NoAttempts, poison::attempt_first, "attempt first: ";
+    a_crash_loop_for_ever: NoAttempts, poison::crash_loop, "still not parked";
+    duplicates_in_a_stream: NoDedup, inbox::late_duplicate, "late duplicate: ";
+    duplicates_of_foreign_events: NoDedup, foreign::foreign_ids, "foreign ids: ";
+    duplicates_of_redriven_records: NoDedup, foreign::redriven, "redriven: again";
+    losses_taken_for_holes: NoChain, inbox::gap, "gap: it is stepped over";
+    redriven_records_judged_by_the_mark: RedriveByMark, foreign::redriven, "redriven: below the mark";
+    later_records_of_a_parked_key: NoParking, poison::parked_key, "parked key: ";
+    records_behind_a_failed_one: AckPastFailure, inbox::partial_failure, "partial failure: behind it";
+    a_source_that_went_back_in_time: NoIncarnation, inbox::diverged, "diverged: receipts";
+    ids_forgotten_at_once: ForgetIds, foreign::retention, "retention: forgotten before its time";
+}
