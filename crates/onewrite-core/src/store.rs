@@ -7,6 +7,7 @@ use std::time::Duration;
 use crate::{
     BoxFuture, Error, Event, Partition, Record, Result, Sequence, Text, Timestamp,
     flow::Trace,
+    inbox::Gap,
     lease::{Epoch, Fence, Scope},
     parking::{ParkedKey, ParkedRecord, Request},
     position::Source,
@@ -109,6 +110,13 @@ pub enum Op {
         request: Request,
         /// Why it waits again, after a failed re-drive.
         reason: Option<Text>,
+    },
+    /// Accepts the gaps that stop a consumer's lanes of one source: their marks move there.
+    AcceptGaps {
+        /// The consumer.
+        consumer: Text,
+        /// The source.
+        source: Text,
     },
     /// Gives a lease back, so that another member can take it at once.
     Release(Fence),
@@ -341,6 +349,9 @@ pub trait Store: Send + Sync {
         key: &'a ParkedKey,
         limit: usize,
     ) -> BoxFuture<'a, Result<Vec<ParkedRecord>>>;
+
+    /// Lanes of consumers in this store that are stopped by a gap.
+    fn gaps(&self) -> BoxFuture<'_, Result<Vec<Gap>>>;
 
     /// Events by id, story or key, from log, history and parking lot.
     fn find(&self, find: Find) -> BoxFuture<'_, Result<Vec<Trace>>>;

@@ -134,6 +134,7 @@ CREATE TABLE onewrite_inbox (
     attempt_first INTEGER NOT NULL DEFAULT 0,
     attempts      INTEGER NOT NULL DEFAULT 0,
     redriven      INTEGER NOT NULL DEFAULT 0, -- the highest sequence that came outside the stream
+    gap           INTEGER NOT NULL DEFAULT 0, -- the gap event that waits for an operator, if above sequence
     PRIMARY KEY (consumer, source, incarnation, partition)
 ) WITHOUT ROWID;
 

@@ -224,6 +224,7 @@ fn lane_state(tx: &Connection, policy: &Policy, lane: &Lane) -> Result<LaneState
             attempt_first: row.get::<_, i64>(2)?.cast_unsigned(),
             attempts: row.get(3)?,
             redriven: row.get::<_, i64>(4)?.cast_unsigned(),
+            gap: row.get::<_, i64>(5)?.cast_unsigned(),
         })
     };
     tx.prepare_cached(statement::LANE_STATE)
@@ -356,7 +357,8 @@ fn move_mark(tx: &Connection, policy: &Policy, lane: &Lane, state: &LaneState) -
             &*state.last_id,
             state.attempt_first.cast_signed(),
             state.attempts,
-            state.redriven.cast_signed()
+            state.redriven.cast_signed(),
+            state.gap.cast_signed()
         ],
     )
     .map(|_| ())

@@ -13,6 +13,7 @@ mod connect;
 mod emit;
 mod error;
 mod find;
+mod gap;
 pub mod guard;
 mod inbox;
 mod parking;

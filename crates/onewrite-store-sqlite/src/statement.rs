@@ -4,17 +4,17 @@ use crate::row::event_columns;
 
 /// The receiver's row for a lane. Binds: consumer, source, incarnation, partition.
 pub(crate) const LANE_STATE: &str =
-    "SELECT sequence, last_id, attempt_first, attempts, redriven FROM onewrite_inbox
+    "SELECT sequence, last_id, attempt_first, attempts, redriven, gap FROM onewrite_inbox
      WHERE consumer = ?1 AND source = ?2 AND incarnation = ?3 AND partition = ?4";
 
 /// Writes the receiver's row. Binds: consumer, source, incarnation, partition, sequence, last id,
-/// attempt's first, attempts, highest re-driven.
+/// attempt's first, attempts, highest re-driven, gap.
 pub(crate) const MOVE_MARK: &str =
-    "INSERT INTO onewrite_inbox (consumer, source, incarnation, partition, sequence, last_id, attempt_first, attempts, redriven)
-     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)
+    "INSERT INTO onewrite_inbox (consumer, source, incarnation, partition, sequence, last_id, attempt_first, attempts, redriven, gap)
+     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)
      ON CONFLICT (consumer, source, incarnation, partition)
      DO UPDATE SET sequence = excluded.sequence, last_id = excluded.last_id,
-                   attempt_first = excluded.attempt_first, attempts = excluded.attempts, redriven = excluded.redriven";
+                   attempt_first = excluded.attempt_first, attempts = excluded.attempts, redriven = excluded.redriven, gap = excluded.gap";
 
 /// Insert first: one row when the id is new, none when it was seen. Binds: consumer, source, id, now.
 pub(crate) const REMEMBER: &str = "INSERT INTO onewrite_inbox_id (consumer, source, id, seen_at) VALUES (?1, ?2, ?3, ?4) ON CONFLICT DO NOTHING";

@@ -8,6 +8,7 @@ use std::{
 use onewrite_core::{
     BoxFuture, Partition, Result, Sequence, Text, Timestamp,
     flow::Trace,
+    inbox::Gap,
     parking::{ParkedKey, ParkedRecord},
     position::Source,
     sabotage::Sabotage,
@@ -20,7 +21,7 @@ use rusqlite::Connection;
 use tokio::sync::watch;
 
 use crate::{
-    Options, claim, commit, find, parking, read,
+    Options, claim, commit, find, gap, parking, read,
     reader::Reader,
     schema, trim,
     writer::{Writer, now},
@@ -203,6 +204,10 @@ impl Store for SqliteStore {
     ) -> BoxFuture<'a, Result<Vec<ParkedRecord>>> {
         let key = key.clone();
         Box::pin(self.engine_read(move |connection| parking::records(connection, &key, limit)))
+    }
+
+    fn gaps(&self) -> BoxFuture<'_, Result<Vec<Gap>>> {
+        Box::pin(self.engine_read(gap::gaps))
     }
 
     fn find(&self, what: Find) -> BoxFuture<'_, Result<Vec<Trace>>> {

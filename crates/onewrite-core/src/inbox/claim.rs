@@ -188,13 +188,14 @@ impl<'a> Claim<'a> {
             return Next::Receipt(Receipt::Gap { have: held.state.sequence });
         }
         if delivery.record.event.kind == GAP_KIND {
-            return if self.policy.accept_gaps {
-                self.settle(delivery, Receipt::Accepted)
-            } else {
-                Next::Receipt(Receipt::Retry(
-                    "OW0017: records before this one are gone; accept the gap to go on".into(),
-                ))
-            };
+            if self.policy.accept_gaps {
+                return self.settle(delivery, Receipt::Accepted);
+            }
+            held.state.gap = sequence;
+            held.changed = true;
+            return Next::Receipt(Receipt::Retry(
+                "OW0017: records before this one are gone; see `onewrite gap list`".into(),
+            ));
         }
         if held.contended || sequence <= held.state.redriven {
             return Next::Ask(Effect::Remember(index));

@@ -60,6 +60,22 @@ pub struct LaneState {
     /// broker lost something) sends those records within the stream again, so up to here the stream
     /// is judged by event id as well.
     pub redriven: Sequence,
+    /// The gap event that waits for an operator, if it lies above the mark. Accepting it moves the mark
+    /// there.
+    pub gap: Sequence,
+}
+
+/// A lane that is stopped by a gap: its sender no longer has what lies between mark and gap.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Gap {
+    /// The consumer.
+    pub consumer: Text,
+    /// The lane.
+    pub lane: Lane,
+    /// The last sequence applied.
+    pub mark: Sequence,
+    /// Records up to here are gone.
+    pub upto: Sequence,
 }
 
 impl LaneState {

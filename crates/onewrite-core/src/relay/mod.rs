@@ -16,7 +16,7 @@ mod settle;
 
 use std::collections::BTreeMap;
 
-pub use offer::Offer;
+pub use offer::{Offer, gap_id};
 pub use settle::{Alarm, Settled};
 
 use self::lane::Lane;

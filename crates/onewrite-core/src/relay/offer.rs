@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashSet};
 
 use super::{GAP_KIND, Relay, lane::Lane};
 use crate::{
-    Delivery, Event, Partition, Record, Sequence,
+    Delivery, Event, Incarnation, Partition, Record, Sequence, Text,
     position::{START, Source},
     record::Order,
     sabotage::Defect,
@@ -98,12 +98,17 @@ fn deliver(offer: &mut Offer, lane: &mut Lane, source: &Source, record: Record) 
     offer.deliveries.push(Delivery { record, order });
 }
 
+/// The id of the gap event at one place: the same whenever it is told.
+#[must_use]
+pub fn gap_id(life: Incarnation, partition: Partition, sequence: Sequence) -> Text {
+    format!("gap-{life}-{partition}-{sequence}").into()
+}
+
 /// The event that stands for records up to `sequence` that the log no longer holds, before `next`.
 fn gap_record(next: &Record, sequence: Sequence) -> Record {
-    let id = format!("gap-{}-{}-{sequence}", next.incarnation, next.partition);
     let mut event = Event::new(GAP_KIND, "onewrite", next.source.clone())
         .key(format!("gap-{}", next.partition));
-    event.id = Some(id.into());
+    event.id = Some(gap_id(next.incarnation, next.partition, sequence));
     event.time = next.event.time;
     Record { event, sequence, ..next.clone() }
 }

@@ -4,6 +4,7 @@ mod config;
 mod dead_letter;
 mod explain;
 mod flow;
+mod gap;
 mod guard;
 mod relay;
 mod sink;
@@ -47,6 +48,9 @@ enum Verb {
     Flow(flow::FlowArgs),
     /// Say where an event or key is, who owns it, what it waits for and when it is tried next.
     Why(why::WhyArgs),
+    /// List what receivers wait for in vain, or go on without it.
+    #[command(subcommand)]
+    Gap(gap::Gap),
     /// List sinks, or let a suspended one go on.
     #[command(subcommand)]
     Sink(sink::Sink),
@@ -69,6 +73,7 @@ impl Cli {
             Verb::Guard(verb) => guard::run(verb).await?,
             Verb::Flow(args) => flow::run(args).await?,
             Verb::Why(args) => why::run(args).await?,
+            Verb::Gap(verb) => gap::run(verb).await?,
             Verb::Sink(verb) => sink::run(verb).await?,
             Verb::Store(verb) => store::run(verb).await?,
             Verb::Config(args) => config::run(&args)?,

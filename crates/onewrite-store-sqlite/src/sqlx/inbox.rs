@@ -277,6 +277,7 @@ async fn lane_state(tx: &mut SqliteConnection, policy: &Policy, lane: &Lane) -> 
         attempt_first: row.get::<i64, _>(2).cast_unsigned(),
         attempts: row.get(3),
         redriven: row.get::<i64, _>(4).cast_unsigned(),
+        gap: row.get::<i64, _>(5).cast_unsigned(),
     })
 }
 
@@ -296,6 +297,7 @@ async fn move_mark(
         .bind(state.attempt_first.cast_signed())
         .bind(state.attempts)
         .bind(state.redriven.cast_signed())
+        .bind(state.gap.cast_signed())
         .execute(tx)
         .await
         .map(|_| ())

@@ -1,0 +1,18 @@
+//! The program `onewrite` as its users meet it: real processes, real files, real sockets.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test ends where it is surprised")]
+
+mod bad_input;
+mod cli;
+mod dead_letter;
+mod demo;
+mod disk;
+mod failpoints;
+mod flow;
+mod peer;
+mod relay;
+mod restore;
+#[cfg(feature = "sabotage")]
+mod sabotage;
+mod support;
+mod suspension;
