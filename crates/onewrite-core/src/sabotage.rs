@@ -29,22 +29,14 @@ pub enum Defect {
     NoAttempts = 9,
     /// A copied or restored source keeps its incarnation and is not compared with its sinks (I14).
     NoIncarnation = 10,
-    /// Several relays take rows instead of partitions (H8: keys out of order).
-    ClaimRows = 11,
     /// Order is taken from the creation time (H10).
     OrderByTime = 12,
-    /// The emitting process publishes right after its commit instead of leaving it to the relay (H11).
-    PublishAfterCommit = 13,
     /// Delivered rows are never deleted (H12: unbounded growth).
     NoRetention = 14,
     /// Commits are acknowledged without reaching the disk (S33).
     NoSync = 15,
     /// Ids of foreign events are forgotten at once (I1).
     ForgetIds = 16,
-    /// Deduplication looks first and inserts later, in separate transactions (I2).
-    CheckThenAct = 17,
-    /// The receiver deduplicates by the transport's message id instead of the event's (I8).
-    DedupByTransport = 18,
 }
 
 /// The defects planted in one component. Empty, and of size zero, without the `sabotage` feature.

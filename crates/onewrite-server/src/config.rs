@@ -1,7 +1,7 @@
 //! `onewrite.toml`: the services and their stores. The environment stands over the file.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fmt,
     path::{Path, PathBuf},
 };
@@ -211,6 +211,19 @@ impl Config {
             ("relay.attempts_max", relay.attempts_max.into(), 1),
             ("relay.backoff_cap_ms", relay.backoff_cap_ms, 1),
         ];
+        let mut names = BTreeSet::new();
+        for service in &self.service {
+            let sinks = service.sink.iter().map(|sink| Some(&sink.name));
+            if let Some(twice) =
+                [None].into_iter().chain(sinks).find(|sink| !names.insert((&service.name, *sink)))
+            {
+                let what = twice.map_or_else(
+                    || format!("there are two services `{}`", service.name),
+                    |sink| format!("service `{}` has two sinks `{sink}`", service.name),
+                );
+                return Err(invalid(what));
+            }
+        }
         match least.into_iter().find(|(_, value, least)| value < least) {
             None => Ok(()),
             Some((key, value, least)) => Err(invalid(format!(

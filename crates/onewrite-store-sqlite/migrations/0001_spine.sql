@@ -115,11 +115,12 @@ CREATE TABLE onewrite_lease (
     PRIMARY KEY (scope, partition)
 ) WITHOUT ROWID;
 
--- Who shares the leases of a scope.
+-- Who shares the leases of a scope, and as which process: the leases of one that died are free at once.
 CREATE TABLE onewrite_member (
     scope      TEXT NOT NULL,
     owner      TEXT NOT NULL,
     seen_until INTEGER NOT NULL,
+    process    TEXT NOT NULL,
     PRIMARY KEY (scope, owner)
 ) WITHOUT ROWID;
 

@@ -8,51 +8,22 @@ use onewrite_core::{
 };
 use rusqlite::{Connection, params};
 
-use crate::{error::While, writer::now};
+use crate::{error::While, process, writer::now};
 
 /// One member's claim, in one transaction.
 pub(crate) fn claim(tx: &Connection, claim: &Claim, partitions: u16) -> Result<Claimed> {
     let (scope, owner) = (&*claim.scope, &*claim.owner);
     let at = now();
     let until = at.plus(claim.ttl).0;
-    execute(
-        tx,
-        "INSERT INTO onewrite_member (scope, owner, seen_until) VALUES (?1, ?2, ?3)
-        ON CONFLICT (scope, owner) DO UPDATE SET seen_until = excluded.seen_until",
-        params![scope, owner, until],
-    )?;
-    execute(
-        tx,
-        "DELETE FROM onewrite_member WHERE scope = ?1 AND seen_until < ?2",
-        params![scope, at.0],
-    )?;
-    let rows: i64 =
-        number(tx, "SELECT count(*) FROM onewrite_lease WHERE scope = ?1", params![scope])?;
-    if rows == 0 {
-        execute(
-            tx,
-            "WITH RECURSIVE every(partition) AS (SELECT 0 UNION ALL SELECT partition + 1 FROM every WHERE partition + 1 < ?2)
-             INSERT INTO onewrite_lease (scope, partition) SELECT ?1, partition FROM every",
-            params![scope, partitions],
-        )?;
-    }
-    execute(
+    let members = join(tx, scope, owner, at, until)?;
+    lay_out(tx, scope, partitions)?;
+    let held = execute(
         tx,
         "UPDATE onewrite_lease SET expires_at = ?3 WHERE scope = ?1 AND owner = ?2",
         params![scope, owner, until],
     )?;
-    let members: i64 =
-        number(tx, "SELECT count(*) FROM onewrite_member WHERE scope = ?1", params![scope])?;
-    let held: i64 = number(
-        tx,
-        "SELECT count(*) FROM onewrite_lease WHERE scope = ?1 AND owner = ?2",
-        params![scope, owner],
-    )?;
-    let fair = share(
-        usize::from(partitions),
-        usize::try_from(members).unwrap_or(1),
-        usize::try_from(held).unwrap_or(0),
-    );
+    let count = |number: u64| usize::try_from(number).unwrap_or(usize::MAX);
+    let fair = share(usize::from(partitions), count(members), count(held));
     if claim.take && fair.take > 0 {
         execute(
             tx,
@@ -64,17 +35,70 @@ pub(crate) fn claim(tx: &Connection, claim: &Claim, partitions: u16) -> Result<C
             params![scope, owner, until, at.0, i64::try_from(fair.take).unwrap_or(i64::MAX)],
         )?;
     }
+    Ok(Claimed { held: held_by(tx, claim)?, give_back: fair.give_back })
+}
+
+/// Signs the member on, buries those who have gone, and counts the living.
+fn join(tx: &Connection, scope: &str, owner: &str, at: Timestamp, until: i64) -> Result<u64> {
+    execute(
+        tx,
+        "INSERT INTO onewrite_member (scope, owner, seen_until, process) VALUES (?1, ?2, ?3, ?4)
+         ON CONFLICT (scope, owner) DO UPDATE SET seen_until = excluded.seen_until",
+        params![scope, owner, until, process::this()],
+    )?;
     let mut statement = tx
-        .prepare_cached("SELECT partition, epoch FROM onewrite_lease WHERE scope = ?1 AND owner = ?2 ORDER BY partition")
-        .during("read the leases held")?;
-    let held = statement
-        .query_map(params![scope, owner], |row| {
-            let epoch = row.get::<_, i64>(1)?.cast_unsigned();
-            Ok(Fence { scope: claim.scope.clone(), partition: row.get(0)?, epoch })
+        .prepare_cached(
+            "SELECT owner, process FROM onewrite_member WHERE scope = ?1 AND process <> ?2",
+        )
+        .during("list the members")?;
+    let others = statement
+        .query_map(params![scope, process::this()], |row| {
+            Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?))
         })
-        .and_then(Iterator::collect)
-        .during("read the leases held")?;
-    Ok(Claimed { held, give_back: fair.give_back })
+        .and_then(Iterator::collect::<rusqlite::Result<Vec<_>>>)
+        .during("list the members")?;
+    for (other, _) in others.iter().filter(|(_, process)| process::has_ended(process)) {
+        // Its leases are as good as expired: it cannot wake up and renew them.
+        execute(
+            tx,
+            "UPDATE onewrite_lease SET expires_at = 0 WHERE scope = ?1 AND owner = ?2",
+            params![scope, other],
+        )?;
+        leave(tx, scope, other)?;
+    }
+    execute(
+        tx,
+        "DELETE FROM onewrite_member WHERE scope = ?1 AND seen_until < ?2",
+        params![scope, at.0],
+    )?;
+    number(tx, "SELECT count(*) FROM onewrite_member WHERE scope = ?1", params![scope])
+        .map(i64::cast_unsigned)
+}
+
+/// Makes the leases of a new scope.
+fn lay_out(tx: &Connection, scope: &str, partitions: u16) -> Result<()> {
+    if number(tx, "SELECT count(*) FROM onewrite_lease WHERE scope = ?1", params![scope])? > 0 {
+        return Ok(());
+    }
+    execute(
+        tx,
+        "WITH RECURSIVE every(partition) AS (SELECT 0 UNION ALL SELECT partition + 1 FROM every WHERE partition + 1 < ?2)
+         INSERT INTO onewrite_lease (scope, partition) SELECT ?1, partition FROM every",
+        params![scope, partitions],
+    )
+    .map(|_| ())
+}
+
+fn held_by(tx: &Connection, claim: &Claim) -> Result<Vec<Fence>> {
+    tx.prepare_cached("SELECT partition, epoch FROM onewrite_lease WHERE scope = ?1 AND owner = ?2 ORDER BY partition")
+        .and_then(|mut statement| {
+            let rows = statement.query_map(params![&*claim.scope, &*claim.owner], |row| {
+                let epoch = row.get::<_, i64>(1)?.cast_unsigned();
+                Ok(Fence { scope: claim.scope.clone(), partition: row.get(0)?, epoch })
+            })?;
+            rows.collect()
+        })
+        .during("read the leases held")
 }
 
 /// Whether `fence` is still the current owner's.

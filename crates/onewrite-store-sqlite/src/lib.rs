@@ -17,6 +17,7 @@ mod gap;
 pub mod guard;
 mod inbox;
 mod parking;
+mod process;
 mod read;
 mod reader;
 mod row;

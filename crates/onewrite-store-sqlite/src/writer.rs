@@ -13,7 +13,11 @@ use std::{
     thread,
 };
 
-use onewrite_core::{Code, Error, Result, Timestamp, failpoint, store::Durability};
+use onewrite_core::{
+    Code, Error, Result, Timestamp, failpoint,
+    sabotage::{Defect, Sabotage},
+    store::Durability,
+};
 use rusqlite::Connection;
 use tokio::sync::{oneshot, watch};
 
@@ -102,7 +106,11 @@ impl<T> Drop for Ending<T> {
 
 impl Writer {
     /// Starts the writing thread. `appended` is told whenever a commit added to the log.
-    pub(crate) fn start(connection: Connection, appended: Arc<watch::Sender<u64>>) -> Result<Self> {
+    pub(crate) fn start(
+        connection: Connection,
+        appended: Arc<watch::Sender<u64>>,
+        sabotage: Sabotage,
+    ) -> Result<Self> {
         let touched = Arc::new(AtomicBool::new(false));
         let hooked = Arc::clone(&touched);
         connection
@@ -120,7 +128,9 @@ impl Writer {
         };
         let thread = thread::Builder::new()
             .name("onewrite-writer".into())
-            .spawn(move || Loop { connection, level: Durability::Durable }.run(&jobs, tell))
+            .spawn(move || {
+                Loop { connection, level: Durability::Durable, sabotage }.run(&jobs, tell)
+            })
             .map_err(|error| {
                 Error::new(Code::Stopped, "start the store's writer").with_source(error)
             })?;
@@ -148,6 +158,7 @@ struct Loop {
     connection: Connection,
     /// The durability the connection is set to.
     level: Durability,
+    sabotage: Sabotage,
 }
 
 impl Loop {
@@ -226,7 +237,7 @@ impl Loop {
 
     /// A relaxed commit leaves the file to the operating system: it survives any process.
     fn set_level(&mut self, wanted: Durability) -> Result<()> {
-        if self.level == wanted {
+        if self.level == wanted || self.sabotage.has(Defect::NoSync) {
             return Ok(());
         }
         let synchronous = if wanted == Durability::Durable { "FULL" } else { "NORMAL" };

@@ -58,7 +58,9 @@ pub(crate) async fn run(args: RelayArgs) -> Result<()> {
     let metrics =
         http::serve(args.listen, work.iter().map(|(store, _)| store.clone()).collect(), &shutdown)
             .await?;
-    let mut tasks = tokio::task::JoinSet::new();
+    // All sinks are opened before the first event moves: a wrong one stops nothing half-way.
+    let mut relays = Vec::new();
+    let mut sweepers = Vec::new();
     let owner = format!("{}-{}-{}", host(), std::process::id(), uuid::Uuid::new_v4().simple());
     for (store, sinks) in work {
         let store = Arc::new(store);
@@ -77,16 +79,22 @@ pub(crate) async fn run(args: RelayArgs) -> Result<()> {
                 shown(&sink.urls),
                 sink.name
             );
-            let relay =
-                Relay::new(store.clone(), backends::open_sink(&target)?, options, owner.clone());
-            tasks.spawn(relay.run(shutdown.clone()));
+            let opened = backends::open_sink(&target)?;
+            relays.push(Relay::new(store.clone(), opened, options, owner.clone()));
         }
         let retention = Retention {
             log: Duration::from_secs(config.retention.log_s),
             history: Duration::from_secs(config.retention.history_s),
             ..Retention::default()
         };
-        tasks.spawn(Sweeper::new(store, retention).run(shutdown.clone()));
+        sweepers.push(Sweeper::new(store, retention));
+    }
+    let mut tasks = tokio::task::JoinSet::new();
+    for relay in relays {
+        tasks.spawn(relay.run(shutdown.clone()));
+    }
+    for sweeper in sweepers {
+        tasks.spawn(sweeper.run(shutdown.clone()));
     }
     tasks.join_all().await;
     if let Some(metrics) = metrics {
@@ -134,6 +142,12 @@ fn configured(args: &RelayArgs, config: &Config) -> Result<Work> {
         .iter()
         .filter(|service| args.service.as_ref().is_none_or(|name| *name == service.name))
         .collect();
+    if let (Some(name), true) = (&args.service, wanted.is_empty()) {
+        return Err(Error::new(
+            Code::InvalidConfig,
+            format!("the configuration names no service `{}`", name.escape_debug()),
+        ));
+    }
     if wanted.iter().all(|service| service.sink.is_empty()) {
         return Err(Error::new(
             Code::InvalidConfig,

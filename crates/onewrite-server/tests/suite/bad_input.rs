@@ -133,6 +133,10 @@ fn a_wrong_configuration_names_file_line_and_key() {
         ("[relay]\nlease_ms = 0\n", &["relay.lease_ms", "onewrite.toml", "100"]),
         ("[relay\n", &["onewrite.toml", "line 1"]),
         ("[[service]]\nname = \"shop\"\n", &["onewrite.toml", "store"]),
+        (
+            "[[service]]\nname = \"shop\"\nstore = \"sqlite:a\"\n[[service]]\nname = \"shop\"\nstore = \"sqlite:b\"\n",
+            &["two services `shop`"],
+        ),
     ];
     for (text, words) in cases {
         place.write("onewrite.toml", text);

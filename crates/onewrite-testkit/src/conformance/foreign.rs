@@ -106,7 +106,7 @@ pub async fn redriven(fixture: &dyn InboxFixture) {
     let again = Delivery { order: Order::ById, ..chained(0, 2, 3) };
     same(
         "redriven: below the mark",
-        receive(&inbox, &[again.clone()]).await,
+        receive(&inbox, std::slice::from_ref(&again)).await,
         vec![Receipt::Accepted],
     );
     same("redriven: again", receive(&inbox, &[again]).await, vec![Receipt::Duplicate]);

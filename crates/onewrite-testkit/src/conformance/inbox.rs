@@ -108,7 +108,7 @@ pub async fn one_commit(fixture: &dyn InboxFixture) {
     let script: Script = Arc::new(move |record: &Record| match record.id() {
         "0:2" if failing.load(Ordering::SeqCst) => Act::Refuse("not yet"),
         "0:2" if panicking.load(Ordering::SeqCst) => Act::Panic,
-        "0:2" => Act::Emit(named("reaction", "order")),
+        "0:2" => Act::Emit(named("reaction", "order").into()),
         _ => Act::Apply,
     });
     let inbox = open(fixture, &*place, script).await;

@@ -13,6 +13,7 @@
 //! provoke in a backend (a power cut, a lost reply) it leaves out and says so on standard output.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a case fails by panicking")]
+#![allow(clippy::needless_pass_by_value, reason = "a case that builds its values gives them away")]
 
 pub mod cursor;
 pub mod feed;
@@ -129,7 +130,7 @@ pub enum Act {
     /// Nothing more.
     Apply,
     /// Emits this event.
-    Emit(Event),
+    Emit(Box<Event>),
     /// Fails with this reason.
     Refuse(&'static str),
     /// Panics.

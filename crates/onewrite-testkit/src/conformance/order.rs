@@ -52,7 +52,7 @@ async fn write(place: Arc<dyn StorePlace>, writer: usize) -> BTreeSet<String> {
             tx.emit(event.clone()).await.expect("a user's transaction emits");
             tokio::task::yield_now().await;
         }
-        if (writer + round) % 3 == 0 {
+        if (writer + round).is_multiple_of(3) {
             tx.rollback().await;
         } else {
             committed.extend(new);
