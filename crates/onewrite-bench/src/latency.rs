@@ -11,7 +11,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 use onewrite::{
-    Relay, RelayOptions, Shutdown, StartFrom, Store as _, sqlite,
+    Shutdown, StartFrom, Store as _, sqlite,
     sqlite::{InboxOptions, SqliteInbox, SqliteStore},
     store::{Batch, Durability, Item, Op},
 };
@@ -19,6 +19,7 @@ use rusqlite::{Connection, TransactionBehavior};
 use tokio::task::JoinSet;
 
 use crate::{
+    drain,
     load::{self, Latencies},
     report::Report,
 };
@@ -108,12 +109,12 @@ impl Times {
 async fn measure(folder: &Path, case: Case, time: Duration) -> Result<Measured> {
     let store = load::open(&folder.join("source.db")).await?;
     let Case { rate, user, behind, .. } = case;
+    // Before the first arrival, so that each of them is behind the start of the measured sink.
     if behind > 0 {
         load::preload(&store, behind).await?;
-        let op = Op::Subscribe { sink: "dead".into(), from: StartFrom::Beginning };
-        let items = vec![Item { fence: None, ops: vec![op] }];
-        store.commit(Batch { durability: Durability::Durable, items }).await?;
+        subscribe(&store, "dead", StartFrom::Beginning).await?;
     }
+    subscribe(&store, "latency", StartFrom::Now).await?;
     let times = Arc::new(Times::new(((time + WARM_UP).as_secs_f64() * rate as f64) as u64));
     let (mut tasks, shutdown) = (JoinSet::new(), Shutdown::default());
     let inbox = noting_inbox(&folder.join("inbox.db"), Arc::clone(&times))?;
@@ -122,9 +123,7 @@ async fn measure(folder: &Path, case: Case, time: Duration) -> Result<Measured> 
         load::receiver(inbox).run(Box::new(feed), end)
     })
     .await?;
-    let options = RelayOptions { from: StartFrom::Now, ..RelayOptions::new("latency") };
-    let sink = Arc::new(load::http_sink(url)?);
-    let relay = Relay::new(Arc::new(store.clone()), sink, options, "bench");
+    let relay = drain::relay(&store, load::http_sink(url)?, "latency");
     let relay = tokio::spawn(relay.run(shutdown.clone()));
     match user {
         User::Queue => queue(&store, rate, time + WARM_UP, &times).await?,
@@ -145,6 +144,12 @@ async fn measure(folder: &Path, case: Case, time: Duration) -> Result<Measured> 
     relay.await.context("the relay")?;
     tasks.shutdown().await;
     evaluate(&times, rate)
+}
+
+async fn subscribe(store: &SqliteStore, sink: &'static str, from: StartFrom) -> Result<()> {
+    let items = vec![Item { fence: None, ops: vec![Op::Subscribe { sink: sink.into(), from }] }];
+    store.commit(Batch { durability: Durability::Durable, items }).await?;
+    Ok(())
 }
 
 fn noting_inbox(path: &Path, times: Arc<Times>) -> Result<SqliteInbox> {

@@ -241,9 +241,9 @@ pub struct SinkState {
     pub suspended: Option<(Timestamp, Text)>,
     /// Its lowest cursor.
     pub sequence: Sequence,
-    /// Records it has not settled.
+    /// Records it has not settled; estimated once they are some thousands.
     pub behind: u64,
-    /// The bytes of those.
+    /// The bytes of those, estimated likewise.
     pub bytes_behind: u64,
     /// When the oldest of those was committed.
     pub oldest: Option<Timestamp>,

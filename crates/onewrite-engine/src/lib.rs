@@ -5,7 +5,6 @@
 
 pub mod control;
 mod receiver;
-mod redrive;
 mod relay;
 pub mod shutdown;
 mod sweeper;

@@ -17,6 +17,9 @@ use rusqlite::{Connection, OpenFlags};
 
 use crate::error::While;
 
+/// What the write-ahead log shrinks to after a checkpoint, in bytes.
+const WAL_BYTES_KEPT: i64 = 64 * 1024 * 1024;
+
 /// What a file is taken for when it is not the one that was registered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Copied {
@@ -99,16 +102,28 @@ impl Options {
             let missing = !self.path.exists();
             let readable = fs::metadata(&self.path).is_ok_and(|file| file.is_file());
             let detail = if missing && !self.create { "; the file does not exist" } else { "" };
-            let code = if readable { Code::ReadOnly } else { Code::StoreUnreachable };
+            let barred = readable || (missing && self.create && self.folder_exists());
+            let code = if barred { Code::ReadOnly } else { Code::StoreUnreachable };
             Error::new(code, context() + detail).with_source(error)
         })?;
+        // SQLite opens what it cannot write for reading, and says so only later and less clearly.
+        if connection.is_readonly("main").during(&context())? {
+            return Err(Error::new(Code::ReadOnly, context())
+                .with_source("the file, or the disk it is on, can only be read"));
+        }
         connection.busy_timeout(self.busy_timeout).during(&context())?;
         connection.set_prepared_statement_cache_capacity(128);
         let synchronous = if self.sabotage.has(Defect::NoSync) { "OFF" } else { "FULL" };
         connection.pragma_update(None, "journal_mode", "WAL").during(&context())?;
         connection.pragma_update(None, "synchronous", synchronous).during(&context())?;
         connection.pragma_update(None, "foreign_keys", "ON").during(&context())?;
+        // The write-ahead log grows while somebody reads for long; afterwards it shrinks to this.
+        connection.pragma_update(None, "journal_size_limit", WAL_BYTES_KEPT).during(&context())?;
         Ok(connection)
+    }
+
+    fn folder_exists(&self) -> bool {
+        self.path.parent().is_some_and(|folder| folder.as_os_str().is_empty() || folder.is_dir())
     }
 
     /// Opens a connection that cannot write.

@@ -150,9 +150,23 @@ impl Inbox for SqliteInbox {
     ) -> BoxFuture<'_, Result<Vec<Receipt>>> {
         let policy = self.options.policy.clone();
         let handler = Arc::clone(&self.handler);
-        Box::pin(self.store.engine_write(Durability::Durable, move |tx| {
-            receive(tx, &policy, &*handler, &deliveries, &attempts)
-        }))
+        Box::pin(async move {
+            let states = if policy.sabotage.has(Defect::MarkBeforeEffect) {
+                let (policy, deliveries) = (policy.clone(), deliveries.clone());
+                let first = move |tx: &Connection| mark_first(tx, &policy, &deliveries);
+                Some(self.store.engine_write(Durability::Durable, first).await?)
+            } else {
+                None
+            };
+            let work = move |tx: &Connection| {
+                let states = match &states {
+                    Some(states) => states.clone(),
+                    None => lane_states(tx, &policy, &deliveries)?,
+                };
+                receive(tx, &policy, &*handler, &deliveries, &attempts, states)
+            };
+            self.store.engine_write(Durability::Durable, work).await
+        })
     }
 
     fn marks<'a>(&'a self, source: &'a str, life: Incarnation) -> BoxFuture<'a, Result<Vec<Mark>>> {
@@ -245,6 +259,36 @@ fn lane_state(tx: &Connection, policy: &Policy, lane: &Lane) -> Result<LaneState
         .map(Option::unwrap_or_default)
 }
 
+/// The stored states of the lanes of all deliveries.
+fn lane_states(
+    tx: &Connection,
+    policy: &Policy,
+    deliveries: &[Delivery],
+) -> Result<Vec<(Lane, LaneState)>> {
+    let lanes: std::collections::BTreeSet<Lane> = deliveries.iter().map(Lane::of).collect();
+    lanes.into_iter().map(|lane| lane_state(tx, policy, &lane).map(|state| (lane, state))).collect()
+}
+
+/// Moves the marks behind `deliveries` without handling them ([`Defect::MarkBeforeEffect`]). Returns
+/// the states as they were.
+fn mark_first(
+    tx: &Connection,
+    policy: &Policy,
+    deliveries: &[Delivery],
+) -> Result<Vec<(Lane, LaneState)>> {
+    let states = lane_states(tx, policy, deliveries)?;
+    for (lane, state) in &states {
+        let last = deliveries.iter().rfind(|delivery| Lane::of(delivery) == *lane);
+        let Some(record) = last.map(|delivery| &delivery.record) else { continue };
+        if record.sequence > state.sequence {
+            let last_id = record.event.id.clone().unwrap_or_default();
+            let moved = LaneState { sequence: record.sequence, last_id, ..state.clone() };
+            move_mark(tx, policy, lane, &moved)?;
+        }
+    }
+    Ok(states)
+}
+
 /// Runs the machine for one batch in one transaction.
 fn receive(
     tx: &Connection,
@@ -252,12 +296,8 @@ fn receive(
     handler: &Handler,
     deliveries: &[Delivery],
     attempts: &[Attempt],
+    states: Vec<(Lane, LaneState)>,
 ) -> Result<Vec<Receipt>> {
-    let lanes: std::collections::BTreeSet<Lane> = deliveries.iter().map(Lane::of).collect();
-    let states = lanes
-        .into_iter()
-        .map(|lane| lane_state(tx, policy, &lane).map(|state| (lane, state)))
-        .collect::<Result<Vec<_>>>()?;
     let scope = policy.scope();
     let any_parked = parking::any_parked(tx, &scope)?;
     let mut claim = Claim::new(policy, deliveries, attempts, states, any_parked);

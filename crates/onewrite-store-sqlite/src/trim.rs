@@ -5,9 +5,9 @@ use onewrite_core::{
     sabotage::{Defect, Sabotage},
     store::SinkState,
 };
-use rusqlite::{Connection, OptionalExtension, params};
+use rusqlite::{Connection, params};
 
-use crate::{claim::execute, error::While, writer::now};
+use crate::{claim::execute, error::While, schema, writer::now};
 
 /// Deletes a stretch of settled records older than `before`, and history older than `history_before`.
 pub(crate) fn trim(
@@ -128,25 +128,41 @@ pub(crate) fn sinks(connection: &Connection) -> Result<Vec<SinkState>> {
     rows.into_iter().map(|sink| backlog(connection, sink)).collect()
 }
 
+/// Rows that are looked at to measure one sink's backlog: readers of the log wait for that.
+const LOOK_MAX: u64 = 5_000;
+
+/// Counted exactly while it is short; what lies beyond the rows looked at is taken to be like those.
 fn backlog(connection: &Connection, sink: SinkState) -> Result<SinkState> {
-    let found = connection
+    let (looked, last, behind, bytes, oldest) = connection
         .prepare_cached(
-            "SELECT count(*), coalesce(sum(length(o.payload)), 0), min(o.time) FROM onewrite_outbox o
-             CROSS JOIN onewrite_cursor c ON c.sink = ?1 AND c.partition = o.partition
-             WHERE o.sequence > ?2 AND o.sequence > c.sequence",
+            "SELECT count(*), coalesce(max(o.sequence), 0),
+                    count(*) FILTER (WHERE o.sequence > c.sequence),
+                    coalesce(sum(bytes) FILTER (WHERE o.sequence > c.sequence), 0),
+                    min(time) FILTER (WHERE o.sequence > c.sequence)
+             FROM (SELECT sequence, partition, time, length(payload) AS bytes FROM onewrite_outbox
+                   WHERE sequence > ?2 ORDER BY sequence LIMIT ?3) o
+             CROSS JOIN onewrite_cursor c ON c.sink = ?1 AND c.partition = o.partition",
         )
         .and_then(|mut statement| {
-            statement
-                .query_row(params![&*sink.name, sink.sequence.cast_signed()], |row| {
-                    Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?, row.get::<_, Option<i64>>(2)?))
-                })
-                .optional()
+            statement.query_row(
+                params![&*sink.name, sink.sequence.cast_signed(), LOOK_MAX.cast_signed()],
+                |row| {
+                    let number = |index| row.get::<_, i64>(index).map(i64::cast_unsigned);
+                    Ok((
+                        number(0)?,
+                        number(1)?,
+                        number(2)?,
+                        number(3)?,
+                        row.get::<_, Option<i64>>(4)?,
+                    ))
+                },
+            )
         })
         .during("measure a sink's backlog")?;
-    let (behind, bytes, oldest) = found.unwrap_or((0, 0, None));
+    let unseen = if looked < LOOK_MAX { 0 } else { schema::head(connection)?.saturating_sub(last) };
     Ok(SinkState {
-        behind: behind.cast_unsigned(),
-        bytes_behind: bytes.cast_unsigned(),
+        behind: behind + behind * unseen / looked.max(1),
+        bytes_behind: bytes + bytes * unseen / looked.max(1),
         oldest: oldest.map(Timestamp),
         ..sink
     })

@@ -11,6 +11,7 @@ use std::{
         mpsc,
     },
     thread,
+    time::{Duration, Instant},
 };
 
 use onewrite_core::{
@@ -28,6 +29,9 @@ use crate::{
 
 /// Jobs that share a commit at most: bounds how long the others wait.
 const GROUP_MAX: usize = 256;
+
+/// Between two attempts to take the write lock.
+const LOCK_PAUSE: Duration = Duration::from_micros(250);
 
 /// The store's clock: this machine's, which every process that shares the file shares.
 pub(crate) fn now() -> Timestamp {
@@ -108,9 +112,11 @@ impl Writer {
     /// Starts the writing thread. `appended` is told whenever a commit added to the log.
     pub(crate) fn start(
         connection: Connection,
+        patience: Duration,
         appended: Arc<watch::Sender<u64>>,
         sabotage: Sabotage,
     ) -> Result<Self> {
+        connection.busy_timeout(Duration::ZERO).during("set up the writer")?;
         let touched = Arc::new(AtomicBool::new(false));
         let hooked = Arc::clone(&touched);
         connection
@@ -129,7 +135,7 @@ impl Writer {
         let thread = thread::Builder::new()
             .name("onewrite-writer".into())
             .spawn(move || {
-                Loop { connection, level: Durability::Durable, sabotage }.run(&jobs, tell)
+                Loop { connection, level: Durability::Durable, patience, sabotage }.run(&jobs, tell)
             })
             .map_err(|error| {
                 Error::new(Code::Stopped, "start the store's writer").with_source(error)
@@ -158,6 +164,8 @@ struct Loop {
     connection: Connection,
     /// The durability the connection is set to.
     level: Durability,
+    /// How long to wait for other connections' transactions.
+    patience: Duration,
     sabotage: Sabotage,
 }
 
@@ -197,7 +205,7 @@ impl Loop {
         let wanted =
             group.iter().map(|(job, _)| job.durability()).max().unwrap_or(Durability::Durable);
         self.set_level(wanted)?;
-        self.connection.execute_batch("BEGIN IMMEDIATE").during("begin a write transaction")?;
+        self.begin()?;
         if let Err(error) = guard::drop_stale(&self.connection) {
             self.roll_back();
             return Err(error.into());
@@ -225,6 +233,23 @@ impl Loop {
             return Err(known.into());
         }
         Err(Error::new(Code::CommitUnknown, "commit").with_source(known).into())
+    }
+
+    /// Takes the database's write lock. Other connections hold it for a fraction of a millisecond, and
+    /// SQLite's own pauses between attempts grow to a tenth of a second: this thread would starve.
+    fn begin(&self) -> Result<()> {
+        let until = Instant::now() + self.patience;
+        loop {
+            match self.connection.execute_batch("BEGIN IMMEDIATE") {
+                Err(error)
+                    if error.sqlite_error_code() == Some(rusqlite::ErrorCode::DatabaseBusy)
+                        && Instant::now() < until =>
+                {
+                    thread::sleep(LOCK_PAUSE);
+                }
+                result => return result.during("begin a write transaction"),
+            }
+        }
     }
 
     fn roll_back(&self) {

@@ -4,9 +4,11 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use clap::Args;
 use onewrite::{
-    Budget, Code, Error, Relay, RelayOptions, Result, Retention, Shutdown, StartFrom, Sweeper,
+    Budget, Code, Error, Relay, RelayOptions, Result, Retention, Shutdown, StartFrom, Store,
+    Sweeper,
     retry::Backoff,
     sqlite::{Copied, SqliteStore},
+    store::{Batch, Durability, Item, Op, Outcome},
 };
 
 use super::Stores;
@@ -73,13 +75,14 @@ pub(crate) async fn run(args: RelayArgs) -> Result<()> {
                 timeout: None,
             };
             let options = options(&config.relay, &sink, args.from_now);
+            let opened = backends::open_sink(&target)?;
+            subscribe(&store, &options).await?;
             eprintln!(
                 "relaying {} to {} as `{}`",
                 store.options().path.display(),
                 shown(&sink.urls),
                 sink.name
             );
-            let opened = backends::open_sink(&target)?;
             relays.push(Relay::new(store.clone(), opened, options, owner.clone()));
         }
         let retention = Retention {
@@ -102,6 +105,18 @@ pub(crate) async fn run(args: RelayArgs) -> Result<()> {
     }
     eprintln!("drained: what was in flight is settled, leases are given back");
     Ok(())
+}
+
+/// Registers a sink. Retention deletes what every registered sink has settled, so each must be known
+/// before the first sweep: it would find nobody to wait for.
+async fn subscribe(store: &SqliteStore, options: &RelayOptions) -> Result<()> {
+    let op = Op::Subscribe { sink: options.sink.clone(), from: options.from };
+    let items = vec![Item { fence: None, ops: vec![op] }];
+    let batch = Batch { durability: Durability::Durable, items };
+    match store.commit(batch).await?.pop() {
+        Some(Outcome::Failed(error)) => Err(error),
+        _ => Ok(()),
+    }
 }
 
 type Work = Vec<(SqliteStore, Vec<SinkConfig>)>;

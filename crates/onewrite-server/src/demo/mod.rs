@@ -78,7 +78,6 @@ pub(crate) async fn run(args: DemoArgs) -> Result<ExitCode> {
         None => temporary.path().to_owned(),
     };
     let verdict = run::perform(&args, orders, &folder).await?;
-    verdict.print(&args);
     // Dual writes are expected to lose: that is the point of showing them.
     Ok(if verdict.is_clean() || args.dual_write { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

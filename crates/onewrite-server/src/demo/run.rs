@@ -19,6 +19,7 @@ const PATIENCE_DUAL: Duration = Duration::from_secs(4);
 /// A failpoint that is not passed within this time is struck from outside.
 const STRIKE_WITHIN: Duration = Duration::from_secs(5);
 
+/// Runs it, prints what it came to, and returns that.
 pub(crate) async fn perform(args: &DemoArgs, orders: Vec<Order>, folder: &Path) -> Result<Verdict> {
     let mut actors = cast::lay_out(args, folder)?;
     for actor in &mut actors {
@@ -49,13 +50,25 @@ pub(crate) async fn perform(args: &DemoArgs, orders: Vec<Order>, folder: &Path) 
     watch.until_quiet(feed.total()).await?;
     let elapsed = began.elapsed();
     bar.finish_and_clear();
-    if args.hold {
-        hold(&actors, folder).await;
+    let acknowledged = feed.acknowledged().await;
+    if !args.hold {
+        end(&mut actors).await?;
     }
-    for actor in &mut actors {
+    let verdict = Verdict::reach(args, folder, &acknowledged, blows, elapsed)?;
+    verdict.print(args);
+    if args.hold {
+        // What is ordered from now on is not judged.
+        hold(&actors, folder).await;
+        end(&mut actors).await?;
+    }
+    Ok(verdict)
+}
+
+async fn end(actors: &mut [Actor]) -> Result<()> {
+    for actor in actors {
         actor.end().await?;
     }
-    Verdict::reach(args, folder, &feed.acknowledged().await, blows, elapsed)
+    Ok(())
 }
 
 async fn strike(

@@ -44,7 +44,10 @@ fn a_schema_of_a_later_program_is_not_touched() {
     let place = Place::with_store();
     let path = place.path("shop.db");
     emit(&path, &[event("Made", "a", 1)]);
-    execute(&path, "UPDATE onewrite_meta SET value = '99' WHERE name IN ('schema_version', 'min_compatible')");
+    execute(
+        &path,
+        "UPDATE onewrite_meta SET value = '99' WHERE name IN ('schema_version', 'min_compatible')",
+    );
     place.run(&STORE).refused("OW0004", &["version 99"]);
     place.run(&["store", "init", "--store", "sqlite:shop.db"]).refused("OW0004", &["version 99"]);
     assert_eq!(number(&path, "SELECT count(*) FROM onewrite_outbox"), 1);
@@ -72,7 +75,8 @@ fn an_unreachable_peer_is_waited_for_and_then_delivered_to() {
     let ids = emit(&path, &[event("Made", "a", 1), event("Made", "a", 2)]);
     let address = free_address();
     let url = format!("http://{address}/events");
-    let args = ["relay", "--store", "sqlite:shop.db", "--sink", &url, "--name", "peer", "--allow-private"];
+    let args =
+        ["relay", "--store", "sqlite:shop.db", "--sink", &url, "--name", "peer", "--allow-private"];
     let mut relay = place.start(&args);
     let said = relay.says("OW0015");
     assert!(said.contains("peer"), "{said}");
@@ -155,7 +159,15 @@ fn a_wrong_configuration_names_file_line_and_key() {
 #[test]
 fn a_secret_that_is_not_set_or_not_valid_is_not_ignored() {
     let place = Place::with_store();
-    let args = ["relay", "--store", "sqlite:shop.db", "--sink", "http://example.com/x", "--secrets-env", "SHOP_SECRET"];
+    let args = [
+        "relay",
+        "--store",
+        "sqlite:shop.db",
+        "--sink",
+        "http://example.com/x",
+        "--secrets-env",
+        "SHOP_SECRET",
+    ];
     place.run(&args).refused("OW0023", &["SHOP_SECRET", "not set"]);
     let mut command = place.command(&args);
     command.env("SHOP_SECRET", "hunter2-is-not-a-secret");
@@ -167,7 +179,11 @@ fn a_secret_that_is_not_set_or_not_valid_is_not_ignored() {
 #[test]
 fn orders_that_cannot_be_read_are_named_by_line() {
     let place = Place::new();
-    let good = |id: &str| format!("{{\"id\":\"{id}\",\"customer\":\"c\",\"sku\":\"s\",\"quantity\":1,\"cents\":100,\"country\":\"Korea\"}}\n");
+    let good = |id: &str| {
+        format!(
+            "{{\"id\":\"{id}\",\"customer\":\"c\",\"sku\":\"s\",\"quantity\":1,\"cents\":100,\"country\":\"Korea\"}}\n"
+        )
+    };
     let huge = good(&"x".repeat(2 << 20));
     let cases = [
         (good("a") + "{\"id\":\n", "OW0007", &["orders.jsonl line 2", "because"][..]),

@@ -106,7 +106,10 @@ fn the_effective_configuration_is_file_under_environment_with_origins() {
 #[test]
 fn without_a_file_the_defaults_are_in_force() {
     let json = Place::new().json(&["config", "--effective", "--json"]);
-    assert_eq!((&json["relay"]["batch_max"], &json["service"]), (&1000.into(), &[(); 0][..].into()));
+    assert_eq!(
+        (&json["relay"]["batch_max"], &json["service"]),
+        (&1000.into(), &[(); 0][..].into())
+    );
 }
 
 #[test]
@@ -136,7 +139,10 @@ fn a_store_is_made_once_and_shown() {
     let place = Place::new();
     let store = |verb: &str| place.json(&["store", verb, "--store", "sqlite:shop.db", "--json"]);
     let made = store("init");
-    assert_eq!((&made["source"], &made["partitions"], &made["head"]), (&"shop".into(), &256.into(), &0.into()));
+    assert_eq!(
+        (&made["source"], &made["partitions"], &made["head"]),
+        (&"shop".into(), &256.into(), &0.into())
+    );
     emit(&place.path("shop.db"), &[event("Made", "a", 1)]);
     let shown = store("show");
     assert_eq!(shown["head"], 1);
@@ -176,7 +182,8 @@ fn sinks_are_listed_with_what_waits_for_them() {
     let listed = ["sink", "list", "--store", "sqlite:shop.db", "--json"];
     assert_eq!(place.json(&listed), serde_json::json!([]));
     emit(&place.path("shop.db"), &[event("Made", "a", 1), event("Made", "b", 2)]);
-    let relay = place.start(&["relay", "--store", "sqlite:shop.db", "--sink", "stdout:", "--name", "out"]);
+    let relay =
+        place.start(&["relay", "--store", "sqlite:shop.db", "--sink", "stdout:", "--name", "out"]);
     relay.events(2);
     relay.terminate().ok();
     emit(&place.path("shop.db"), &[event("Made", "a", 3)]);

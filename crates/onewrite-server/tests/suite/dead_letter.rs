@@ -1,5 +1,8 @@
 //! Parked keys: listed, shown, re-driven in order, discarded.
 
+use std::process::Command;
+
+use onewrite::sqlite::InboxOptions;
 use serde_json::Value;
 
 use crate::{
@@ -10,47 +13,64 @@ use crate::{
 const AT: [&str; 2] = ["--store", "sqlite:peer.db"];
 
 /// A shop, a receiver that refuses the key `bad`, and a relay between them.
-struct Shop {
-    place: Place,
-    relay: Running,
+pub(crate) struct Shop {
+    pub(crate) place: Place,
+    pub(crate) relay: Running,
     _peer: Peer,
 }
 
 impl Shop {
     /// `attempts` of the receiver before it parks; `relay` settings of the sender.
     fn new(attempts: u32, relay: &str) -> Self {
-        let place = Place::with_store();
-        place.write("onewrite.toml", &format!("[relay]\nlease_ms = 300\nbackoff_cap_ms = 50\n{relay}"));
-        let peer = Peer::with(&place.path("peer.db"), "127.0.0.1:0".parse().unwrap(), |options| {
-            options.policy.attempts_max = attempts;
-        });
-        execute(&place.path("peer.db"), "INSERT INTO refused VALUES ('bad')");
-        let url = peer.url();
-        let args = ["relay", "--store", "sqlite:shop.db", "--sink", &url, "--name", "peer", "--allow-private"];
-        let relay = place.start(&args);
-        Self { place, relay, _peer: peer }
+        Self::with(relay, |options| options.policy.attempts_max = attempts, |_| ())
     }
 
-    fn emit(&self, key: &str, number: usize) -> String {
+    pub(crate) fn with(
+        relay: &str,
+        receiving: impl FnOnce(&mut InboxOptions),
+        sending: impl FnOnce(&mut Command),
+    ) -> Self {
+        let place = Place::with_store();
+        let config = format!("[relay]\nlease_ms = 300\nbackoff_cap_ms = 50\n{relay}");
+        place.write("onewrite.toml", &config);
+        let peer = Peer::with(&place.path("peer.db"), "127.0.0.1:0".parse().unwrap(), receiving);
+        execute(&place.path("peer.db"), "INSERT INTO refused VALUES ('bad')");
+        let url = peer.url();
+        let args = [
+            "relay",
+            "--store",
+            "sqlite:shop.db",
+            "--sink",
+            &url,
+            "--name",
+            "peer",
+            "--allow-private",
+        ];
+        let mut command = place.command(&args);
+        sending(&mut command);
+        Self { relay: Running::of(command), place, _peer: peer }
+    }
+
+    pub(crate) fn emit(&self, key: &str, number: usize) -> String {
         emit(&self.place.path("shop.db"), &[event("Made", key, number)]).remove(0)
     }
 
-    fn effects(&self) -> Vec<String> {
+    pub(crate) fn effects(&self) -> Vec<String> {
         texts(&self.place.path("peer.db"), "SELECT data FROM effects ORDER BY n")
     }
 
-    fn list(&self, at: [&str; 2]) -> Vec<Value> {
+    pub(crate) fn list(&self, at: [&str; 2]) -> Vec<Value> {
         let listed = self.place.json(&[&["dead-letter", "list", "--json"], &at[..]].concat());
         listed.as_array().unwrap().clone()
     }
 
-    fn parked(&self, at: [&str; 2], waiting: u64) -> Value {
+    pub(crate) fn parked(&self, at: [&str; 2], waiting: u64) -> Value {
         let is_there = || self.list(at).first().is_some_and(|key| key["waiting"] == waiting);
         eventually(&format!("{waiting} events are parked"), is_there);
         self.list(at).remove(0)
     }
 
-    fn mend(&self) {
+    pub(crate) fn mend(&self) {
         execute(&self.place.path("peer.db"), "DELETE FROM refused");
     }
 }
@@ -70,7 +90,10 @@ fn a_key_the_handler_refuses_is_parked_and_redriven_in_order_once() {
     eventually("the others flow", || shop.effects() == ["20", "30", "40"]);
     shop.parked(AT, 4);
     let shown = shop.place.json(&[&["dead-letter", "show", "bad", "--json"], &AT[..]].concat());
-    assert_eq!((shown["events"].as_array().unwrap().len(), &shown["events"][0]["id"]), (4, &first.clone().into()));
+    assert_eq!(
+        (shown["events"].as_array().unwrap().len(), &shown["events"][0]["id"]),
+        (4, &first.clone().into())
+    );
     let text = shop.place.run(&[&["dead-letter", "show", "bad"], &AT[..]].concat()).ok().out;
     assert!(text.contains(&first) && text.contains("the account is closed"), "{text}");
     let why = shop.place.run(&[&["why", &first], &AT[..]].concat()).ok().out;

@@ -1,1 +1,147 @@
-//! To come.
+//! `onewrite demo`: killed, stalled, and nothing lost; and what dual writes lose.
+
+use rustix::process::Signal;
+use serde_json::Value;
+
+use crate::support::{Place, Run};
+
+/// The object on the last line.
+pub(crate) fn verdict(run: &Run) -> Value {
+    serde_json::from_str(run.out.lines().last().unwrap_or_default())
+        .unwrap_or_else(|error| panic!("{error}: {run:?}"))
+}
+
+fn is_clean(run: &Run, kills: u64) -> Value {
+    let found = verdict(run);
+    assert_eq!(run.code, Some(0), "{run:?}");
+    for fault in ["lost", "duplicated", "out_of_order"] {
+        assert_eq!(found[fault], 0, "{found}");
+    }
+    assert_eq!(found["balanced"], true, "{found}");
+    assert!(found["kills"].as_u64().unwrap() >= kills, "{found}");
+    let ended = found["completed"].as_u64().unwrap() + found["compensated"].as_u64().unwrap();
+    assert_eq!((ended, &found["mode"]), (found["orders"].as_u64().unwrap(), &"outbox".into()));
+    assert!(found["elapsed_ms"].as_u64() > Some(0) && found["p99_ms"].as_f64() > Some(0.0));
+    found
+}
+
+#[test]
+fn killed_services_lose_nothing_and_double_nothing() {
+    let run =
+        Place::new().run(&["demo", "--orders", "200", "--chaos", "6", "--seed", "3", "--json"]);
+    let found = is_clean(&run, 6);
+    assert_eq!((&found["orders"], &found["seed"]), (&200.into(), &3.into()));
+    assert!(found["compensated"].as_u64() > Some(0), "some fail for business reasons: {found}");
+    let points = found["kills_by_point"].as_object().unwrap();
+    let between: u64 = onewrite::failpoint::BETWEEN_ACT_AND_ACK
+        .iter()
+        .filter_map(|point| points.get(*point)?.as_u64())
+        .sum();
+    assert!(
+        between >= 3,
+        "at least half fall between a durable act and its acknowledgement: {found}"
+    );
+    assert!(run.err.contains("every promise held"), "{run:?}");
+}
+
+#[test]
+fn a_stalled_relay_is_taken_over_and_does_no_harm_when_it_wakes() {
+    let run = Place::new().run(&[
+        "demo",
+        "--orders",
+        "200",
+        "--chaos",
+        "6",
+        "--seed",
+        "3",
+        "--relays",
+        "2",
+        "--consumers",
+        "2",
+        "--stalls",
+        "1",
+        "--json",
+    ]);
+    let found = is_clean(&run, 6);
+    assert!(found["takeovers"].as_u64() >= Some(1) && found["stalls"] == 1, "{found}");
+}
+
+#[test]
+fn dual_writes_lose_under_the_same_kills() {
+    let run = Place::new().run(&[
+        "demo",
+        "--dual-write",
+        "--orders",
+        "200",
+        "--chaos",
+        "6",
+        "--seed",
+        "7",
+        "--json",
+    ]);
+    assert_eq!(run.code, Some(0), "{run:?}");
+    let found = verdict(&run);
+    assert_eq!(found["mode"], "dual-write");
+    assert!(found["lost"].as_u64() > Some(0) && found["balanced"] == false, "{found}");
+}
+
+#[test]
+fn orders_are_read_from_a_file_and_a_table_is_shown() {
+    let place = Place::new();
+    let lines: String = (0..30)
+        .map(|number| format!("{{\"id\":\"mine-{number}\",\"customer\":\"c-{}\",\"sku\":\"book\",\"quantity\":2,\"cents\":1500,\"country\":\"{}\"}}\n", number % 7, if number == 11 { "Atlantis" } else { "Korea" }))
+        .collect();
+    place.write("orders.jsonl", &lines);
+    let run = place.run(&["demo", "--input", "orders.jsonl", "--chaos", "1", "--dir", "kept"]).ok();
+    for word in ["every promise held", "completed", "29", "compensated", "kills", "takeovers"] {
+        assert!(run.out.contains(word), "`{word}` is not in: {}", run.out);
+    }
+    let story = place.run(&["flow", "mine-11", "--config", "kept/onewrite.toml"]).ok().out;
+    assert!(story.contains("ShippingFailed") && story.contains("OrderCancelled"), "{story}");
+}
+
+#[test]
+fn a_shop_on_hold_stays_open_until_it_is_interrupted() {
+    let place = Place::new();
+    let demo = place.start(&["demo", "--orders", "5", "--chaos", "0", "--hold", "--dir", "kept"]);
+    let curl = demo.says("curl");
+    let shop = curl.split_whitespace().find(|word| word.starts_with("http")).unwrap();
+    let body = curl.split('\'').nth(3).unwrap().to_owned();
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let placed = runtime.block_on(async {
+        let client = reqwest::Client::builder().no_proxy().build().unwrap();
+        let request = client.post(shop).header("content-type", "application/json");
+        request.body(body).send().await.unwrap().status()
+    });
+    assert_eq!(placed.as_u16(), 201);
+    let flow = || place.run(&["flow", "mine", "--config", "kept/onewrite.toml"]);
+    crate::support::eventually("the order completes", || flow().out.contains("OrderCompleted"));
+    demo.signal(Signal::INT);
+    let run = demo.end().ok();
+    assert!(
+        run.out.contains("every promise held"),
+        "what was ordered meanwhile is not judged: {run:?}"
+    );
+}
+
+#[test]
+fn no_service_outlives_a_demo_that_is_killed() {
+    let place = Place::new();
+    let demo = place.start(&["demo", "--orders", "5", "--chaos", "0", "--hold", "--dir", "kept"]);
+    demo.says("curl");
+    let folder = place.path("kept").canonicalize().unwrap().display().to_string();
+    let services = || {
+        let processes = std::fs::read_dir("/proc").unwrap().filter_map(Result::ok);
+        let lines =
+            processes.filter_map(|process| std::fs::read(process.path().join("cmdline")).ok());
+        lines
+            .filter(|line| {
+                let line = String::from_utf8_lossy(line);
+                line.contains("demo-service") && line.contains(&folder)
+            })
+            .count()
+    };
+    assert_eq!(services(), 4);
+    demo.kill();
+    crate::support::eventually("they end", || services() == 0);
+}

@@ -1,1 +1,221 @@
-//! To come.
+//! Disks that cannot be written: read-only, without permission, full.
+
+use std::{
+    io::Write,
+    net::{SocketAddr, TcpStream},
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use crate::support::{
+    PROGRAM, Place, Run, Running, emit, event, eventually, free_address, number, plain,
+};
+
+/// Runs the test `name` again in a mount namespace of its own, where it may mount what nobody else
+/// sees and what goes away with it. Says whether this is that run.
+///
+/// This needs the right to mount: as root, or where the system gives users namespaces of their own.
+fn is_inside(name: &str) -> bool {
+    if std::env::var_os(INSIDE).is_some() {
+        return true;
+    }
+    let mut command = Command::new("unshare");
+    command.arg(if rustix::process::getuid().is_root() { "-m" } else { "-rm" });
+    command.arg(std::env::current_exe().unwrap()).args(["--exact", name, "--nocapture"]);
+    let run = Run::of_ref(command.env(INSIDE, "1"));
+    assert!(run.code == Some(0) && run.out.contains("1 passed"), "{}\n{}", run.out, run.err);
+    false
+}
+
+const INSIDE: &str = "INSIDE_A_NAMESPACE";
+
+/// A small file system of its own.
+struct Disk {
+    folder: tempfile::TempDir,
+}
+
+impl Disk {
+    fn of(kib: u32) -> Self {
+        let disk = Self { folder: tempfile::tempdir().unwrap() };
+        disk.mount(&format!("size={kib}k"));
+        disk
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn mount(&self, options: &str) {
+        let mut command = Command::new("mount");
+        command.args(["-t", "tmpfs", "-o", options, "none"]).arg(self.folder.path());
+        assert_eq!(Run::of(command).code, Some(0), "this test must be allowed to mount");
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(self.folder.path()).status();
+    }
+}
+
+fn url(path: &Path) -> String {
+    format!("sqlite:{}", path.display())
+}
+
+#[test]
+fn a_read_only_disk_is_named_and_what_it_holds_stays() {
+    let place = Place::new();
+    if !is_inside("disk::a_read_only_disk_is_named_and_what_it_holds_stays") {
+        return;
+    }
+    let disk = Disk::of(4_096);
+    let path = disk.path("shop.db");
+    place.run(&["store", "init", "--store", &url(&path)]).ok();
+    emit(&path, &[event("Made", "a", 1)]);
+    disk.mount("remount,ro");
+    for args in [
+        &["store", "show", "--store", &url(&path)][..],
+        &["store", "fork", "--store", &url(&path)],
+        &["store", "init", "--store", &url(&disk.path("new.db"))],
+        &["relay", "--sink", "stdout:", "--store", &url(&path)],
+        &["sink", "resume", "out", "--store", &url(&path)],
+    ] {
+        let run = place.run(args);
+        run.refused("OW0008", &[".db", "writable", "because"]);
+    }
+    let kept = disk.path("shop");
+    let run = place.run(&["demo", "--orders", "1", "--dir", &kept.display().to_string()]);
+    run.refused("OW0008", &["because"]);
+    disk.mount("remount,rw");
+    assert_eq!(number(&path, "SELECT count(*) FROM onewrite_outbox"), 1);
+    let relay = place.start(&["relay", "--sink", "stdout:", "--store", &url(&path)]);
+    relay.events(1);
+    relay.terminate().ok();
+}
+
+/// The program, run by somebody who may not write.
+fn unprivileged(place: &Place, args: &[&str]) -> Run {
+    if !rustix::process::getuid().is_root() {
+        return place.run(args);
+    }
+    // Where that user finds it.
+    let copy = place.path("onewrite");
+    if !copy.exists() {
+        std::fs::copy(PROGRAM, &copy).unwrap();
+    }
+    let mut command = Command::new("setpriv");
+    plain(&mut command);
+    command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]).arg(copy).args(args);
+    command.current_dir(place.root());
+    Run::of(command)
+}
+
+fn allow(path: &Path, mode: u32) {
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+}
+
+#[test]
+fn missing_permissions_are_named_and_what_is_there_stays() {
+    let place = Place::with_store();
+    let path = place.path("shop.db");
+    emit(&path, &[event("Made", "a", 1)]);
+    let show = ["store", "show", "--store", "sqlite:shop.db"];
+    // The folder cannot be written, the file can be read.
+    allow(place.root(), 0o755);
+    let show_as = || unprivileged(&place, &show);
+    allow(&path, 0o444);
+    show_as().refused("OW0008", &["shop.db", "writable"]);
+    // The file may be written, the log beside it may not be made.
+    allow(&path, 0o666);
+    allow(place.root(), 0o555);
+    show_as().refused("OW0008", &["shop.db", "writable"]);
+    let init = ["store", "init", "--store", "sqlite:new.db"];
+    unprivileged(&place, &init).refused("OW0008", &["new.db", "writable"]);
+    // Not even read.
+    allow(&path, 0o000);
+    show_as().refused("OW0008", &["shop.db"]);
+    allow(&path, 0o644);
+    allow(place.root(), 0o755);
+    place.run(&show).ok();
+    assert_eq!(number(&path, "SELECT count(*) FROM onewrite_outbox"), 1);
+}
+
+/// The shop's order service on `database`, which takes orders at the address.
+fn order_service(place: &Place, database: &Path) -> (Running, SocketAddr) {
+    let listen = free_address();
+    let database = database.display().to_string();
+    let service = place.start(&[
+        "demo-service",
+        "--role",
+        "order",
+        "--lease-ms",
+        "300",
+        "--listen",
+        &listen.to_string(),
+        "--database",
+        &database,
+    ]);
+    assert_eq!(service.lines(1), ["ready"]);
+    (service, listen)
+}
+
+/// Places an order whose row and event take a few kibibytes; the answer's status and body.
+fn order(shop: SocketAddr, number: usize) -> (u16, String) {
+    use std::io::Read;
+    let country = "x".repeat(8_000);
+    let body = format!(
+        "{{\"id\":\"order-{number}\",\"customer\":\"c\",\"sku\":\"s\",\"quantity\":1,\"cents\":100,\"country\":\"{country}\"}}"
+    );
+    let mut stream = TcpStream::connect(shop).unwrap();
+    write!(
+        stream,
+        "POST /orders HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+        body.len()
+    )
+    .unwrap();
+    let mut reply = String::new();
+    stream.read_to_string(&mut reply).unwrap();
+    let status = reply.split(' ').nth(1).unwrap().parse().unwrap();
+    (status, reply.split_once("\r\n\r\n").unwrap().1.to_owned())
+}
+
+#[test]
+fn a_full_disk_refuses_what_it_cannot_keep_and_work_goes_on_with_space() {
+    if !is_inside("disk::a_full_disk_refuses_what_it_cannot_keep_and_work_goes_on_with_space") {
+        return;
+    }
+    let place = Place::new();
+    let disk = Disk::of(2_048);
+    let path = disk.path("order.db");
+    let ballast = disk.path("ballast");
+    let (service, shop) = order_service(&place, &path);
+    std::fs::write(&ballast, vec![0; 1 << 20]).unwrap();
+    let mut acknowledged = Vec::new();
+    let refused = (0..1_000).find_map(|number| match order(shop, number) {
+        (201, _) => {
+            acknowledged.push(format!("order-{number}"));
+            None
+        }
+        refused => Some(refused),
+    });
+    let (status, said) = refused.expect("the disk is never full");
+    assert_eq!(status, 503);
+    assert!(said.contains("OW0009") && said.contains("full"), "{said}");
+    assert!(!acknowledged.is_empty());
+    assert_eq!(order(shop, 5_000).0, 503, "it stays so while the disk is full");
+    // A store that cannot even be opened says why.
+    let run = place.run(&["store", "init", "--store", &url(&disk.path("new.db"))]);
+    run.refused("OW0009", &["new.db", "Free space"]);
+    std::fs::remove_file(&ballast).unwrap();
+    eventually("work goes on", || order(shop, 10_000).0 == 201);
+    acknowledged.push("order-10000".to_owned());
+    service.terminate().ok();
+    let kept = number(
+        &path,
+        "SELECT count(*) FROM orders JOIN onewrite_outbox o ON o.correlation_id = orders.id",
+    );
+    assert_eq!(kept, i64::try_from(acknowledged.len()).unwrap(), "each with its event");
+    let check = crate::support::texts(&path, "PRAGMA integrity_check");
+    assert_eq!(check, ["ok"]);
+}

@@ -166,8 +166,16 @@ fn metrics_and_readiness_are_served_and_draining_is_not_ready() {
     let listen = free_address();
     some(&place, 0, 3);
     let relay = place.start(&[
-        "relay", "--store", "sqlite:shop.db", "--sink", &url, "--name", "slow",
-        "--allow-private", "--listen", &listen.to_string(),
+        "relay",
+        "--store",
+        "sqlite:shop.db",
+        "--sink",
+        &url,
+        "--name",
+        "slow",
+        "--allow-private",
+        "--listen",
+        &listen.to_string(),
     ]);
     relay.says(&format!("http://{listen}/metrics"));
     assert_eq!(get(listen, "/healthz"), (200, "alive\n".to_owned()));
@@ -220,9 +228,10 @@ fn a_broken_sink_does_not_hold_up_another() {
             peer.url()
         ),
     );
+    some(&place, 0, 1);
     let relay = place.start(&["relay"]);
     relay.says("OW0015");
-    some(&place, 0, 30);
+    some(&place, 1, 29);
     let taken = "SELECT count(*) FROM effects";
     eventually("the healthy sink has all", || number(&place.path("peer.db"), taken) == 30);
     relay.terminate().ok();

@@ -11,7 +11,10 @@ use std::{
 
 use onewrite::{
     Event,
-    sqlite::{self, rusqlite::Connection},
+    sqlite::{
+        self,
+        rusqlite::{Connection, TransactionBehavior},
+    },
 };
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
@@ -94,6 +97,10 @@ pub(crate) struct Run {
 
 impl Run {
     pub(crate) fn of(mut command: Command) -> Self {
+        Self::of_ref(&mut command)
+    }
+
+    pub(crate) fn of_ref(command: &mut Command) -> Self {
         let output = command.output().unwrap();
         Self {
             code: output.status.code(),
@@ -177,8 +184,7 @@ pub(crate) struct Running {
 
 impl Running {
     pub(crate) fn of(mut command: Command) -> Self {
-        let mut process =
-            command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut process = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let (out, err) = (Arc::<Lines>::default(), Arc::<Lines>::default());
         Arc::clone(&out).collect(process.stdout.take().unwrap());
         Arc::clone(&err).collect(process.stderr.take().unwrap());
@@ -187,9 +193,9 @@ impl Running {
 
     /// Waits until standard output has `count` lines.
     pub(crate) fn lines(&self, count: usize) -> Vec<String> {
-        self.out.wait(|lines| lines.len() >= count).unwrap_or_else(|| {
-            panic!("no {count} lines: {:?} {:?}", self.out.seen.lock(), self.err.seen.lock())
-        })
+        self.out
+            .wait(|lines| lines.len() >= count)
+            .unwrap_or_else(|| panic!("no {count} lines: {}", self.said()))
     }
 
     /// Waits until standard output has `count` lines, and reads each as JSON.
@@ -200,7 +206,7 @@ impl Running {
     /// Waits for a line on standard error that contains `word`.
     pub(crate) fn says(&self, word: &str) -> String {
         let lines = self.err.wait(|lines| lines.iter().any(|line| line.contains(word)));
-        let lines = lines.unwrap_or_else(|| panic!("no `{word}`: {:?}", self.err.seen.lock()));
+        let lines = lines.unwrap_or_else(|| panic!("no `{word}`: {}", self.said()));
         lines.into_iter().find(|line| line.contains(word)).unwrap()
     }
 
@@ -211,10 +217,6 @@ impl Running {
 
     pub(crate) fn is_running(&mut self) -> bool {
         self.process.try_wait().unwrap().is_none()
-    }
-
-    pub(crate) fn id(&self) -> u32 {
-        self.process.id()
     }
 
     pub(crate) fn signal(&self, signal: Signal) {
@@ -266,7 +268,7 @@ pub(crate) fn event(kind: &'static str, key: &str, number: usize) -> Event {
 /// Emits events in one transaction, as a program of the user's own does it.
 pub(crate) fn emit(path: &Path, events: &[Event]) -> Vec<String> {
     let mut connection = open(path);
-    let tx = connection.transaction().unwrap();
+    let tx = connection.transaction_with_behavior(TransactionBehavior::Immediate).unwrap();
     let placed = events.iter().map(|event| sqlite::emit(&tx, event).unwrap().id.to_string());
     let ids = placed.collect();
     sqlite::commit(tx).unwrap();

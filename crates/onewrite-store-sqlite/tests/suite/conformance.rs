@@ -23,7 +23,7 @@ onewrite_testkit::inbox_suite!(Sqlite::default());
 
 /// SQLite with what is sabotaged in it.
 #[derive(Default, Clone, Copy)]
-struct Sqlite(Sabotage);
+pub(crate) struct Sqlite(pub(crate) Sabotage);
 
 impl Sqlite {
     fn place(self, partitions: u16) -> Place {

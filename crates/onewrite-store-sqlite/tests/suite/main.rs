@@ -1,5 +1,7 @@
 //! The SQLite store against real files.
 
+mod broken;
+mod broken_inbox;
 mod conformance;
 mod emit;
 mod guard;

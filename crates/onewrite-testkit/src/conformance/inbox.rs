@@ -8,16 +8,19 @@ use std::sync::{
 };
 
 use onewrite_core::{
-    Delivery, Event, Incarnation, Record, Result, Sequence, Text,
+    Delivery, Incarnation, Record, Result, Sequence, Text,
     broker::{Mark, Receipt},
-    inbox::{Inbox, Policy},
+    inbox::{Gap, Inbox, Lane, Policy},
     record::Order,
-    relay::GAP_KIND,
+    relay::{GAP_KIND, gap_id},
+    store::Op,
 };
 use onewrite_engine::{Receiver, ReceiverOptions};
+use tokio::sync::Barrier;
 
 use super::{
-    Act, InboxFixture, InboxPlace, Remember, Script, foreign::foreign, log, named, same, soon,
+    Act, InboxFixture, InboxPlace, Remember, Script, apply, foreign::foreign, log, named, same,
+    soon,
 };
 
 /// Runs every case of the inbox's suite.
@@ -144,14 +147,18 @@ pub async fn one_commit(fixture: &dyn InboxFixture) {
 /// Two processes send the same batch at the same time, until both have it settled.
 pub(super) async fn race(fixture: &dyn InboxFixture, batches: Vec<Vec<Delivery>>) -> Vec<String> {
     let place: Arc<dyn InboxPlace> = Arc::from(fixture.place().await);
+    let together = Arc::new(Barrier::new(2));
     let mut senders = Vec::new();
     for _ in 0..2 {
         let inbox = open(fixture, &*place, apply_all()).await;
-        let batches = batches.clone();
+        let (batches, together) = (batches.clone(), Arc::clone(&together));
         senders.push(tokio::spawn(async move {
             for batch in batches {
-                while !receive(&inbox, &batch).await.iter().all(Receipt::is_settled) {
-                    tokio::task::yield_now().await;
+                together.wait().await;
+                let mut left = batch;
+                while !left.is_empty() {
+                    let mut receipts = receive(&inbox, &left).await.into_iter();
+                    left.retain(|_| !receipts.next().is_some_and(|one| one.is_settled()));
                 }
             }
         }));
@@ -260,26 +267,38 @@ pub async fn another_lane(fixture: &dyn InboxFixture) {
     same("another lane: effects", place.effects().await, vec!["1:1", "1:2", "f"]);
 }
 
-/// A gap event stops its partition until it is accepted.
+/// A gap event stops its partition until its policy or an operator accepts it.
 pub async fn gap_event(fixture: &dyn InboxFixture) {
     let place = fixture.place().await;
     let strict = open(fixture, &*place, apply_all()).await;
-    let mut gap = chained(0, 0, 9);
-    gap.record.event = Event { kind: GAP_KIND, ..gap.record.event };
-    let batch = [gap, chained(0, 9, 10)];
-    let receipts = receive(&strict, &batch).await;
-    assert!(is_retry(&receipts[0]), "gap event: without consent it is {:?}", receipts[0]);
-    same("gap event: the mark without consent", mark_of(&strict, 0).await, 0);
+    let store = place.store().await;
+    let batch = |partition: u16| {
+        let mut gap = chained(partition, 0, 9);
+        gap.record.event.id = Some(gap_id(LIFE, partition, 9));
+        gap.record.event.kind = GAP_KIND;
+        [gap, chained(partition, 9, 10)]
+    };
     let lenient = Policy { accept_gaps: true, ..policy(fixture) };
     let inbox = place.open(lenient, Remember::default(), apply_all()).await.unwrap();
-    for delivery in batch {
-        same(
-            "gap event: with consent",
-            receive(&inbox, &[delivery]).await,
-            vec![Receipt::Accepted],
-        );
+    for delivery in batch(1) {
+        let receipts = receive(&inbox, &[delivery]).await;
+        same("gap event: with consent", receipts, vec![Receipt::Accepted]);
     }
-    same("gap event: it runs no handler", place.effects().await, vec!["0:10"]);
+    same("gap event: it runs no handler", place.effects().await, vec!["1:10"]);
+    let receipts = receive(&strict, &batch(0)).await;
+    assert!(is_retry(&receipts[0]), "gap event: without consent it is {:?}", receipts[0]);
+    assert!(!receipts[1].is_settled(), "gap event: what follows it is {:?}", receipts[1]);
+    same("gap event: the mark without consent", mark_of(&strict, 0).await, 0);
+    let (consumer, lane) = (strict.policy().consumer.clone(), Lane::of(&batch(0)[0]));
+    let expected = Gap { consumer: consumer.clone(), lane, mark: 0, upto: 9 };
+    same("gap event: an operator sees it", store.gaps().await.unwrap(), vec![expected]);
+    apply(&*store, vec![Op::AcceptGaps { consumer, source: SHOP }]).await;
+    same("gap event: accepted", store.gaps().await.unwrap(), Vec::new());
+    same("gap event: the mark with consent", mark_of(&strict, 0).await, 9);
+    let [gap, next] = batch(0);
+    same("gap event: again", receive(&strict, &[gap]).await, vec![Receipt::Duplicate]);
+    same("gap event: what follows", receive(&strict, &[next]).await, vec![Receipt::Accepted]);
+    same("gap event: effects", place.effects().await, vec!["1:10", "0:10"]);
 }
 
 /// What was received is still known after a crash.

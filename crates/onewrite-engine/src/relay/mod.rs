@@ -1,5 +1,9 @@
 //! The relay driver: reads the log, publishes to one sink, moves the cursors.
 
+mod options;
+mod redrive;
+mod upkeep;
+
 use std::{
     sync::Arc,
     time::{Duration, Instant},
@@ -11,74 +15,12 @@ use onewrite_core::{
     failpoint,
     lease::{Fence, Scope},
     relay::{Alarm, Offer, Policy, Relay as Machine},
-    retry::Backoff,
-    sabotage::{Defect, Sabotage},
-    store::{Batch, Claim, Durability, From, Item, Op, Outcome, Page, Read, Store, Watch},
+    sabotage::Defect,
+    store::{Batch, Durability, Item, Op, Outcome, Page, Read, Store, Watch},
 };
 
+pub use self::options::{Budget, RelayOptions};
 use crate::{Shutdown, sweeper::pause};
-
-/// How far a sink may fall behind before it is suspended.
-#[derive(Debug, Clone, Copy)]
-pub struct Budget {
-    /// The age of its oldest record not settled.
-    pub age: Duration,
-    /// The bytes of data not settled.
-    pub bytes: u64,
-}
-
-impl Default for Budget {
-    fn default() -> Self {
-        Self { age: Duration::from_secs(7 * 24 * 60 * 60), bytes: 8 * 1024 * 1024 * 1024 }
-    }
-}
-
-/// How a relay works.
-#[derive(Debug, Clone)]
-pub struct RelayOptions {
-    /// The sink's name: names its cursors and leases.
-    pub sink: Text,
-    /// Only these event types; empty for all.
-    pub kinds: Vec<Text>,
-    /// Where a new sink starts.
-    pub from: From,
-    /// Records in one batch at most.
-    pub batch_max: usize,
-    /// Bytes of events in one batch at most (one larger event still goes, alone).
-    pub batch_bytes_max: usize,
-    /// How long leases hold without renewal: the longest a dead relay's partitions wait.
-    pub lease_ttl: Duration,
-    /// The longest wait between two looks at the log, should a wake-up get lost.
-    pub poll: Duration,
-    /// Pauses between attempts.
-    pub backoff: Backoff,
-    /// A record refused so often parks its key.
-    pub attempts_max: u32,
-    /// How far the sink may fall behind.
-    pub budget: Budget,
-    /// Defects planted by tests.
-    pub sabotage: Sabotage,
-}
-
-impl RelayOptions {
-    /// The defaults for a sink of this name: all types, from the beginning, 1,000 records or 1 MiB at
-    /// a time, leases of ten seconds.
-    pub fn new(sink: impl Into<Text>) -> Self {
-        Self {
-            sink: sink.into(),
-            kinds: Vec::new(),
-            from: From::Beginning,
-            batch_max: 1_000,
-            batch_bytes_max: 1024 * 1024,
-            lease_ttl: Duration::from_secs(10),
-            poll: Duration::from_millis(200),
-            backoff: Backoff::default(),
-            attempts_max: 8,
-            budget: Budget::default(),
-            sabotage: Sabotage::from_env(),
-        }
-    }
-}
 
 /// Delivers a store's records to one sink. Several may run for the same sink, in any number of
 /// processes: they share its partitions.
@@ -120,10 +62,10 @@ impl Relay {
     }
 }
 
-pub(crate) struct Driver {
-    pub(crate) store: Arc<dyn Store>,
-    pub(crate) sink: Arc<dyn Sink>,
-    pub(crate) machine: Machine,
+struct Driver {
+    store: Arc<dyn Store>,
+    sink: Arc<dyn Sink>,
+    machine: Machine,
     options: RelayOptions,
     owner: Text,
     renew_at: Instant,
@@ -135,7 +77,15 @@ pub(crate) struct Driver {
     failures: u32,
     /// Leases of writes with an unknown outcome.
     unsure: Vec<Fence>,
+    /// Cursors that moved and are not stored yet, and since when.
+    moved: Vec<Item>,
+    moved_since: Instant,
 }
+
+/// Moved cursors are stored together, after so long or so many: a commit for each event would take the
+/// database's lock from those who write. Until then a crash repeats deliveries, which receivers know.
+const STORE_CURSORS_WITHIN: Duration = Duration::from_millis(20);
+const STORE_CURSORS_AT: usize = 64;
 
 fn machine(options: &RelayOptions, store: &dyn Store) -> Machine {
     let policy = Policy {
@@ -165,16 +115,19 @@ impl Driver {
             batch,
             failures: 0,
             unsure: Vec::new(),
+            moved: Vec::new(),
+            moved_since: Instant::now(),
         }
     }
 
-    pub(crate) fn policy_scope(&self) -> Scope {
+    fn policy_scope(&self) -> Scope {
         format!("relay/{}", self.options.sink).into()
     }
 
     async fn run(&mut self, shutdown: &Shutdown) -> Result<()> {
         // What was in flight when an error ended the last run is read again from the stored cursors.
         self.machine = machine(&self.options, &*self.store);
+        self.moved.clear();
         let op = Op::Subscribe { sink: self.options.sink.clone(), from: self.options.from };
         self.commit(vec![Item { fence: None, ops: vec![op] }], Durability::Durable).await?;
         let mut watch = self.store.watch();
@@ -192,6 +145,9 @@ impl Driver {
             let more = page.more;
             let offer = self.machine.offer(&asked, page);
             if offer.is_empty() {
+                if !self.moved.is_empty() && self.moved_since.elapsed() >= STORE_CURSORS_WITHIN {
+                    self.store_cursors(Durability::Relaxed).await?;
+                }
                 if !more {
                     self.wait(&mut *watch, now, shutdown).await;
                 }
@@ -211,7 +167,10 @@ impl Driver {
         shutdown: &Shutdown,
     ) -> Result<Option<(Asked, Page)>> {
         let parks = std::mem::take(&mut offer.items);
-        self.commit(parks, Durability::Durable).await?;
+        if !parks.is_empty() {
+            self.moved.extend(parks);
+            self.store_cursors(Durability::Durable).await?;
+        }
         if self.options.sabotage.has(Defect::CursorBeforePublish) {
             let accepted = vec![Receipt::Accepted; offer.deliveries.len()];
             let settled = self.machine.published(now, 0.5, &offer, Some(&accepted));
@@ -246,9 +205,17 @@ impl Driver {
             .increment(settled.settled as u64);
         let parked = settled.alarms.iter().any(|alarm| matches!(alarm, Alarm::Parked(_)));
         self.tell(&settled.alarms);
-        let durability = if parked { Durability::Durable } else { Durability::Relaxed };
-        self.commit(settled.items, durability).await?;
-        failpoint::hit("relay.after_cursor");
+        if self.moved.is_empty() {
+            self.moved_since = Instant::now();
+        }
+        self.moved.extend(settled.items);
+        if parked {
+            self.store_cursors(Durability::Durable).await?;
+        } else if self.moved.len() >= STORE_CURSORS_AT
+            || self.moved_since.elapsed() >= STORE_CURSORS_WITHIN
+        {
+            self.store_cursors(Durability::Relaxed).await?;
+        }
         let Err(error) = published else {
             self.failures = 0;
             self.batch = (self.batch * 2).min(self.options.batch_max.max(1));
@@ -264,6 +231,16 @@ impl Driver {
         let wait = self.options.backoff.pause(self.failures, rand::random());
         pause(wait.min(self.renew_at.saturating_duration_since(Instant::now())), shutdown).await;
         Ok(false)
+    }
+
+    async fn store_cursors(&mut self, durability: Durability) -> Result<()> {
+        let items = std::mem::take(&mut self.moved);
+        if items.is_empty() {
+            return Ok(());
+        }
+        self.commit(items, durability).await?;
+        failpoint::hit("relay.after_cursor");
+        Ok(())
     }
 
     /// Reads what is wanted now. Holds nothing of the driver, so that it may go on meanwhile.
@@ -288,128 +265,15 @@ impl Driver {
     async fn wait(&self, watch: &mut dyn Watch, now: Timestamp, shutdown: &Shutdown) {
         let resume = self.machine.resume_at().map_or(self.options.poll, |time| time.since(now));
         let renew = self.renew_at.saturating_duration_since(Instant::now());
-        let within = self.options.poll.min(resume).min(renew).max(Duration::from_millis(1));
+        let stored = if self.moved.is_empty() { self.options.poll } else { STORE_CURSORS_WITHIN };
+        let within =
+            self.options.poll.min(resume).min(renew).min(stored).max(Duration::from_millis(1));
         tokio::select! { () = watch.changed(within) => {}, () = shutdown.begun() => {} }
     }
 
     /// Whether the leases are to be renewed before anything else.
-    pub(crate) fn renewal_is_due(&self) -> bool {
+    fn renewal_is_due(&self) -> bool {
         Instant::now() >= self.renew_at
-    }
-
-    /// Renews the leases and does what is due now and then.
-    async fn renew(&mut self) -> Result<()> {
-        self.renew_at = Instant::now() + self.options.lease_ttl / 3;
-        let (scope, owner) = (self.policy_scope(), self.owner.clone());
-        self.release_unsure().await?;
-        let claim = Claim { scope, owner, ttl: self.options.lease_ttl, take: true };
-        let claimed = self.store.claim(claim).await?;
-        if !self.machine.knows(&claimed.held) {
-            let cursors = self.store.cursors(&self.options.sink).await?;
-            let new = self.machine.leased(&claimed.held, &cursors);
-            self.compare(&new).await?;
-        } else {
-            self.machine.leased(&claimed.held, &[]);
-        }
-        for (partition, sequence) in self.store.trimmed().await? {
-            self.machine.trimmed(partition, sequence);
-        }
-        let noted = self.machine.checkpoint();
-        self.commit(noted, Durability::Relaxed).await?;
-        if claimed.give_back > 0 {
-            let released = self.machine.give_back(claimed.give_back);
-            self.commit(released, Durability::Relaxed).await?;
-        }
-        self.keep_budget().await?;
-        self.redrive().await
-    }
-
-    /// Compares the receiver's marks with the source: one that knows more than its source must not be
-    /// served, its marks would swallow new records.
-    async fn compare(&mut self, new: &[Partition]) -> Result<()> {
-        let source = self.store.source();
-        let Some((_, life)) = source.incarnations.last().copied() else { return Ok(()) };
-        let marks = match self.sink.marks(&source.name, life).await {
-            Ok(Some(marks)) => marks,
-            Ok(None) => return Ok(()),
-            Err(error) => {
-                tracing::debug!(%error, "the receiver's marks cannot be read yet");
-                return Ok(());
-            }
-        };
-        let head = self.store.head().await?;
-        for mark in marks.iter().filter(|mark| new.contains(&mark.partition)) {
-            let id = self.store.id_at(mark.partition, mark.sequence).await?;
-            let alarm = self.machine.compare(
-                mark.partition,
-                (mark.sequence, &mark.last_id),
-                head,
-                id.as_deref(),
-            );
-            self.tell(alarm.as_slice());
-        }
-        Ok(())
-    }
-
-    /// Suspends the sink when it is over its budget.
-    async fn keep_budget(&mut self) -> Result<()> {
-        let now = self.store.now().await?;
-        let sinks = self.store.sinks().await?;
-        let Some(state) = sinks.iter().find(|state| state.name == self.options.sink) else {
-            return Ok(());
-        };
-        self.suspended = state.suspended.is_some();
-        let age = state.oldest.map_or(Duration::ZERO, |oldest| now.since(oldest));
-        let name = self.options.sink.to_string();
-        metrics::gauge!("onewrite_sink_lag_records", "sink" => name.clone())
-            .set(state.behind as f64);
-        metrics::gauge!("onewrite_sink_lag_bytes", "sink" => name.clone())
-            .set(state.bytes_behind as f64);
-        metrics::gauge!("onewrite_sink_lag_seconds", "sink" => name).set(age.as_secs_f64());
-        let budget = self.options.budget;
-        if self.suspended || (age <= budget.age && state.bytes_behind <= budget.bytes) {
-            return Ok(());
-        }
-        let reason = format!(
-            "{} records wait, the oldest for {} s, {} bytes",
-            state.behind,
-            age.as_secs(),
-            state.bytes_behind
-        );
-        tracing::error!(sink = %self.options.sink, "OW0020: the sink is over its budget and is suspended: {reason}");
-        let op = Op::Suspend { sink: self.options.sink.clone(), reason: Some(reason.into()) };
-        self.suspended = true;
-        self.commit(vec![Item { fence: None, ops: vec![op] }], Durability::Durable).await
-    }
-
-    fn tell(&self, alarms: &[Alarm]) {
-        let sink = &self.options.sink;
-        for alarm in alarms {
-            metrics::counter!("onewrite_relay_alarms_total", "sink" => sink.to_string())
-                .increment(1);
-            match alarm {
-                Alarm::SinkAhead(partition) => tracing::error!(
-                    %sink, partition, "OW0013: the receiver knows records that this source does not have; the partition stops"
-                ),
-                Alarm::FellBack(partition) => tracing::warn!(
-                    %sink, partition, "OW0017: the receiver fell back behind what it had accepted; its records are sent again"
-                ),
-                Alarm::Parked(_) => {
-                    tracing::error!(%sink, "OW0019: an event was refused too often; its key is parked")
-                }
-            }
-        }
-    }
-
-    /// Gives leases back whose last write has an unknown outcome. Taken again they have a new epoch,
-    /// which refuses that write, should it still be on its way.
-    async fn release_unsure(&mut self) -> Result<()> {
-        let release = self
-            .unsure
-            .drain(..)
-            .map(|fence| Item { fence: Some(fence.clone()), ops: vec![Op::Release(fence)] })
-            .collect();
-        self.commit(release, Durability::Durable).await
     }
 
     /// Commits items and tells the machine what became of each.
@@ -445,12 +309,14 @@ impl Driver {
 
     /// Gives everything back, so that others go on at once.
     async fn leave(&mut self) {
+        let moved = std::mem::take(&mut self.moved);
         let noted = self.machine.checkpoint();
         let count = self.machine.partitions().count();
         let released = self.machine.give_back(count);
         let op = Op::Leave { scope: self.policy_scope(), owner: self.owner.clone() };
-        let items = noted
+        let items = moved
             .into_iter()
+            .chain(noted)
             .chain(released)
             .chain([Item { fence: None, ops: vec![op] }])
             .collect();

@@ -9,7 +9,7 @@ use onewrite_core::{
     store::{Batch, Durability, Item, Op, Outcome},
 };
 
-use crate::relay::Driver;
+use super::Driver;
 
 impl Driver {
     /// Carries out what operators asked for, for the keys of partitions held here.
