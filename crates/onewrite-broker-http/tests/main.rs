@@ -318,32 +318,3 @@ async fn the_next_receiver_takes_over() {
     assert_eq!(sink.publish(&batch).await.unwrap(), [Receipt::Accepted], "it stays with it");
     assert_eq!(asked.load(Ordering::SeqCst), 2);
 }
-
-/// Prints the rate; run with `--release -- --ignored --nocapture`.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "a measurement"]
-async fn rate() {
-    let (url, mut feed) = serve_feed(HttpFeedOptions::default()).await;
-    tokio::spawn(async move {
-        while let Some(mut arrival) = feed.next().await {
-            let receipts = accept_all(&arrival.take());
-            arrival.settle(receipts).await.unwrap();
-        }
-    });
-    let batch: Vec<_> = (1..=1000)
-        .map(|sequence| {
-            let mut one = delivery(0, sequence);
-            one.record.event.data = format!("{{\"note\":\"{}\"}}", "x".repeat(289)).into();
-            one
-        })
-        .collect();
-    for secrets in [vec![], secrets(&[OLD])] {
-        let signed = !secrets.is_empty();
-        let sink = HttpSink::new(HttpSinkOptions { secrets, ..options(&url) }).unwrap();
-        let started = std::time::Instant::now();
-        for _ in 0..300 {
-            sink.publish(&batch).await.unwrap();
-        }
-        println!("signed {signed}: {:.0} events/s", 300_000.0 / started.elapsed().as_secs_f64());
-    }
-}

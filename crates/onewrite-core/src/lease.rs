@@ -32,11 +32,14 @@ pub struct Share {
 }
 
 /// The share of one member that holds `held` of `partitions`, among `members` live ones (itself
-/// included). Members differ by at most one lease once all have converged.
+/// included), of which `extras` others hold more than the even share. Members differ by at most one
+/// lease once all have converged, and nobody goes without while another has more than one.
 #[must_use]
-pub fn share(partitions: usize, members: usize, held: usize) -> Share {
-    let upper = partitions.div_ceil(members.max(1));
-    Share { take: upper.saturating_sub(held), give_back: held.saturating_sub(upper) }
+pub fn share(partitions: usize, members: usize, held: usize, extras: usize) -> Share {
+    let members = members.max(1);
+    let (even, left_over) = (partitions / members, partitions % members);
+    let fair = even + usize::from(extras < left_over);
+    Share { take: fair.saturating_sub(held), give_back: held.saturating_sub(fair) }
 }
 
 #[cfg(test)]
@@ -45,9 +48,34 @@ mod tests {
 
     #[test]
     fn members_share_evenly() {
-        assert_eq!(share(256, 1, 0), Share { take: 256, give_back: 0 });
-        assert_eq!(share(256, 2, 256), Share { take: 0, give_back: 128 });
-        assert_eq!(share(256, 3, 86), Share { take: 0, give_back: 0 });
-        assert_eq!(share(256, 0, 0), Share { take: 256, give_back: 0 });
+        assert_eq!(share(256, 1, 0, 0), Share { take: 256, give_back: 0 });
+        assert_eq!(share(256, 2, 256, 0), Share { take: 0, give_back: 128 });
+        assert_eq!(share(256, 3, 86, 0), Share { take: 0, give_back: 0 });
+        assert_eq!(share(256, 0, 0, 0), Share { take: 256, give_back: 0 });
+    }
+
+    #[test]
+    fn members_converge_to_a_difference_of_one_from_wherever_they_start() {
+        for partitions in 1..12_usize {
+            for members in 1..6_usize {
+                for first in 0..=partitions {
+                    let mut held = vec![0; members];
+                    held[0] = first;
+                    for turn in 0..4 * members {
+                        let me = turn % members;
+                        let even = partitions / members;
+                        let extras = (0..members)
+                            .filter(|other| *other != me && held[*other] > even)
+                            .count();
+                        let share = share(partitions, members, held[me], extras);
+                        let free = partitions - held.iter().sum::<usize>();
+                        held[me] = held[me] - share.give_back + share.take.min(free);
+                    }
+                    let (low, high) = (held.iter().min().unwrap(), held.iter().max().unwrap());
+                    assert!(high - low <= 1, "{partitions} partitions: {held:?}");
+                    assert_eq!(held.iter().sum::<usize>(), partitions, "all are held");
+                }
+            }
+        }
     }
 }

@@ -89,7 +89,7 @@ mod tests {
     #[test]
     fn the_hash_is_the_documented_one() {
         // FNV-1a vectors: "" = 811c9dc5, "a" = e40c292c, "foobar" = bf9cf968.
-        assert_eq!(partition_of("", u16::MAX), (0x811c ^ 0x9dc5) % u16::MAX);
+        assert_eq!(partition_of("", u16::MAX), 0x811c ^ 0x9dc5);
         assert_eq!(partition_of("a", 256), (0xe40c ^ 0x292c) & 0xff);
         assert_eq!(partition_of("foobar", 256), (0xbf9c ^ 0xf968) & 0xff);
         assert_eq!(partition_of("anything", 1), 0);

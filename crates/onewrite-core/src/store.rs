@@ -120,7 +120,7 @@ pub enum Op {
     },
     /// Gives a lease back, so that another member can take it at once.
     Release(Fence),
-    /// Leaves the members of a scope, so that the others share its leases at once.
+    /// Leaves the members of a scope, so that the others share what it gave back at once.
     Leave {
         /// The scope.
         scope: Scope,

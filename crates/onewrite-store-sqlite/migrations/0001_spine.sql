@@ -1,4 +1,4 @@
--- Schema version 1; any SQLite since 3.35 can write to it. Times are microseconds since 1970-01-01 UTC. Every table is documented here,
+-- Schema version 1; any SQLite since 3.37 can write to it. Times are microseconds since 1970-01-01 UTC. Every table is documented here,
 -- because programs in other languages write to some of them: onewrite_outbox and onewrite_no_event.
 
 -- Names and values: source, partitions, event_bytes_max, file_identity, schema_version,
@@ -14,10 +14,13 @@ CREATE TABLE onewrite_incarnation (
 );
 
 -- The log. A plain INSERT of aggregatetype, aggregateid, type and payload is enough; the rest has
--- defaults. AUTOINCREMENT: a number is never used twice, even after every row was deleted.
+-- defaults. AUTOINCREMENT: a number is never used twice, even after every row was deleted. STRICT and
+-- the checks refuse at once what could not be delivered later. `time` is the event's own and may be
+-- any; retention and lag go by placed_at.
 CREATE TABLE onewrite_outbox (
     sequence       INTEGER PRIMARY KEY AUTOINCREMENT,
-    partition      INTEGER,              -- of the key's hash; computed by the trigger when NULL
+    partition      INTEGER CHECK (partition BETWEEN 0 AND 65534), -- of the key's hash; computed when NULL
+    placed_at      INTEGER NOT NULL DEFAULT (CAST((julianday('now') - 2440587.5) * 86400000000 AS INTEGER)),
     time           INTEGER NOT NULL DEFAULT (CAST((julianday('now') - 2440587.5) * 86400000000 AS INTEGER)),
     id             TEXT NOT NULL DEFAULT (printf('%08x-%04x-7%03x-%04x-%012x',
                        CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER) >> 16,
@@ -28,7 +31,7 @@ CREATE TABLE onewrite_outbox (
     aggregateid    TEXT NOT NULL,
     key            TEXT,                 -- what stays in order together; aggregateid when NULL
     content_type   TEXT NOT NULL DEFAULT 'application/json',
-    schema_version INTEGER NOT NULL DEFAULT 1,
+    schema_version INTEGER NOT NULL DEFAULT 1 CHECK (schema_version BETWEEN 0 AND 4294967295),
     source         TEXT,                 -- CloudEvents source when it is not this store's
     data_schema    TEXT,
     correlation_id TEXT,
@@ -37,8 +40,8 @@ CREATE TABLE onewrite_outbox (
     dedup_key      TEXT,
     traceparent    TEXT,
     headers        TEXT,                 -- JSON: [["name","value"], …]
-    payload        BLOB                  -- last, so that scans that do not need it do not read it
-);
+    payload        ANY                   -- last, so that scans that do not need it do not read it
+) STRICT;
 
 -- FNV-1a (32 bits) of the key's UTF-8 bytes, folded to 16 bits by exclusive or (x^y = (x|y)-(x&y)),
 -- modulo the number of partitions: the same as onewrite computes, for rows that arrive without it.
@@ -73,6 +76,7 @@ CREATE TABLE onewrite_trimmed (partition INTEGER PRIMARY KEY, sequence INTEGER N
 CREATE TABLE onewrite_history (
     sequence       INTEGER PRIMARY KEY,
     partition      INTEGER NOT NULL,
+    placed_at      INTEGER NOT NULL,
     time           INTEGER NOT NULL,
     id             TEXT NOT NULL,
     type           TEXT NOT NULL,

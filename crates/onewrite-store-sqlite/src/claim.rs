@@ -23,7 +23,12 @@ pub(crate) fn claim(tx: &Connection, claim: &Claim, partitions: u16) -> Result<C
         params![scope, owner, until],
     )?;
     let count = |number: u64| usize::try_from(number).unwrap_or(usize::MAX);
-    let fair = share(usize::from(partitions), count(members), count(held));
+    let fair = share(
+        usize::from(partitions),
+        count(members),
+        count(held),
+        count(extras(tx, scope, owner, partitions, members)?),
+    );
     if claim.take && fair.take > 0 {
         execute(
             tx,
@@ -73,6 +78,17 @@ fn join(tx: &Connection, scope: &str, owner: &str, at: Timestamp, until: i64) ->
     )?;
     number(tx, "SELECT count(*) FROM onewrite_member WHERE scope = ?1", params![scope])
         .map(i64::cast_unsigned)
+}
+
+/// How many other members hold more than the even share.
+fn extras(tx: &Connection, scope: &str, owner: &str, partitions: u16, members: u64) -> Result<u64> {
+    let even = i64::from(partitions) / members.max(1).cast_signed();
+    number(
+        tx,
+        "SELECT count(*) FROM (SELECT 1 FROM onewrite_lease WHERE scope = ?1 AND owner <> ?2 GROUP BY owner HAVING count(*) > ?3)",
+        params![scope, owner, even],
+    )
+    .map(i64::cast_unsigned)
 }
 
 /// Makes the leases of a new scope.

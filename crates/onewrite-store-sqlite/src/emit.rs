@@ -101,7 +101,8 @@ pub(crate) fn place(tx: &Connection, event: &Event, terms: Terms) -> Result<Plac
     let id = event.id.clone().unwrap_or_else(new_id);
     let key = event.order_key();
     let partition = partition_of(key, terms.partitions);
-    let time: Timestamp = event.time.unwrap_or_else(now);
+    let placed_at: Timestamp = now();
+    let time = event.time.unwrap_or(placed_at);
     let headers = row::headers_to(&event.headers);
     let mut statement = tx.prepare_cached(EMIT).during("emit an event")?;
     let sequence = statement
@@ -124,6 +125,7 @@ pub(crate) fn place(tx: &Connection, event: &Event, terms: Terms) -> Result<Plac
             event.traceparent.as_deref(),
             headers,
             &*event.data,
+            placed_at.0,
         ])
         .during("emit an event")?;
     Ok(Placed { id, partition, sequence: sequence.cast_unsigned() })

@@ -60,6 +60,8 @@ pub(crate) fn page(
         let before = last;
         last = last.max(sequence);
         let partition: Partition = found.get(1).during("read a record's partition")?;
+        // A partition that another program made up still belongs to somebody.
+        let partition = partition % source.partitions;
         let behind = wanted.get(usize::from(partition)).copied().flatten();
         if behind.is_none_or(|after| sequence <= after) {
             continue;

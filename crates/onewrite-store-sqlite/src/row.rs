@@ -1,6 +1,6 @@
 //! The event's columns: one list, one order, for the log and for parked records.
 
-use onewrite_core::{Bytes, Error, Event, Result, Text, Timestamp};
+use onewrite_core::{Bytes, Event, Result, Text, Timestamp};
 use rusqlite::{Row, types::ValueRef};
 
 use crate::error::While;
@@ -42,9 +42,9 @@ impl Arena {
             ValueRef::Integer(number) => self.bytes(number.to_string().as_bytes()),
             ValueRef::Real(number) => self.bytes(number.to_string().as_bytes()),
         };
-        Text::try_from(data).map_err(|_| {
-            Error::new(onewrite_core::Code::InvalidEvent, "a column of an event is not UTF-8")
-        })
+        // Another program may have cast anything to text; such a row must not stop those behind it.
+        Text::try_from(data.clone())
+            .or_else(|_| Ok(String::from_utf8_lossy(&data).into_owned().into()))
     }
 
     fn option(&mut self, value: ValueRef<'_>) -> Result<Option<Text>> {

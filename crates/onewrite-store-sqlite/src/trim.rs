@@ -26,7 +26,7 @@ pub(crate) fn trim(
         .prepare_cached(
             "SELECT max(sequence) FROM (
                  SELECT sequence FROM onewrite_outbox
-                 WHERE sequence < coalesce((SELECT min(sequence) FROM onewrite_outbox WHERE time >= ?1), 9223372036854775807)
+                 WHERE sequence < coalesce((SELECT min(sequence) FROM onewrite_outbox WHERE placed_at >= ?1), 9223372036854775807)
                    AND sequence <= coalesce((SELECT min(c.sequence) FROM onewrite_cursor c
                         JOIN onewrite_sink s ON s.name = c.sink WHERE s.suspended_at IS NULL), 9223372036854775807)
                  ORDER BY sequence LIMIT ?2)",
@@ -38,8 +38,8 @@ pub(crate) fn trim(
     };
     execute(
         tx,
-        "INSERT OR IGNORE INTO onewrite_history (sequence, partition, time, id, type, key, correlation_id, causation_id)
-         SELECT sequence, partition, time, id, type, key, correlation_id, causation_id FROM onewrite_outbox WHERE sequence <= ?1",
+        "INSERT OR IGNORE INTO onewrite_history (sequence, partition, placed_at, time, id, type, key, correlation_id, causation_id)
+         SELECT sequence, partition, placed_at, time, id, type, key, correlation_id, causation_id FROM onewrite_outbox WHERE sequence <= ?1",
         [last],
     )?;
     if !sabotage.has(Defect::ReuseSequence) {
@@ -67,7 +67,7 @@ fn forget_history(tx: &Connection, before: Timestamp, limit: u32) -> Result<u64>
     execute(
         tx,
         "DELETE FROM onewrite_history WHERE sequence IN (
-             SELECT sequence FROM onewrite_history ORDER BY sequence LIMIT ?2) AND time < ?1",
+             SELECT sequence FROM onewrite_history ORDER BY sequence LIMIT ?2) AND placed_at < ?1",
         params![before.0, limit],
     )
 }
@@ -138,8 +138,8 @@ fn backlog(connection: &Connection, sink: SinkState) -> Result<SinkState> {
             "SELECT count(*), coalesce(max(o.sequence), 0),
                     count(*) FILTER (WHERE o.sequence > c.sequence),
                     coalesce(sum(bytes) FILTER (WHERE o.sequence > c.sequence), 0),
-                    min(time) FILTER (WHERE o.sequence > c.sequence)
-             FROM (SELECT sequence, partition, time, length(payload) AS bytes FROM onewrite_outbox
+                    min(placed_at) FILTER (WHERE o.sequence > c.sequence)
+             FROM (SELECT sequence, partition, placed_at, length(payload) AS bytes FROM onewrite_outbox
                    WHERE sequence > ?2 ORDER BY sequence LIMIT ?3) o
              CROSS JOIN onewrite_cursor c ON c.sink = ?1 AND c.partition = o.partition",
         )

@@ -48,7 +48,7 @@ impl Model for Protocol {
             let other_lives = state.owners[1 - at].doing != Doing::Nothing
                 && state.owners[1 - at].epoch == state.epoch;
             // A lease of a member that seems dead is taken by one who believes to be alone.
-            let wants = share(1, 1, usize::from(holds)).take > 0;
+            let wants = share(1, 1, usize::from(holds), 0).take > 0;
             if wants && owner.doing == Doing::Nothing && (!other_lives || state.takeovers > 0) {
                 actions.push(Action::Claim(at));
             }

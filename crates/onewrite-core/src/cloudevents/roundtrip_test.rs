@@ -248,36 +248,3 @@ fn modes_follow_the_content_type() {
     assert_eq!(Mode::of("Application/CloudEvents+JSON"), Mode::Structured);
     assert_eq!(Mode::of("application/json"), Mode::Binary);
 }
-
-/// Prints the rate; run with `--release -- --ignored --nocapture`.
-#[test]
-#[ignore = "a measurement"]
-fn rate() {
-    let batch: Vec<_> = (1..=1000_u64)
-        .map(|n| {
-            let event = Event {
-                id: Some(format!("0197a3c2-7d1e-7a90-8f3e-{n:012x}").into()),
-                time: Some(Timestamp(1_800_000_000_000_000)),
-                key: Some(format!("order-{n}").into()),
-                correlation_id: Some(format!("booking-{n}").into()),
-                data: format!("{{\"note\":\"{}\"}}", "x".repeat(289)).into(),
-                ..Event::new("OrderCreated", "Order", format!("order-{n}"))
-            };
-            let (incarnation, partition) = (Incarnation(0x1234_5678_9abc), 17);
-            let record =
-                Record { source: "shop".into(), incarnation, partition, sequence: n, event };
-            Delivery { record, order: Order::Chained { previous: n - 1 } }
-        })
-        .collect();
-    let per_second = |label: &str, act: &mut dyn FnMut()| {
-        let started = std::time::Instant::now();
-        for _ in 0..500 {
-            act();
-        }
-        println!("{label}: {:.0} events/s", 500_000.0 / started.elapsed().as_secs_f64());
-    };
-    let json = encode_batch(&batch);
-    println!("{} bytes an event", json.len() / batch.len());
-    per_second("encode", &mut || drop(std::hint::black_box(encode_batch(&batch))));
-    per_second("decode", &mut || drop(std::hint::black_box(decode_batch(&json).unwrap())));
-}

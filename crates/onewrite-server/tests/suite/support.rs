@@ -283,9 +283,10 @@ pub(crate) fn open(path: &Path) -> Connection {
     connection
 }
 
-/// The one number that `sql` finds.
+/// The one number that `sql` finds; 0 for none.
 pub(crate) fn number(path: &Path, sql: &str) -> i64 {
-    open(path).query_row(sql, [], |row| row.get(0)).unwrap()
+    let found: Option<i64> = open(path).query_row(sql, [], |row| row.get(0)).unwrap();
+    found.unwrap_or(0)
 }
 
 /// The first column of what `sql` finds.

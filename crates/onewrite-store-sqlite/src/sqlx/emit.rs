@@ -67,6 +67,7 @@ pub async fn emit(tx: &mut SqliteConnection, event: &Event) -> Result<Placed> {
         .bind(text(&event.traceparent))
         .bind(row::headers_to(&event.headers))
         .bind(event.data.to_vec())
+        .bind(now().0)
         .execute(&mut *tx)
         .await
         .map_err(failed("emit an event"))?;

@@ -124,3 +124,65 @@ async fn a_write_that_fails_or_panics_leaves_its_neighbours_alone() {
     let ids: Vec<_> = page.records.iter().map(|record| &*record.event.aggregate_id).collect();
     assert_eq!(ids, ["one", "two"]);
 }
+
+#[tokio::test]
+async fn a_row_that_nobody_could_deliver_is_refused_or_delivered_as_well_as_possible() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(&folder);
+    let connection = connect(&folder);
+    let insert = |columns: &str, values: &str| {
+        let sql = format!(
+            "INSERT INTO onewrite_outbox (aggregatetype, aggregateid, type, {columns}) VALUES ('Order', '1', 'Created', {values})"
+        );
+        connection.execute_batch(&sql)
+    };
+    for (columns, values) in [
+        ("schema_version", "-1"),
+        ("schema_version", "'new'"),
+        ("time", "'today'"),
+        ("partition", "70000"),
+        ("user_id", "x'00'"),
+    ] {
+        assert!(insert(columns, values).is_err(), "{columns} = {values}");
+    }
+    insert("id", "CAST(x'ff41' AS TEXT)").unwrap();
+    insert("partition, key", "300, 'k'").unwrap();
+    insert("payload", "'{\"text\":1}'").unwrap();
+    let page = store.read(every(&store)).await.unwrap();
+    assert_eq!(page.records.len(), 3, "nothing stops what is behind it");
+    assert_eq!(page.records[0].id(), "\u{fffd}A");
+    assert_eq!(page.records[1].partition, 300 % 256);
+    assert_eq!(&*page.records[2].event.data, b"{\"text\":1}");
+}
+
+#[tokio::test]
+async fn an_events_own_time_decides_nothing() {
+    use onewrite_core::{
+        Timestamp,
+        store::{Batch, Durability, From, Item, Op},
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(&folder);
+    let op = |op| Batch {
+        durability: Durability::Durable,
+        items: vec![Item { fence: None, ops: vec![op] }],
+    };
+    store.commit(op(Op::Subscribe { sink: "s".into(), from: From::Beginning })).await.unwrap();
+    for time in [0, i64::MAX / 2] {
+        let event = Event { time: Some(Timestamp(time)), ..Event::new("Created", "Order", "1") };
+        store.write(move |tx| emit(tx, &event).map(|_| ())).await.unwrap();
+    }
+    let now = store.now().await.unwrap();
+    let oldest = store.sinks().await.unwrap()[0].oldest.unwrap();
+    assert!(now.since(oldest).as_secs() < 60, "lag goes by when it was placed");
+    for partition in 0..256 {
+        let sink = "s".into();
+        store.commit(op(Op::MoveCursor { sink, partition, sequence: 2, chain: 2 })).await.unwrap();
+    }
+    let later = now.plus(std::time::Duration::from_secs(60));
+    store
+        .commit(op(Op::Trim { before: later, history_before: Timestamp(0), limit: 100 }))
+        .await
+        .unwrap();
+    assert!(store.read(every(&store)).await.unwrap().records.is_empty(), "retention does too");
+}

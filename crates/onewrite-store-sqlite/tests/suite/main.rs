@@ -1,5 +1,7 @@
 //! The SQLite store against real files.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test may panic")]
+
 mod broken;
 mod broken_inbox;
 mod conformance;

@@ -91,7 +91,7 @@ impl Store {
         self.members.insert(owner, now);
         self.members.retain(|_, seen| now - *seen <= LEASE);
         let mut held = self.leases.values().filter(|lease| lease.owner == Some(owner)).count();
-        let wanted = share(self.leases.len(), self.members.len(), held);
+        let wanted = share(self.leases.len(), self.members.len(), held, 0);
         let mut take = wanted.take;
         let mut fences = Vec::new();
         for (partition, lease) in &mut self.leases {
@@ -109,7 +109,7 @@ impl Store {
         }
         Claimed {
             held: fences,
-            give_back: share(self.leases.len(), self.members.len(), held).give_back,
+            give_back: share(self.leases.len(), self.members.len(), held, 0).give_back,
         }
     }
 

@@ -17,8 +17,10 @@ use onewrite::sqlite::{
 };
 use onewrite_testkit::history::Verdict;
 
-use crate::rig::{Consumer, LEDGER, PATIENCE, Running, SINK, Source, event, execute, judge, queue,
-    relaying, sound};
+use crate::rig::{
+    Consumer, LEDGER, PATIENCE, Running, SINK, Source, event, execute, judge, queue, relaying,
+    sound,
+};
 
 const WRITERS: usize = 6;
 const TURNS: usize = 16;

@@ -45,9 +45,8 @@ async fn die_before_the_answer(sabotage: Sabotage) -> After {
     // The receiver commits, and its reply is lost with it.
     proxy.set(Fault::DropReplies);
     let second = relay("second");
-    let received = async || {
-        consumer.effects().await.len() as i64 == EVENTS || source.is_settled(SINK).await
-    };
+    let received =
+        async || consumer.effects().await.len() as i64 == EVENTS || source.is_settled(SINK).await;
     until("the receiver's commit", received).await;
     let reply_lost = source.cursor(SINK, 0).await.sequence;
     second.crash().await;

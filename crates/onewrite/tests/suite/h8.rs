@@ -66,8 +66,12 @@ async fn share_the_work(workers: Workers) -> Verdict {
     source.place((0..240).map(|n| event(format!("k{}", n / 4), format!("e{n}")))).await;
     let slow = Slow::default();
     if workers == Workers::ClaimRows {
-        execute(&source.0, "CREATE TABLE todo AS SELECT n, key, id, 0 AS claimed FROM ledger").await;
-        tokio::join!(claim_rows(source.clone(), slow.clone()), claim_rows(source.clone(), slow.clone()));
+        execute(&source.0, "CREATE TABLE todo AS SELECT n, key, id, 0 AS claimed FROM ledger")
+            .await;
+        tokio::join!(
+            claim_rows(source.clone(), slow.clone()),
+            claim_rows(source.clone(), slow.clone())
+        );
     } else {
         // Small batches, so that the relays take turns as the workers do.
         let options = || onewrite::RelayOptions { batch_max: 4, ..relaying(SINK, sound()) };

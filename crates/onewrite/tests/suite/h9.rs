@@ -50,10 +50,13 @@ async fn stall_past_the_lease(store: Sabotage, inbox: Sabotage) -> After {
     let receiver = Running::receiver(consumer.inbox(inbox), feed);
     let (reached, awake) = (Arc::new(AtomicBool::new(false)), Arc::new(Semaphore::new(0)));
     source.place(events("a", 4, 2)).await;
-    let stalled =
-        Stalled { onward: onward.clone(), reached: Arc::clone(&reached), awake: Arc::clone(&awake) };
+    let stalled = Stalled {
+        onward: onward.clone(),
+        reached: Arc::clone(&reached),
+        awake: Arc::clone(&awake),
+    };
     let first = Running::relay(&source, stalled, relaying(SINK, sound()), "first");
-    until("the first relay's request", async || { reached.load(Ordering::SeqCst) }).await;
+    until("the first relay's request", async || reached.load(Ordering::SeqCst)).await;
     source.place(events("b", 6, 2)).await;
     // The second can begin only once the lease of the first has run out.
     let second = Running::relay(&source, onward, relaying(SINK, sound()), "second");

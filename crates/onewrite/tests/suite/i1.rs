@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use onewrite::Delivery;
 use onewrite::{
     Code, Receiver, ReceiverOptions,
     inbox::Policy,
@@ -10,9 +11,10 @@ use onewrite::{
     sabotage::{Defect, Sabotage},
     sqlite::{InboxOptions, SqliteInbox},
 };
-use onewrite::Delivery;
 
-use crate::rig::{Consumer, Running, SINK, Source, broken, count, event, events, queue, relaying, sound};
+use crate::rig::{
+    Consumer, Running, SINK, Source, broken, count, event, events, queue, relaying, sound,
+};
 
 /// Events of a source that has no stream, as its broker numbers them.
 fn foreign(count: u64) -> Vec<Delivery> {

@@ -14,8 +14,8 @@ use onewrite::{
 use onewrite_testkit::history::Verdict;
 
 use crate::rig::{
-    Consumer, Running, SINK, Source, broken, event, events, http_sink, relaying, serve, serve_inbox,
-    sound,
+    Consumer, Running, SINK, Source, broken, event, events, http_sink, relaying, serve,
+    serve_inbox, sound,
 };
 
 const EVENTS: usize = 240;
@@ -86,8 +86,7 @@ async fn deliver(sabotage: Sabotage) -> (Verdict, u32) {
     let inbox = consumer.inbox(sabotage);
     let (address, feed) = serve_inbox(&inbox).await;
     let receiver = Running::receiver(inbox, feed);
-    let mailman =
-        Arc::new(Mailman { onward: http_sink(address), state: Mutex::default() });
+    let mailman = Arc::new(Mailman { onward: http_sink(address), state: Mutex::default() });
     let router = Router::new().route("/", post(carry)).with_state(Arc::clone(&mailman));
     let options = RelayOptions { batch_max: 16, ..relaying(SINK, sound()) };
     let relay = Running::relay(&source, http_sink(serve(router).await), options, "one");

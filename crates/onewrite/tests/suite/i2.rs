@@ -59,7 +59,9 @@ async fn check_then_act(folder: &Path, barrier: &Barrier) {
         let look = id.clone();
         let known = consumer.0.read_with(move |connection| {
             connection
-                .query_row("SELECT count(*) FROM seen WHERE id = ?1", [look], |row| row.get::<_, i64>(0))
+                .query_row("SELECT count(*) FROM seen WHERE id = ?1", [look], |row| {
+                    row.get::<_, i64>(0)
+                })
                 .map_err(other)
         });
         let known = known.await.unwrap() > 0;

@@ -17,7 +17,9 @@ use onewrite::{
 use onewrite_core::BoxFuture;
 use tokio::sync::Semaphore;
 
-use crate::rig::{Consumer, PATIENCE, Running, SINK, Source, events, queue, relaying, sound, within};
+use crate::rig::{
+    Consumer, PATIENCE, Running, SINK, Source, events, queue, relaying, sound, within,
+};
 
 const EVENTS: usize = 40;
 const KEYS: usize = 10;
@@ -137,7 +139,7 @@ async fn beside_a_slow_sink(one_relay_for_both: bool, limit: Duration) -> bool {
     } else {
         vec![relay(Arc::new(slow.clone()), "slow"), relay(Arc::new(fast), "fast")]
     };
-    let in_time = within(limit, async || { consumer.effects().await.len() == EVENTS }).await;
+    let in_time = within(limit, async || consumer.effects().await.len() == EVENTS).await;
     slow.0.close();
     for relay in relays {
         relay.crash().await;

@@ -17,8 +17,9 @@ use axum::{
     routing::post,
 };
 use onewrite::{
-    Delivery, Record, cloudevents,
+    Delivery, Record,
     broker::Sink as _,
+    cloudevents,
     http::{HttpSink, HttpSinkOptions, receiver, signature},
     position::Incarnation,
     record::Order,

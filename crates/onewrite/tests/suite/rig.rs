@@ -12,15 +12,17 @@ use std::{
 
 use axum::Router;
 use onewrite::{
-    Event, MemoryFeed, MemorySink, Receiver, ReceiverOptions, Record, Relay, RelayOptions, Shutdown,
-    Store, Text,
+    Event, MemoryFeed, MemorySink, Receiver, ReceiverOptions, Record, Relay, RelayOptions,
+    Shutdown, Store, Text,
     broker::{Feed, Sink},
     http::{HttpFeed, HttpFeedOptions, HttpSink, HttpSinkOptions},
     inbox::{Inbox, Policy},
     memory, other,
     retry::Backoff,
     sabotage::{Defect, Sabotage},
-    sqlite::{Context, HandlerError, InboxOptions, Options, SqliteInbox, SqliteStore, emit, rusqlite},
+    sqlite::{
+        Context, HandlerError, InboxOptions, Options, SqliteInbox, SqliteStore, emit, rusqlite,
+    },
     store::Cursor,
 };
 use onewrite_testkit::history::{Committed, Verdict, check};
@@ -34,7 +36,6 @@ pub(crate) const LEASE: Duration = Duration::from_millis(240);
 
 /// The name of the sink where there is one only.
 pub(crate) const SINK: &str = "payments";
-
 
 /// Nothing is broken on purpose.
 pub(crate) fn sound() -> Sabotage {
@@ -150,7 +151,11 @@ impl Consumer {
     /// `payments.db` in `folder`, with a table of effects that refuses no repetition.
     pub(crate) async fn open(folder: &Path) -> Self {
         let store = SqliteStore::open(Options::new(folder.join("payments.db"))).unwrap();
-        execute(&store, "CREATE TABLE IF NOT EXISTS effect (n INTEGER PRIMARY KEY, key TEXT, id TEXT)").await;
+        execute(
+            &store,
+            "CREATE TABLE IF NOT EXISTS effect (n INTEGER PRIMARY KEY, key TEXT, id TEXT)",
+        )
+        .await;
         Self(store)
     }
 

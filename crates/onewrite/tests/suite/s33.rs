@@ -81,7 +81,8 @@ async fn cut_the_power(sabotage: Sabotage) -> (usize, usize) {
         powercut::cut(folder.path()).unwrap();
         let source = Source::open(folder.path(), 4, sabotage).await;
         let rows = "SELECT l.id, o.id FROM ledger l JOIN onewrite_outbox o ON o.id = l.id";
-        let found: HashSet<_> = pairs(&source.0, rows).await.into_iter().map(|(id, _)| id).collect();
+        let found: HashSet<_> =
+            pairs(&source.0, rows).await.into_iter().map(|(id, _)| id).collect();
         lost.extend(acknowledged.iter().filter(|id| !found.contains(*id)).cloned());
         drop(source);
         // The next child starts from what is on disk now.
