@@ -77,6 +77,8 @@ struct Driver {
     failures: u32,
     /// Leases of writes with an unknown outcome.
     unsure: Vec<Fence>,
+    /// Partitions whose receiver was not asked for its marks since they were leased.
+    unheard: Vec<Partition>,
     /// Cursors that moved and are not stored yet, and since when.
     moved: Vec<Item>,
     moved_since: Instant,
@@ -84,6 +86,7 @@ struct Driver {
 
 /// Moved cursors are stored together, after so long or so many: a commit for each event would take the
 /// database's lock from those who write. Until then a crash repeats deliveries, which receivers know.
+/// Only after plain acceptance: see where it is decided.
 const STORE_CURSORS_WITHIN: Duration = Duration::from_millis(20);
 const STORE_CURSORS_AT: usize = 64;
 
@@ -115,6 +118,7 @@ impl Driver {
             batch,
             failures: 0,
             unsure: Vec::new(),
+            unheard: Vec::new(),
             moved: Vec::new(),
             moved_since: Instant::now(),
         }
@@ -128,6 +132,7 @@ impl Driver {
         // What was in flight when an error ended the last run is read again from the stored cursors.
         self.machine = machine(&self.options, &*self.store);
         self.moved.clear();
+        self.unheard.clear();
         let op = Op::Subscribe { sink: self.options.sink.clone(), from: self.options.from };
         self.commit(vec![Item { fence: None, ops: vec![op] }], Durability::Durable).await?;
         let mut watch = self.store.watch();
@@ -193,7 +198,10 @@ impl Driver {
     async fn publish(&mut self, offer: Offer, shutdown: &Shutdown) -> Result<bool> {
         failpoint::hit("relay.after_read_before_publish");
         let began = Instant::now();
-        let published = self.sink.publish(&offer.deliveries).await;
+        let published = match self.compare().await? {
+            Ok(()) => self.sink.publish(&offer.deliveries).await,
+            Err(error) => Err(error),
+        };
         failpoint::hit("relay.after_publish_before_cursor");
         let name = self.options.sink.to_string();
         metrics::histogram!("onewrite_relay_publish_seconds", "sink" => name.clone())
@@ -204,6 +212,12 @@ impl Driver {
         metrics::counter!("onewrite_relay_delivered_total", "sink" => name)
             .increment(settled.settled as u64);
         let parked = settled.alarms.iter().any(|alarm| matches!(alarm, Alarm::Parked(_)));
+        // Anything but plain acceptance may be the work of a successor that has the lease by now: its
+        // fence has to be heard before more goes out. And a receiver that takes one record at a time
+        // because the last claim killed it must not see that record again after the next death.
+        let plain = published
+            .as_ref()
+            .is_ok_and(|receipts| receipts.iter().all(|receipt| *receipt == Receipt::Accepted));
         self.tell(&settled.alarms);
         if self.moved.is_empty() {
             self.moved_since = Instant::now();
@@ -211,7 +225,8 @@ impl Driver {
         self.moved.extend(settled.items);
         if parked {
             self.store_cursors(Durability::Durable).await?;
-        } else if self.moved.len() >= STORE_CURSORS_AT
+        } else if !plain
+            || self.moved.len() >= STORE_CURSORS_AT
             || self.moved_since.elapsed() >= STORE_CURSORS_WITHIN
         {
             self.store_cursors(Durability::Relaxed).await?;

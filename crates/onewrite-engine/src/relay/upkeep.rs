@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use onewrite_core::{
-    Partition, Result,
+    Code, Error, Result,
     relay::Alarm,
     store::{Claim, Durability, Item, Op},
 };
@@ -21,8 +21,9 @@ impl Driver {
         let claimed = self.store.claim(claim).await?;
         if !self.machine.knows(&claimed.held) {
             let cursors = self.store.cursors(&self.options.sink).await?;
-            let new = self.machine.leased(&claimed.held, &cursors);
-            self.compare(&new).await?;
+            self.unheard.extend(self.machine.leased(&claimed.held, &cursors));
+            // Should the receiver be out of reach, it is asked again before anything goes out.
+            let _ = self.compare().await?;
         } else {
             self.machine.leased(&claimed.held, &[]);
         }
@@ -39,21 +40,25 @@ impl Driver {
         self.redrive().await
     }
 
-    /// Compares the receiver's marks with the source: one that knows more than its source must not be
-    /// served, its marks would swallow new records.
-    async fn compare(&mut self, new: &[Partition]) -> Result<()> {
+    /// Compares the receiver's marks with the source, for partitions where that was not done since
+    /// they were leased: a receiver that knows more than its source must not be served, its marks
+    /// would swallow new records. Returns why nothing may go out now, if so.
+    pub(super) async fn compare(&mut self) -> Result<Result<()>> {
         let source = self.store.source();
-        let Some((_, life)) = source.incarnations.last().copied() else { return Ok(()) };
+        let Some((_, life)) = source.incarnations.last().copied() else { return Ok(Ok(())) };
+        if self.unheard.is_empty() {
+            return Ok(Ok(()));
+        }
         let marks = match self.sink.marks(&source.name, life).await {
-            Ok(Some(marks)) => marks,
-            Ok(None) => return Ok(()),
+            Ok(marks) => marks.unwrap_or_default(),
             Err(error) => {
                 tracing::debug!(%error, "the receiver's marks cannot be read yet");
-                return Ok(());
+                return Ok(Err(error));
             }
         };
         let head = self.store.head().await?;
-        for mark in marks.iter().filter(|mark| new.contains(&mark.partition)) {
+        let mut is_ahead = false;
+        for mark in marks.iter().filter(|mark| self.unheard.contains(&mark.partition)) {
             let id = self.store.id_at(mark.partition, mark.sequence).await?;
             let alarm = self.machine.compare(
                 mark.partition,
@@ -61,9 +66,13 @@ impl Driver {
                 head,
                 id.as_deref(),
             );
+            is_ahead |= alarm.is_some();
             self.tell(alarm.as_slice());
         }
-        Ok(())
+        self.unheard.clear();
+        // What was offered before its lane was stopped must not go out.
+        let why = "the receiver knows records that this source does not have";
+        Ok(if is_ahead { Err(Error::new(Code::SinkAhead, why)) } else { Ok(()) })
     }
 
     /// Suspends the sink when it is over its budget.

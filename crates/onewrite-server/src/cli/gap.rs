@@ -61,7 +61,7 @@ async fn list(stores: &Stores) -> Result<()> {
             gap.upto.to_string(),
         ]
     });
-    println!(
+    report::say!(
         "{}",
         report::table(["consumer", "source", "partition", "has up to", "gone up to"], rows)
     );
@@ -92,7 +92,7 @@ async fn accept(consumer: &str, source: &str, stores: &Stores) -> Result<()> {
     if stores.json {
         report::json(&json!({ "done": said }));
     } else {
-        println!("{said}");
+        report::say!("{said}");
     }
     Ok(())
 }

@@ -145,3 +145,11 @@ fn no_service_outlives_a_demo_that_is_killed() {
     demo.kill();
     crate::support::eventually("they end", || services() == 0);
 }
+
+#[test]
+fn the_sample_orders_are_taken() {
+    let sample = concat!(env!("CARGO_MANIFEST_DIR"), "/../../examples/shop/orders.jsonl");
+    let run = Place::new().run(&["demo", "--input", sample, "--chaos", "1", "--json"]);
+    let found = is_clean(&run, 1);
+    assert!(found["completed"].as_u64() > Some(0) && found["compensated"].as_u64() > Some(0));
+}

@@ -54,10 +54,21 @@ fn a_sink_over_its_budget_is_suspended_passed_and_told_of_the_gap() {
     assert_eq!(taken(), ["0"], "nothing is handled behind the gap");
     let why = place.run(&["why", "a"]).ok().out;
     assert!(why.contains("OW0017") && why.contains("tried next at"), "{why}");
-    drop(receiver);
-    // Once the gap is accepted by hand, it goes on.
-    let _receiver = Peer::with(&peer, address, |options| options.policy.accept_gaps = true);
+    // An operator sees it at the receiver, and accepts it after comparing both sides.
+    let at = ["--store", "sqlite:peer.db"];
+    let listed = || place.json(&[&["gap", "list", "--json"], &at[..]].concat());
+    let gap = listed()[0].clone();
+    assert_eq!((&gap["consumer"], &gap["source"]), (&"peer".into(), &"shop".into()), "{gap}");
+    assert_eq!((&gap["mark"], &gap["gone_upto"]), (&1.into(), &3.into()), "{gap}");
+    let accept = |source| {
+        let asked = ["gap", "accept", "--consumer", "peer", "--source", source];
+        place.run(&[&asked[..], &at].concat())
+    };
+    accept("nobody").refused("OW0026", &["nobody"]);
+    accept("shop").ok();
     eventually("it goes on behind the gap", || taken() == ["0", "3"]);
+    assert_eq!(listed(), serde_json::json!([]));
+    drop(receiver);
     relay.terminate().ok();
 }
 

@@ -10,10 +10,10 @@ use crate::rig::{
     Consumer, Running, SINK, Source, broken, events, http_sink, relaying, serve_inbox, sound, until,
 };
 
-const EVENTS: i64 = 6;
+const EVENTS: usize = 6;
 
 struct After {
-    /// Where the cursor stood after a request that never arrived, and after a lost reply.
+    /// How far the cursor went after a request that never arrived, and after a lost reply.
     unanswered: u64,
     reply_lost: u64,
     verdict: Verdict,
@@ -27,32 +27,40 @@ async fn die_before_the_answer(sabotage: Sabotage) -> After {
     let (address, feed) = serve_inbox(&inbox).await;
     let receiver = Running::receiver(inbox, feed);
     let proxy = Proxy::start(address).await.unwrap();
-    let relay =
-        |owner| Running::relay(&source, http_sink(proxy.addr()), relaying(SINK, sabotage), owner);
-    source.place(events("e", EVENTS as usize, 2)).await;
+    let relay = |proxy: &Proxy, owner| {
+        Running::relay(&source, http_sink(proxy.addr()), relaying(SINK, sabotage), owner)
+    };
+    let first = relay(&proxy, "first");
+    source.place(events("before", 1, 1)).await;
+    source.settled(SINK).await;
 
     // The request goes out, and nobody is there any more.
     proxy.set(Fault::Blackhole);
-    let first = relay("first");
+    source.place(events("e", EVENTS, 2)).await;
     until("a request without an answer", async || {
         let cursors = onewrite::Store::cursors(&source.0, SINK).await.unwrap();
         cursors.iter().any(|cursor| cursor.reason.is_some())
     })
     .await;
-    let unanswered = source.cursor(SINK, 0).await.sequence;
+    let unanswered = source.cursor(SINK, 0).await.sequence - 1;
     first.crash().await;
+    // With it goes what had left the relay and reached nobody.
+    drop(proxy);
+
+    let proxy = Proxy::start(address).await.unwrap();
+    let second = relay(&proxy, "second");
+    source.settled(SINK).await;
 
     // The receiver commits, and its reply is lost with it.
     proxy.set(Fault::DropReplies);
-    let second = relay("second");
-    let received =
-        async || consumer.effects().await.len() as i64 == EVENTS || source.is_settled(SINK).await;
-    until("the receiver's commit", received).await;
-    let reply_lost = source.cursor(SINK, 0).await.sequence;
+    let (settled, seen) = (source.cursor(SINK, 0).await.sequence, consumer.effects().await.len());
+    source.place(events("f", EVENTS, 2)).await;
+    until("the receiver's commit", async || consumer.effects().await.len() == seen + EVENTS).await;
+    let reply_lost = source.cursor(SINK, 0).await.sequence - settled;
     second.crash().await;
 
     proxy.set(Fault::Pass);
-    let third = relay("third");
+    let third = relay(&proxy, "third");
     source.settled(SINK).await;
     third.stop().await;
     receiver.stop().await;

@@ -13,7 +13,10 @@ use onewrite::{
     sabotage::{Defect, Sabotage},
     sqlite::{Copied, Options, SqliteStore},
 };
-use onewrite_testkit::history::Verdict;
+use onewrite_testkit::{
+    history::Verdict,
+    proxy::{Fault, Proxy},
+};
 
 use crate::rig::{
     Consumer, Running, SINK, Source, broken, events, http_sink, options, relaying, serve_inbox,
@@ -118,9 +121,10 @@ async fn write_to_both(copied: Copied, relay: Sabotage, inbox: Sabotage) -> Afte
     After { settled, verdict: crate::rig::judge(&twins, &effects) }
 }
 
-/// A backup is written back into the file, which keeps its identity, and the service goes on.
-async fn restore(relay: Sabotage, inbox: Sabotage) -> After {
-    let town = Town::new(inbox).await;
+/// A backup is written back into the file, which keeps its identity, and the service goes on. The
+/// receiver may be out of reach when its marks are asked for.
+async fn restore(relay: Sabotage, inbox: Sabotage, in_reach: bool) -> After {
+    let mut town = Town::new(inbox).await;
     let (file, backup) = (town.folder.path().join("shop.db"), town.folder.path().join("backup"));
     town.live("a", 3).await;
     copy(&file, &backup);
@@ -128,7 +132,16 @@ async fn restore(relay: Sabotage, inbox: Sabotage) -> After {
     copy(&backup, &file);
     let source = town.open("shop.db", Copied::Refuse).await;
     source.place(events("new", 2, 1)).await;
-    let settled = town.relay_or_stop(&source, relay).await;
+    let proxy = Proxy::start(town.address).await.unwrap();
+    town.address = proxy.addr();
+    if !in_reach {
+        proxy.set(Fault::Refuse);
+    }
+    let back_in_reach = async {
+        until("a request", async || proxy.connections() > 0).await;
+        proxy.set(Fault::Pass);
+    };
+    let (settled, ()) = tokio::join!(town.relay_or_stop(&source, relay), back_in_reach);
     let committed = source.committed().await;
     let effects = town.consumer.effects().await;
     let effects: Vec<_> = effects.into_iter().filter(|(_, id)| !id.starts_with('b')).collect();
@@ -162,13 +175,15 @@ async fn without_incarnations_a_copy_s_events_are_swallowed() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_restored_backup_stops_its_relay() {
-    let after = restore(sound(), sound()).await;
-    assert!(!after.settled, "new events passed for delivered: {}", after.verdict);
+    for in_reach in [true, false] {
+        let after = restore(sound(), sound(), in_reach).await;
+        assert!(!after.settled, "new events passed for delivered: {}", after.verdict);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn without_comparison_a_restored_backup_s_events_are_swallowed() {
     let planted = broken(Defect::NoIncarnation);
-    let after = restore(planted, planted).await;
+    let after = restore(planted, planted, true).await;
     assert!(after.settled && after.verdict.lost.count == 2, "nothing noticed: {}", after.verdict);
 }
