@@ -104,6 +104,8 @@ pub enum Op {
     Request {
         /// Where it is parked.
         scope: Scope,
+        /// The source of its events.
+        source: Text,
         /// The key.
         key: Text,
         /// What is to happen.

@@ -97,7 +97,7 @@ fn apply(tx: &Connection, source: &Source, op: &Op, sabotage: Sabotage) -> Resul
         ),
         Op::Park { sink, sequence, reason, .. } => parking::park_from_log(tx, source, sink, *sequence, reason),
         Op::Unpark { scope, source, key, position } => parking::unpark(tx, scope, source, key, *position),
-        Op::Request { scope, key, request, reason } => parking::request(tx, scope, key, *request, reason.as_deref()),
+        Op::Request { scope, source, key, request, reason } => parking::request(tx, scope, (source, key), *request, reason.as_deref()),
         Op::AcceptGaps { consumer, source } => gap::accept(tx, consumer, source),
         Op::Release(fence) => claim::release(tx, fence),
         Op::Leave { scope, owner } => claim::leave(tx, scope, owner),

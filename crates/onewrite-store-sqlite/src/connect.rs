@@ -1,14 +1,9 @@
-//! Opening the file: settings, identity, schema.
+//! Opening the file: the settings that the promises rest on.
 
-use std::{
-    fs,
-    os::unix::fs::MetadataExt,
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{fs, path::PathBuf, time::Duration};
 
 use onewrite_core::{
-    Code, Error, Result, Text,
+    Code, Error, Result, Sequence, Text,
     event::EVENT_BYTES_MAX_DEFAULT,
     position::PARTITIONS_DEFAULT,
     sabotage::{Defect, Sabotage},
@@ -28,8 +23,9 @@ pub enum Copied {
     Refuse,
     /// The file was moved as a whole; the original no longer exists.
     Adopt,
-    /// The file is a copy or a restored backup: it starts a new life.
-    Fork,
+    /// The file is a copy or a restored backup: it starts a new life, with the next record or, when
+    /// something was emitted since, with the first one behind this sequence.
+    Fork(Option<Sequence>),
 }
 
 /// How to open a store.
@@ -135,14 +131,4 @@ impl Options {
         connection.set_prepared_statement_cache_capacity(64);
         Ok(connection)
     }
-}
-
-/// What tells this file from a copy of it: its inode. A move within the file system keeps it; a copy
-/// or a restored backup has another. A backup written into the same file keeps it too: that is found
-/// by comparing with the receivers' marks.
-pub(crate) fn identity(path: &Path) -> Result<String> {
-    fs::metadata(path).map(|file| format!("inode-{}", file.ino())).map_err(|error| {
-        Error::new(Code::StoreUnreachable, format!("look at the database {}", path.display()))
-            .with_source(error)
-    })
 }

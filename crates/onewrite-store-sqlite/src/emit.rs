@@ -33,7 +33,8 @@ pub(crate) struct Terms {
 }
 
 /// Appends `event` to the log within the transaction that is open on `tx`: it is committed with the
-/// caller's own rows or not at all. Emit last: it pays the guard's debts of the changes before it.
+/// caller's own rows or not at all. Emit last: it pays the guard's debts of the changes before it. Begin
+/// the transaction with `BEGIN IMMEDIATE`: a deferred one that has read can be refused when it writes.
 ///
 /// # Errors
 /// [`Code::UnsafeSetting`] outside a transaction or when the connection would acknowledge commits

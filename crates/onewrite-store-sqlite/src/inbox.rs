@@ -440,7 +440,7 @@ fn redrive(
     if request == Some(Request::Retry)
         && let Some(reason) = handle(tx, handler, &front.record, true)?
     {
-        parking::request(tx, &key.scope, &key.key, Request::Wait, Some(&reason))?;
+        parking::request(tx, &key.scope, (&key.source, &key.key), Request::Wait, Some(&reason))?;
         return Ok(Err(reason));
     }
     if matches!(request, Some(Request::Retry | Request::Discard)) {

@@ -15,6 +15,7 @@ mod error;
 mod find;
 mod gap;
 pub mod guard;
+mod identity;
 mod inbox;
 mod parking;
 mod process;

@@ -125,11 +125,11 @@ pub(crate) fn unpark(
 pub(crate) fn request(
     tx: &Connection,
     scope: &str,
-    key: &str,
+    (source, key): (&str, &str),
     request: Request,
     reason: Option<&str>,
 ) -> Result<u64> {
-    execute(tx, statement::REQUEST, params![scope, key, request.as_str(), reason])
+    execute(tx, statement::REQUEST, params![scope, key, request.as_str(), reason, source])
 }
 
 pub(crate) fn is_parked(tx: &Connection, scope: &str, source: &str, key: &str) -> Result<bool> {

@@ -3,10 +3,16 @@
 use onewrite_core::{
     Code, Error, Incarnation, Result, Sequence,
     position::{START, Source},
+    sabotage::Defect,
 };
 use rusqlite::{Connection, OptionalExtension, params};
 
-use crate::{Copied, Options, connect::identity, error::While, writer::now};
+use crate::{
+    Copied, Options,
+    error::While,
+    identity::{self, Witness},
+    writer::now,
+};
 
 /// The schema this program writes.
 pub const SCHEMA_VERSION: u32 = 1;
@@ -29,7 +35,9 @@ pub(crate) fn open(connection: &mut Connection, options: &Options) -> Result<Sou
     if version.is_none_or(|(version, _)| version < SCHEMA_VERSION) {
         migrate(connection, options)?;
     }
-    check_identity(connection, options)?;
+    if version.is_some() {
+        check_identity(connection, options)?;
+    }
     source(connection)
 }
 
@@ -75,7 +83,7 @@ fn migrate(connection: &mut Connection, options: &Options) -> Result<()> {
         let values = [
             ("source", options.source_name().to_string()),
             ("partitions", options.partitions.max(1).to_string()),
-            ("file_identity", identity(&options.path)?),
+            ("file_identity", identity::of(&options.path)?),
         ];
         for (name, value) in values {
             set_meta(&tx, name, &value)?;
@@ -88,28 +96,43 @@ fn migrate(connection: &mut Connection, options: &Options) -> Result<()> {
 }
 
 fn check_identity(connection: &Connection, options: &Options) -> Result<()> {
-    let known = meta(connection, "file_identity")?.unwrap_or_default();
-    let found = identity(&options.path)?;
-    if known == found && options.copied != Copied::Fork {
-        return Ok(());
-    }
+    let found = identity::of(&options.path)?;
+    let moved = meta(connection, "file_identity")?.unwrap_or_default() != found;
+    let went_back = Witness::beside(&options.path).contradicts(connection)?
+        && !options.sabotage.has(Defect::NoIncarnation);
+    let refused = |what: &str| {
+        Err(Error::new(Code::StoreCopied, format!("the file {} {what}", options.path.display())))
+    };
     match options.copied {
-        Copied::Refuse => {
-            return Err(Error::new(
-                Code::StoreCopied,
-                format!(
-                    "the file {} is not the one its source was registered with: it was moved, copied or restored",
-                    options.path.display()
-                ),
-            ));
+        Copied::Refuse if went_back => {
+            refused("no longer has what its log once had: a backup was restored into it")
         }
-        Copied::Adopt => {}
-        Copied::Fork => start_life(connection, head(connection)? + 1, "forked")?,
+        Copied::Refuse if moved => refused(
+            "is not the one its source was registered with: it was moved, copied or restored",
+        ),
+        Copied::Refuse => Ok(()),
+        Copied::Adopt if went_back => refused(
+            "was not just moved: it no longer has what its log once had, so it needs a fork",
+        ),
+        Copied::Adopt => set_meta(connection, "file_identity", &found),
+        Copied::Fork(since) => {
+            let head = head(connection)?;
+            let last = since.unwrap_or(head);
+            if last > head {
+                return Err(Error::new(
+                    Code::InvalidInput,
+                    format!(
+                        "the log ends at sequence {head}, so nothing can be forked behind {last}"
+                    ),
+                ));
+            }
+            start_life(connection, last + 1, "forked")?;
+            set_meta(connection, "file_identity", &found)
+        }
     }
-    set_meta(connection, "file_identity", &found)
 }
 
-/// Begins a new life with the next record.
+/// Begins a new life with the record `first`.
 fn start_life(connection: &Connection, first: Sequence, reason: &str) -> Result<()> {
     let life = Incarnation(uuid::Uuid::new_v4().as_u64_pair().1);
     connection

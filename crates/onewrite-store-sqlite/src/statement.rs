@@ -48,10 +48,10 @@ pub(crate) const PARK_KEY: &str =
 pub(crate) const REQUESTED: &str =
     "SELECT request FROM onewrite_parked_key WHERE scope = ?1 AND source = ?2 AND key = ?3";
 
-/// Says what is to happen to a key. Binds: scope, key, request, reason or null.
+/// Says what is to happen to a key. Binds: scope, key, request, reason or null, source.
 pub(crate) const REQUEST: &str =
     "UPDATE onewrite_parked_key SET request = ?3, reason = coalesce(?4, reason), redrives = redrives + (?4 IS NOT NULL)
-     WHERE scope = ?1 AND key = ?2";
+     WHERE scope = ?1 AND key = ?2 AND source = ?5";
 
 /// The first table that changed without an event.
 pub(crate) const DEBTOR: &str = "SELECT guarded FROM onewrite_debt LIMIT 1";

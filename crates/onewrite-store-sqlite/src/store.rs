@@ -57,7 +57,7 @@ impl SqliteStore {
         let (changes, changed) = watch::channel(0);
         let changes = Arc::new(changes);
         let reader = Reader::start(options.connect_reader()?, Arc::clone(&changes))?;
-        let writer = Writer::start(connection, options.busy_timeout, changes, options.sabotage)?;
+        let writer = Writer::start(connection, &options, changes)?;
         let inner = Inner { options, source: RwLock::new(source), writer, reader, changed };
         Ok(Self { inner: Arc::new(inner) })
     }

@@ -92,8 +92,11 @@ pub(crate) fn subscribe(
     )
 }
 
-/// Suspends a sink, or lets it go on.
+/// Suspends a sink, or lets it go on, at once.
 pub(crate) fn suspend(tx: &Connection, sink: &str, reason: Option<&str>) -> Result<u64> {
+    if reason.is_none() {
+        execute(tx, "UPDATE onewrite_cursor SET retry_at = NULL WHERE sink = ?1", params![sink])?;
+    }
     execute(
         tx,
         "UPDATE onewrite_sink SET suspended_at = CASE WHEN ?2 IS NULL THEN NULL ELSE coalesce(suspended_at, ?3) END, suspended_reason = ?2 WHERE name = ?1",

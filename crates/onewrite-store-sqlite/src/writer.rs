@@ -23,8 +23,10 @@ use rusqlite::Connection;
 use tokio::sync::{oneshot, watch};
 
 use crate::{
+    Options,
     error::{While, database, is_foreign_key},
     guard,
+    identity::Witness,
 };
 
 /// Jobs that share a commit at most: bounds how long the others wait.
@@ -112,9 +114,8 @@ impl Writer {
     /// Starts the writing thread. `appended` is told whenever a commit added to the log.
     pub(crate) fn start(
         connection: Connection,
-        patience: Duration,
+        options: &Options,
         appended: Arc<watch::Sender<u64>>,
-        sabotage: Sabotage,
     ) -> Result<Self> {
         connection.busy_timeout(Duration::ZERO).during("set up the writer")?;
         let touched = Arc::new(AtomicBool::new(false));
@@ -126,6 +127,10 @@ impl Writer {
                 }
             }))
             .during("watch the log for changes")?;
+        let mut witness = Witness::beside(&options.path);
+        witness.note(&connection, true);
+        let (patience, sabotage) = (options.busy_timeout, options.sabotage);
+        let work = Loop { connection, level: Durability::Durable, patience, sabotage, witness };
         let (queue, jobs) = mpsc::channel();
         let tell = move || {
             if touched.swap(false, Ordering::Relaxed) {
@@ -134,9 +139,7 @@ impl Writer {
         };
         let thread = thread::Builder::new()
             .name("onewrite-writer".into())
-            .spawn(move || {
-                Loop { connection, level: Durability::Durable, patience, sabotage }.run(&jobs, tell)
-            })
+            .spawn(move || work.run(&jobs, tell))
             .map_err(|error| {
                 Error::new(Code::Stopped, "start the store's writer").with_source(error)
             })?;
@@ -167,6 +170,7 @@ struct Loop {
     /// How long to wait for other connections' transactions.
     patience: Duration,
     sabotage: Sabotage,
+    witness: Witness,
 }
 
 impl Loop {
@@ -196,7 +200,9 @@ impl Loop {
                 }
                 Err(refused) => fail(group, &refused.error()),
             }
+            self.witness.note(&self.connection, false);
         }
+        self.witness.note(&self.connection, true);
     }
 
     /// Runs a group in one transaction. An error says that nothing of it was committed, or, when it

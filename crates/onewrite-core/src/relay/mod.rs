@@ -191,6 +191,11 @@ impl Relay {
         self.lanes.remove(&partition);
     }
 
+    /// Forgets every lane: each starts over from its stored cursor with the next claim.
+    pub fn start_over(&mut self) {
+        self.lanes.clear();
+    }
+
     /// Learns that a parked key was freed. Not to be called while a parking of this partition waits
     /// for its commit: which of the two came first would not be known.
     pub fn freed(&mut self, partition: Partition, key: &Text) {

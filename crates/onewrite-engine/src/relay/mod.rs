@@ -42,6 +42,20 @@ impl Relay {
         Self { store, sink, options, owner: owner.into() }
     }
 
+    /// Registers the sink, so that retention keeps what it has not settled. [`Self::run`] does it too;
+    /// a program that sweeps with a short retention does it before the first sweep.
+    ///
+    /// # Errors
+    /// What the store says.
+    pub async fn subscribe(&self) -> Result<()> {
+        let batch =
+            Batch { durability: Durability::Durable, items: vec![subscription(&self.options)] };
+        match self.store.commit(batch).await?.pop() {
+            Some(Outcome::Failed(error)) => Err(error),
+            _ => Ok(()),
+        }
+    }
+
     /// Relays until the shutdown begins, then settles what is in flight and gives its leases back.
     /// Trouble with store or sink is retried for ever, with pauses.
     pub async fn run(self, shutdown: Shutdown) {
@@ -90,6 +104,11 @@ struct Driver {
 const STORE_CURSORS_WITHIN: Duration = Duration::from_millis(20);
 const STORE_CURSORS_AT: usize = 64;
 
+fn subscription(options: &RelayOptions) -> Item {
+    let op = Op::Subscribe { sink: options.sink.clone(), from: options.from };
+    Item { fence: None, ops: vec![op] }
+}
+
 fn machine(options: &RelayOptions, store: &dyn Store) -> Machine {
     let policy = Policy {
         sink: options.sink.clone(),
@@ -133,8 +152,7 @@ impl Driver {
         self.machine = machine(&self.options, &*self.store);
         self.moved.clear();
         self.unheard.clear();
-        let op = Op::Subscribe { sink: self.options.sink.clone(), from: self.options.from };
-        self.commit(vec![Item { fence: None, ops: vec![op] }], Durability::Durable).await?;
+        self.commit(vec![subscription(&self.options)], Durability::Durable).await?;
         let mut watch = self.store.watch();
         let mut ahead: Option<(Asked, Page)> = None;
         self.renew_at = Instant::now();

@@ -37,10 +37,17 @@ impl Driver {
                 // No answer says nothing about the event: the request stands, and is tried again later.
                 let receipts = self.sink.publish(std::slice::from_ref(&delivery)).await?;
                 if let Some(reason) = receipts.into_iter().next().and_then(refusal) {
-                    let (scope, key) = (key.scope.clone(), key.key.clone());
+                    let (scope, source, key) =
+                        (key.scope.clone(), key.source.clone(), key.key.clone());
                     self.write(
                         fence,
-                        Op::Request { scope, key, request: Request::Wait, reason: Some(reason) },
+                        Op::Request {
+                            scope,
+                            source,
+                            key,
+                            request: Request::Wait,
+                            reason: Some(reason),
+                        },
                     )
                     .await?;
                     return Ok(());

@@ -82,7 +82,13 @@ impl Driver {
         let Some(state) = sinks.iter().find(|state| state.name == self.options.sink) else {
             return Ok(());
         };
-        self.suspended = state.suspended.is_some();
+        let suspended = state.suspended.is_some();
+        if self.suspended && !suspended {
+            // It goes on at once, from its stored cursors: what it waited for before is over.
+            self.machine.start_over();
+            self.renew_at = Instant::now();
+        }
+        self.suspended = suspended;
         let age = state.oldest.map_or(Duration::ZERO, |oldest| now.since(oldest));
         let name = self.options.sink.to_string();
         metrics::gauge!("onewrite_sink_lag_records", "sink" => name.clone())
@@ -100,10 +106,12 @@ impl Driver {
             age.as_secs(),
             state.bytes_behind
         );
-        tracing::error!(sink = %self.options.sink, "OW0020: the sink is over its budget and is suspended: {reason}");
-        let op = Op::Suspend { sink: self.options.sink.clone(), reason: Some(reason.into()) };
+        let op =
+            Op::Suspend { sink: self.options.sink.clone(), reason: Some(reason.clone().into()) };
+        self.commit(vec![Item { fence: None, ops: vec![op] }], Durability::Durable).await?;
         self.suspended = true;
-        self.commit(vec![Item { fence: None, ops: vec![op] }], Durability::Durable).await
+        tracing::error!(sink = %self.options.sink, "OW0020: the sink is over its budget and is suspended: {reason}");
+        Ok(())
     }
 
     pub(super) fn tell(&self, alarms: &[Alarm]) {

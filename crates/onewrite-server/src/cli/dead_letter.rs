@@ -149,7 +149,8 @@ async fn show(args: &KeyArgs) -> Result<()> {
 
 async fn request(args: &KeyArgs, request: Request) -> Result<()> {
     let (store, key) = find(args).await?;
-    let op = Op::Request { scope: key.scope.clone(), key: key.key.clone(), request, reason: None };
+    let (scope, source) = (key.scope.clone(), key.source.clone());
+    let op = Op::Request { scope, source, key: key.key.clone(), request, reason: None };
     let batch =
         Batch { durability: Durability::Durable, items: vec![Item { fence: None, ops: vec![op] }] };
     if let Some(Outcome::Failed(error)) = store.commit(batch).await?.pop() {

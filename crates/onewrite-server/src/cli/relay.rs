@@ -4,11 +4,9 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use clap::Args;
 use onewrite::{
-    Budget, Code, Error, Relay, RelayOptions, Result, Retention, Shutdown, StartFrom, Store,
-    Sweeper,
+    Budget, Code, Error, Relay, RelayOptions, Result, Retention, Shutdown, StartFrom, Sweeper,
     retry::Backoff,
     sqlite::{Copied, SqliteStore},
-    store::{Batch, Durability, Item, Op, Outcome},
 };
 
 use super::Stores;
@@ -76,14 +74,16 @@ pub(crate) async fn run(args: RelayArgs) -> Result<()> {
             };
             let options = options(&config.relay, &sink, args.from_now);
             let opened = backends::open_sink(&target)?;
-            subscribe(&store, &options).await?;
+            let relay = Relay::new(store.clone(), opened, options, owner.clone());
+            // Retention waits for every sink it knows: each is known before the first sweep.
+            relay.subscribe().await?;
             eprintln!(
                 "relaying {} to {} as `{}`",
                 store.options().path.display(),
                 shown(&sink.urls),
                 sink.name
             );
-            relays.push(Relay::new(store.clone(), opened, options, owner.clone()));
+            relays.push(relay);
         }
         let retention = Retention {
             log: Duration::from_secs(config.retention.log_s),
@@ -105,18 +105,6 @@ pub(crate) async fn run(args: RelayArgs) -> Result<()> {
     }
     eprintln!("drained: what was in flight is settled, leases are given back");
     Ok(())
-}
-
-/// Registers a sink. Retention deletes what every registered sink has settled, so each must be known
-/// before the first sweep: it would find nobody to wait for.
-async fn subscribe(store: &SqliteStore, options: &RelayOptions) -> Result<()> {
-    let op = Op::Subscribe { sink: options.sink.clone(), from: options.from };
-    let items = vec![Item { fence: None, ops: vec![op] }];
-    let batch = Batch { durability: Durability::Durable, items };
-    match store.commit(batch).await?.pop() {
-        Some(Outcome::Failed(error)) => Err(error),
-        _ => Ok(()),
-    }
 }
 
 type Work = Vec<(SqliteStore, Vec<SinkConfig>)>;

@@ -15,7 +15,14 @@ pub(crate) enum StoreVerb {
     /// The file was moved as a whole and the original no longer exists: keep its identity.
     Adopt(StoreArgs),
     /// The file is a copy or a restored backup: begin a new incarnation.
-    Fork(StoreArgs),
+    Fork {
+        /// The last record that is also in the original: what was emitted behind it since the restore
+        /// belongs to the new incarnation too. The end of the log by default.
+        #[arg(long)]
+        since: Option<u64>,
+        #[command(flatten)]
+        store: StoreArgs,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -33,7 +40,7 @@ pub(crate) async fn run(verb: StoreVerb) -> Result<()> {
         StoreVerb::Init(args) => (args, true, Copied::Refuse),
         StoreVerb::Show(args) => (args, false, Copied::Refuse),
         StoreVerb::Adopt(args) => (args, false, Copied::Adopt),
-        StoreVerb::Fork(args) => (args, false, Copied::Fork),
+        StoreVerb::Fork { since, store } => (store, false, Copied::Fork(*since)),
     };
     let store = backends::open_store(&args.store, create, copied)?;
     let source = store.source();

@@ -15,6 +15,15 @@ pub(crate) struct Restored {
 
 impl Restored {
     pub(crate) fn new() -> Self {
+        Self::with(|place, shop| {
+            // Without its witness, as when a whole folder is restored: only the receivers know then.
+            let _ = std::fs::remove_file(place.path("shop.db-witness"));
+            emit(shop, &[event("Made", "a", 4)]);
+        })
+    }
+
+    /// Restored, and then treated by `after`.
+    fn with(after: impl FnOnce(&Place, &std::path::Path)) -> Self {
         let place = Place::with_store();
         place.write("onewrite.toml", "[relay]\nlease_ms = 300\n");
         let (shop, backup) = (place.path("shop.db"), place.path("backup.db"));
@@ -34,7 +43,7 @@ impl Restored {
         for side in ["shop.db-wal", "shop.db-shm"] {
             let _ = std::fs::remove_file(restored.place.path(side));
         }
-        emit(&shop, &[event("Made", "a", 4)]);
+        after(&restored.place, &shop);
         restored
     }
 
@@ -80,10 +89,30 @@ fn a_source_that_went_back_is_stopped_before_its_events_are_swallowed() {
     relay.terminate().ok();
     let why = place.run(&["why", "a", "--store", "sqlite:shop.db"]).ok().out;
     assert!(why.contains("peer"), "{why}");
-    let forked = place.json(&["store", "fork", "--store", "sqlite:shop.db", "--json"]);
-    assert_eq!(forked["incarnations"].as_array().unwrap().len(), 2);
+    let beyond = place.run(&["store", "fork", "--since", "99", "--store", "sqlite:shop.db"]);
+    assert!(beyond.err.contains("OW0007"), "{}", beyond.err);
+    let forked =
+        place.json(&["store", "fork", "--since", "1", "--store", "sqlite:shop.db", "--json"]);
+    assert_eq!(forked["incarnations"][1]["first_sequence"], 2);
     emit(&shop, &[event("Made", "a", 6)]);
     let relay = restored.relay(|_| ());
     eventually("new events flow", || restored.effects().contains(&"6".to_owned()));
+    assert!(restored.effects().contains(&"4".to_owned()), "what was emitted before the fork too");
+    relay.terminate().ok();
+}
+
+#[test]
+fn a_backup_in_the_same_file_is_noticed_before_anything_is_emitted() {
+    let restored = Restored::with(|_, _| ());
+    let place = &restored.place;
+    let refused = place.run(&["store", "show", "--store", "sqlite:shop.db"]);
+    assert!(refused.err.contains("OW0012") && refused.err.contains("restored"), "{}", refused.err);
+    let adopted = place.run(&["store", "adopt", "--store", "sqlite:shop.db"]);
+    assert!(adopted.err.contains("OW0012") && adopted.err.contains("fork"), "{}", adopted.err);
+    let forked = place.json(&["store", "fork", "--store", "sqlite:shop.db", "--json"]);
+    assert_eq!(forked["incarnations"][1]["first_sequence"], 2);
+    emit(&place.path("shop.db"), &[event("Made", "a", 7)]);
+    let relay = restored.relay(|_| ());
+    eventually("new events flow", || restored.effects().contains(&"7".to_owned()));
     relay.terminate().ok();
 }

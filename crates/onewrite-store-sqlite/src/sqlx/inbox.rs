@@ -184,10 +184,16 @@ impl SqlxInbox {
             && let Some(reason) = self.handle(&mut tx, &front.record).await?
         {
             tx.rollback().await.map_err(failed("roll back"))?;
-            let (scope, name, said) = (key.scope.clone(), key.key.clone(), reason.clone());
+            let (parked, said) = (key.clone(), reason.clone());
             self.store
                 .engine_write(onewrite_core::store::Durability::Durable, move |tx| {
-                    parking::request(tx, &scope, &name, Request::Wait, Some(&said))
+                    parking::request(
+                        tx,
+                        &parked.scope,
+                        (&parked.source, &parked.key),
+                        Request::Wait,
+                        Some(&said),
+                    )
                 })
                 .await?;
             return Ok(Err(reason));

@@ -32,9 +32,9 @@ fn unpark(key: &ParkedKey, position: Sequence) -> Op {
     Op::Unpark { scope, source, key: key.key.clone(), position }
 }
 
-fn ask(key: &str, request: Request, reason: Option<&'static str>) -> Op {
-    let key = key.to_owned().into();
-    Op::Request { scope: SCOPE, key, request, reason: reason.map(Into::into) }
+fn ask(store: &dyn Store, key: &str, request: Request, reason: Option<&'static str>) -> Op {
+    let (source, key) = (store.source().name, key.to_owned().into());
+    Op::Request { scope: SCOPE, source, key, request, reason: reason.map(Into::into) }
 }
 
 /// A store with a sink and some records of two keys, and those records.
@@ -128,16 +128,16 @@ pub async fn requested(fixture: &dyn StoreFixture) {
     let (_, key) = park_from_log(&*store).await;
     same(
         "request: a key that is not parked",
-        apply(&*store, vec![ask("good", Request::Retry, None)]).await,
+        apply(&*store, vec![ask(&*store, "good", Request::Retry, None)]).await,
         0,
     );
-    apply(&*store, vec![ask("bad", Request::Retry, None)]).await;
+    apply(&*store, vec![ask(&*store, "bad", Request::Retry, None)]).await;
     let asked = ParkedKey { request: Request::Retry, ..key.clone() };
     same("request: retry", keys(&*store).await, vec![asked]);
-    apply(&*store, vec![ask("bad", Request::Wait, Some("refused again"))]).await;
+    apply(&*store, vec![ask(&*store, "bad", Request::Wait, Some("refused again"))]).await;
     let again = ParkedKey { reason: "refused again".into(), redrives: 1, ..key.clone() };
     same("request: a failed re-drive", keys(&*store).await, vec![again]);
-    apply(&*store, vec![ask("bad", Request::Discard, None)]).await;
+    apply(&*store, vec![ask(&*store, "bad", Request::Discard, None)]).await;
     same("request: discard", keys(&*store).await[0].request, Request::Discard);
 }
 
@@ -185,7 +185,7 @@ pub async fn scopes(fixture: &dyn StoreFixture) {
     let foreign = waiting(&*store, &mail).await[0].position;
     apply(&*store, vec![unpark(&key, foreign)]).await;
     same("scopes: a position of another scope", waiting(&*store, &mail).await.len(), 1);
-    apply(&*store, vec![ask("bad", Request::Retry, None)]).await;
+    apply(&*store, vec![ask(&*store, "bad", Request::Retry, None)]).await;
     let mail = store.parked_keys(Some("relay/mail")).await.unwrap().remove(0);
     same("scopes: a request of another scope", mail.request, Request::Wait);
     let of_mail = store.cursors("mail").await.unwrap();

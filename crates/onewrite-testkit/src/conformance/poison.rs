@@ -168,7 +168,8 @@ async fn settle_all(inbox: &Arc<dyn Inbox>, batch: &[Delivery]) {
 
 async fn ask(fixture: &dyn InboxFixture, store: &dyn Store, request: Request) {
     let (scope, key) = (policy(fixture).scope(), "bad".into());
-    apply(store, vec![Op::Request { scope, key, request, reason: None }]).await;
+    let source = with_bad_key()[0].record.source.clone();
+    apply(store, vec![Op::Request { scope, source, key, request, reason: None }]).await;
 }
 
 /// Five records, the second and fourth of one key, whose first is refused.

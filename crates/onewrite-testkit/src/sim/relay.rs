@@ -213,7 +213,9 @@ impl World {
                     Some([receipt]) if receipt.is_settled() => {
                         Op::Unpark { scope, source, key, position }
                     }
-                    Some(_) => Op::Request { scope, key, request: Request::Wait, reason: None },
+                    Some(_) => {
+                        Op::Request { scope, source, key, request: Request::Wait, reason: None }
+                    }
                     None => return,
                 };
                 if fence.is_some() {

@@ -34,32 +34,29 @@ async fn die_before_the_answer(sabotage: Sabotage) -> After {
     source.place(events("before", 1, 1)).await;
     source.settled(SINK).await;
 
+    // The receiver commits, and its reply is lost with it.
+    proxy.set(Fault::DropReplies);
+    let settled = source.cursor(SINK, 0).await.sequence;
+    source.place(events("e", EVENTS, 2)).await;
+    until("the receiver's commit", async || consumer.effects().await.len() > EVENTS).await;
+    let reply_lost = source.cursor(SINK, 0).await.sequence - settled;
+    first.crash().await;
+    proxy.set(Fault::Pass);
+    let second = relay(&proxy, "second");
+    source.settled(SINK).await;
+
     // The request goes out, and nobody is there any more.
     proxy.set(Fault::Blackhole);
-    source.place(events("e", EVENTS, 2)).await;
-    until("a request without an answer", async || {
-        let cursors = onewrite::Store::cursors(&source.0, SINK).await.unwrap();
-        cursors.iter().any(|cursor| cursor.reason.is_some())
-    })
-    .await;
-    let unanswered = source.cursor(SINK, 0).await.sequence - 1;
-    first.crash().await;
+    let settled = source.cursor(SINK, 0).await;
+    source.place(events("f", EVENTS, 2)).await;
+    // The relay notes that its request was not answered.
+    until("a change of the cursor", async || source.cursor(SINK, 0).await != settled).await;
+    let unanswered = source.cursor(SINK, 0).await.sequence - settled.sequence;
+    second.crash().await;
     // With it goes what had left the relay and reached nobody.
     drop(proxy);
 
     let proxy = Proxy::start(address).await.unwrap();
-    let second = relay(&proxy, "second");
-    source.settled(SINK).await;
-
-    // The receiver commits, and its reply is lost with it.
-    proxy.set(Fault::DropReplies);
-    let (settled, seen) = (source.cursor(SINK, 0).await.sequence, consumer.effects().await.len());
-    source.place(events("f", EVENTS, 2)).await;
-    until("the receiver's commit", async || consumer.effects().await.len() == seen + EVENTS).await;
-    let reply_lost = source.cursor(SINK, 0).await.sequence - settled;
-    second.crash().await;
-
-    proxy.set(Fault::Pass);
     let third = relay(&proxy, "third");
     source.settled(SINK).await;
     third.stop().await;

@@ -41,6 +41,7 @@ async fn park_and_redrive(sabotage: Sabotage) -> Verdict {
     mended.store(true, Ordering::SeqCst);
     let op = Op::Request {
         scope: keys[0].scope.clone(),
+        source: keys[0].source.clone(),
         key: "k1".into(),
         request: Request::Retry,
         reason: None,

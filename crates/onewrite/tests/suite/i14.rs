@@ -60,6 +60,11 @@ impl Town {
         relay.stop().await;
     }
 
+    fn refuses(&self, name: &str) {
+        let refused = SqliteStore::open(self.options(name, Copied::Refuse)).err().unwrap();
+        assert_eq!(refused.code(), Code::StoreCopied);
+    }
+
     fn relay(&self, source: &Source, sabotage: Sabotage) -> Running {
         Running::relay(source, http_sink(self.address), relaying(SINK, sabotage), "one")
     }
@@ -121,15 +126,21 @@ async fn write_to_both(copied: Copied, relay: Sabotage, inbox: Sabotage) -> Afte
     After { settled, verdict: crate::rig::judge(&twins, &effects) }
 }
 
-/// A backup is written back into the file, which keeps its identity, and the service goes on. The
-/// receiver may be out of reach when its marks are asked for.
-async fn restore(relay: Sabotage, inbox: Sabotage, in_reach: bool) -> After {
-    let mut town = Town::new(inbox).await;
+/// A backup is written back into the file, which keeps its inode and lacks what came since.
+async fn restore(town: &Town) {
     let (file, backup) = (town.folder.path().join("shop.db"), town.folder.path().join("backup"));
     town.live("a", 3).await;
     copy(&file, &backup);
     town.live("b", 4).await;
     copy(&backup, &file);
+}
+
+/// The service goes on after [`restore`]. The receiver may be out of reach when its marks are asked
+/// for.
+async fn go_on_from_backup(relay: Sabotage, inbox: Sabotage, in_reach: bool) -> After {
+    let mut town = Town::new(inbox).await;
+    restore(&town).await;
+    let _ = fs::remove_file(town.folder.path().join("shop.db-witness"));
     let source = town.open("shop.db", Copied::Refuse).await;
     source.place(events("new", 2, 1)).await;
     let proxy = Proxy::start(town.address).await.unwrap();
@@ -153,9 +164,8 @@ async fn a_copied_file_is_refused_until_a_person_says_what_it_is() {
     let town = Town::new(sound()).await;
     town.live("a", 3).await;
     copy(&town.folder.path().join("shop.db"), &town.folder.path().join("twin.db"));
-    let refused = SqliteStore::open(town.options("twin.db", Copied::Refuse)).err().unwrap();
-    assert_eq!(refused.code(), Code::StoreCopied);
-    let forked = write_to_both(Copied::Fork, sound(), sound()).await;
+    town.refuses("twin.db");
+    let forked = write_to_both(Copied::Fork(None), sound(), sound()).await;
     assert!(forked.settled && forked.verdict.is_clean(), "{}", forked.verdict);
 }
 
@@ -174,9 +184,19 @@ async fn without_incarnations_a_copy_s_events_are_swallowed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_restored_backup_stops_its_relay() {
+async fn a_restored_backup_is_refused_by_what_is_noted_beside_it() {
+    let town = Town::new(sound()).await;
+    restore(&town).await;
+    town.refuses("shop.db");
+    let options = town.options("shop.db", Copied::Refuse);
+    let planted = Options { sabotage: broken(Defect::NoIncarnation), ..options };
+    assert!(SqliteStore::open(planted).is_ok(), "the defect is not what makes the difference");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restored_backup_without_that_note_stops_its_relay() {
     for in_reach in [true, false] {
-        let after = restore(sound(), sound(), in_reach).await;
+        let after = go_on_from_backup(sound(), sound(), in_reach).await;
         assert!(!after.settled, "new events passed for delivered: {}", after.verdict);
     }
 }
@@ -184,6 +204,6 @@ async fn a_restored_backup_stops_its_relay() {
 #[tokio::test(flavor = "multi_thread")]
 async fn without_comparison_a_restored_backup_s_events_are_swallowed() {
     let planted = broken(Defect::NoIncarnation);
-    let after = restore(planted, planted, true).await;
+    let after = go_on_from_backup(planted, planted, true).await;
     assert!(after.settled && after.verdict.lost.count == 2, "nothing noticed: {}", after.verdict);
 }
