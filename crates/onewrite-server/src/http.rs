@@ -1,14 +1,15 @@
 //! `/metrics`, `/healthz` and `/readyz`, wherever this program listens.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
 
 use axum::{Router, extract::State, http::StatusCode, routing::get};
-use metrics_exporter_prometheus::PrometheusBuilder;
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use onewrite::{Code, Error, Result, Shutdown, Store, sqlite::SqliteStore};
 use tokio::task::JoinHandle;
 
 struct Health {
     stores: Vec<SqliteStore>,
+    recorder: PrometheusHandle,
     shutdown: Shutdown,
 }
 
@@ -32,9 +33,9 @@ pub(crate) async fn serve(
     let listener = tokio::net::TcpListener::bind(address)
         .await
         .map_err(|error| cannot(format!("listen on {address}")).with_source(error))?;
-    let health = Arc::new(Health { stores, shutdown: shutdown.clone() });
+    let health = Arc::new(Health { stores, recorder, shutdown: shutdown.clone() });
     let routes = Router::new()
-        .route("/metrics", get(move || std::future::ready(recorder.render())))
+        .route("/metrics", get(measure))
         .route("/healthz", get(|| std::future::ready("alive\n")))
         .route("/readyz", get(ready))
         .with_state(health);
@@ -44,6 +45,39 @@ pub(crate) async fn serve(
             tracing::error!(%error, "the metrics are no longer served");
         }
     })))
+}
+
+/// What the drivers count as they go, and what only the stores know: parked keys, suspended sinks and
+/// takeovers.
+async fn measure(State(health): State<Arc<Health>>) -> (StatusCode, String) {
+    for store in &health.stores {
+        if let Err(error) = ask(store).await {
+            return (StatusCode::SERVICE_UNAVAILABLE, format!("{error}\n"));
+        }
+    }
+    (StatusCode::OK, health.recorder.render())
+}
+
+async fn ask(store: &SqliteStore) -> Result<()> {
+    let source = store.source().name.to_string();
+    let mut parked: BTreeMap<String, u64> = BTreeMap::new();
+    for sink in store.sinks().await? {
+        let suspended = f64::from(u8::from(sink.suspended.is_some()));
+        let name = sink.name.to_string();
+        metrics::gauge!("onewrite_sink_suspended", "source" => source.clone(), "sink" => name)
+            .set(suspended);
+        parked.insert(format!("relay/{}", sink.name), 0);
+    }
+    for key in store.parked_keys(None).await? {
+        *parked.entry(key.scope.to_string()).or_default() += 1;
+    }
+    for (scope, keys) in parked {
+        metrics::gauge!("onewrite_parked_keys", "source" => source.clone(), "scope" => scope)
+            .set(keys as f64);
+    }
+    let takeovers: u64 = store.leases().await?.iter().map(|lease| lease.takeovers).sum();
+    metrics::counter!("onewrite_lease_takeovers_total", "source" => source).absolute(takeovers);
+    Ok(())
 }
 
 /// Ready when every store answers and the end has not begun. A sink that is down does not count: its

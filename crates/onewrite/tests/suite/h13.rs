@@ -43,6 +43,9 @@ async fn die_before_the_answer(sabotage: Sabotage) -> After {
     first.crash().await;
     proxy.set(Fault::Pass);
     let second = relay(&proxy, "second");
+    let seen = consumer.effects().await.len();
+    source.place(events("between", 1, 1)).await;
+    until("the second relay", async || consumer.effects().await.len() > seen).await;
     source.settled(SINK).await;
 
     // The request goes out, and nobody is there any more.
