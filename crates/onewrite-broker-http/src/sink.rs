@@ -289,7 +289,15 @@ impl Sink for HttpSink {
                 body: bytes::Bytes::new(),
             };
             let reply = self.send(0, &request).await?;
-            Ok(if reply.status == 200 { protocol::read_marks(&reply.body) } else { None })
+            match reply.status {
+                200 => Ok(protocol::read_marks(&reply.body)),
+                // It may keep marks, and cannot say now: that must not pass for keeping none.
+                502..=504 => Err(Error::new(
+                    Code::SinkUnreachable,
+                    format!("{} answered with HTTP {}", reply.from, reply.status),
+                )),
+                _ => Ok(None),
+            }
         })
     }
 }

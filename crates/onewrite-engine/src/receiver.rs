@@ -109,6 +109,9 @@ impl Receiver {
         let mut receipts = vec![Receipt::Blocked; deliveries.len()];
         let mut lanes: HashSet<Lane> = HashSet::new();
         for group in plan(&deliveries, &attempts, &counted) {
+            if group.indexes.iter().all(|index| lanes.contains(&Lane::of(&deliveries[*index]))) {
+                continue;
+            }
             let alone =
                 group.attempts.iter().any(|attempt| !was_counted(attempt, &attempts, &counted));
             if alone {

@@ -46,13 +46,17 @@ static void remember(int fd) {
     if (length <= 0) return;
     path[length] = 0;
     if (strncmp(path, folder, strlen(folder)) != 0) return;
+    /* Not opened again unless it must be: to close a file drops this process's locks on it (POSIX). */
+    int write_only = (fcntl(fd, F_GETFL) & O_ACCMODE) == O_WRONLY;
+    int in = write_only ? open(path, O_RDONLY | O_CLOEXEC) : fd;
     pthread_mutex_lock(&one_at_a_time);
-    if (copy(fd, path) != 0) {
+    if (copy(in, path) != 0) {
         /* A test that goes on without this copy would prove nothing. */
         perror("powercut: a synced file cannot be copied");
         abort();
     }
     pthread_mutex_unlock(&one_at_a_time);
+    if (write_only) close(in);
 }
 
 static int synced(const char *name, int fd) {

@@ -1,8 +1,8 @@
 //! Attempts are stored before the handler runs, so that an event that kills its process is found.
 //!
 //! A calm batch is claimed as a whole, with one write. A lane whose last claim did not end well is
-//! suspicious: it is then claimed alone, one record at a time, so that the culprit is caught and its
-//! neighbours are not blamed.
+//! suspicious: its records are then claimed one by one, after everybody else's, so that the culprit is
+//! caught with its next death and its neighbours are not blamed.
 
 use std::collections::HashSet;
 
@@ -49,8 +49,8 @@ impl Attempt {
     }
 }
 
-/// Splits a batch: the calm lanes together, then the first record of each suspicious lane alone (the
-/// least suspicious first). The rest of a suspicious lane is left out: it is blocked.
+/// Splits a batch: the calm lanes together, then the records of each suspicious lane one by one, the
+/// least suspicious lane first. What is not taken closes its lane for those behind it ([`closed`]).
 #[must_use]
 pub fn plan(
     deliveries: &[Delivery],
@@ -84,18 +84,17 @@ pub fn plan(
             .cloned()
             .collect(),
     };
-    let alone = suspicious.iter().map(|(state, attempt)| Group {
-        indexes: (0..deliveries.len())
-            .filter(|index| {
-                let delivery = &deliveries[*index];
-                delivery.record.sequence == attempt.first && Lane::of(delivery) == attempt.lane
-            })
-            .take(1)
-            .collect(),
-        attempts: vec![Attempt {
-            contended: state.attempt_first != attempt.first,
-            ..(*attempt).clone()
-        }],
+    let alone = suspicious.iter().flat_map(|(state, attempt)| {
+        let contended = state.attempt_first != attempt.first;
+        let own = move |index: &usize| {
+            let delivery = &deliveries[*index];
+            !matches!(delivery.order, Order::ById) && Lane::of(delivery) == attempt.lane
+        };
+        (0..deliveries.len()).filter(own).map(move |index| {
+            let first = deliveries[index].record.sequence;
+            let attempts = vec![Attempt { lane: attempt.lane.clone(), first, contended }];
+            Group { indexes: vec![index], attempts }
+        })
     });
     std::iter::once(calm).filter(|group| !group.indexes.is_empty()).chain(alone).collect()
 }

@@ -1,7 +1,6 @@
 //! Rules of counting claims and of planning a batch.
 
 use super::*;
-use crate::inbox::closed;
 
 #[test]
 fn an_unfinished_claim_is_counted_only_when_asked_again() {
@@ -48,9 +47,15 @@ fn suspicious_lanes_go_alone_and_one_record_at_a_time() {
     let counted = [(seen(1, 3), false), (seen(3, 1), true), (seen(8, 1), false)];
     let groups = plan(&deliveries, &attempts, &counted);
     let indexes: Vec<_> = groups.iter().map(|group| &group.indexes[..]).collect();
-    assert_eq!(indexes, [&[2, 4, 5][..], &[3], &[0]], "calm first, then the least suspicious");
+    assert_eq!(
+        indexes,
+        [&[2, 4, 5][..], &[3], &[0], &[1]],
+        "calm first, then the least suspicious"
+    );
     let contended: Vec<_> = groups.iter().map(|group| group.attempts[0].contended).collect();
-    assert_eq!(contended, [false, true, false], "lane 3 was claimed from elsewhere");
+    assert_eq!(contended, [false, true, false, false], "lane 3 was claimed from elsewhere");
+    let firsts: Vec<_> = groups[2..].iter().map(|group| group.attempts[0].first).collect();
+    assert_eq!(firsts, [1, 2], "each record is a claim of its own");
 }
 
 #[test]

@@ -9,7 +9,7 @@ use super::{Claim, Effect, Fact};
 use crate::{
     Delivery, Event, Incarnation, Record, Sequence, Text,
     broker::Receipt::{self, Accepted, Blocked, Diverged, Duplicate, Gap, Retry},
-    inbox::{Attempt, Lane, LaneState, Policy, plan},
+    inbox::{Attempt, Lane, LaneState, Policy, closed, plan},
     record::Order,
     relay::GAP_KIND,
 };
@@ -43,12 +43,17 @@ impl Rows {
         let attempts = Attempt::of(deliveries);
         let counted = self.count(&attempts, false);
         let mut receipts = vec![Blocked; deliveries.len()];
+        let mut shut = HashSet::new();
         for group in plan(deliveries, &attempts, &counted) {
+            if group.indexes.iter().all(|at| shut.contains(&Lane::of(&deliveries[*at]))) {
+                continue;
+            }
             if counted.iter().any(|(_, counted)| !counted) {
                 self.count(&group.attempts, true);
             }
             let part: Vec<_> = group.indexes.iter().map(|at| deliveries[*at].clone()).collect();
             let done = self.commit(&Policy::new("mail"), &part, &group.attempts);
+            shut.extend(closed(&part, &done));
             group.indexes.into_iter().zip(done).for_each(|(at, done)| receipts[at] = done);
         }
         receipts

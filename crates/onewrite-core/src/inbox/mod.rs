@@ -91,6 +91,10 @@ impl LaneState {
         if self.is_unfinished() && !again {
             return false;
         }
+        if first <= self.sequence {
+            // A repeat claims nothing; what is unfinished stays known.
+            return true;
+        }
         let repeated = self.is_unfinished() && self.attempt_first == first;
         self.attempts = if repeated { self.attempts.saturating_add(1) } else { 1 };
         self.attempt_first = first;

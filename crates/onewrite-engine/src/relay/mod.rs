@@ -5,6 +5,7 @@ mod redrive;
 mod upkeep;
 
 use std::{
+    collections::HashSet,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -100,7 +101,8 @@ struct Driver {
 
 /// Moved cursors are stored together, after so long or so many: a commit for each event would take the
 /// database's lock from those who write. Until then a crash repeats deliveries, which receivers know.
-/// Only after plain acceptance: see where it is decided.
+/// A lane whose cursor waits sends nothing more before it is stored: a sender that lost its lease must
+/// hear so from its fence. And only plain acceptance waits: see where it is decided.
 const STORE_CURSORS_WITHIN: Duration = Duration::from_millis(20);
 const STORE_CURSORS_AT: usize = 64;
 
@@ -165,6 +167,9 @@ impl Driver {
                 Some(read) => read,
                 None => self.read(now).await?,
             };
+            if self.waits_for_cursor(&page) {
+                self.store_cursors(Durability::Relaxed).await?;
+            }
             let more = page.more;
             let offer = self.machine.offer(&asked, page);
             if offer.is_empty() {
@@ -264,6 +269,17 @@ impl Driver {
         let wait = self.options.backoff.pause(self.failures, rand::random());
         pause(wait.min(self.renew_at.saturating_duration_since(Instant::now())), shutdown).await;
         Ok(false)
+    }
+
+    /// Whether a record of `page` belongs to a lane whose cursor is not stored yet.
+    fn waits_for_cursor(&self, page: &Page) -> bool {
+        let waiting: HashSet<Partition> = self
+            .moved
+            .iter()
+            .filter_map(|item| item.fence.as_ref())
+            .map(|fence| fence.partition)
+            .collect();
+        !waiting.is_empty() && page.records.iter().any(|record| waiting.contains(&record.partition))
     }
 
     async fn store_cursors(&mut self, durability: Durability) -> Result<()> {

@@ -126,6 +126,9 @@ impl World {
         let Some((mut group, alone)) = groups.pop_front() else { return self.reply(job) };
         let (closed_lanes, all) = (&job.closed, &job.deliveries);
         group.indexes.retain(|at| !closed_lanes.contains(&Lane::of(&all[*at])));
+        if group.indexes.is_empty() {
+            return self.later(Event::Receive(Box::new(job)));
+        }
         if alone {
             self.inbox.attempt(&group.attempts, true);
         }

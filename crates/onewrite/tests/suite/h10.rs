@@ -1,18 +1,21 @@
 //! H10: order is taken from a time stamp, and clocks stand still, step back or differ.
 
 use onewrite::{
-    Event, Store, Timestamp,
+    Event, Timestamp,
     sabotage::{Defect, Sabotage},
 };
 use onewrite_testkit::history::Verdict;
 
 use crate::rig::{Consumer, Running, SINK, Source, broken, event, queue, relaying, sound};
 
+/// Noon of a day long ago: the first machine's clock was never set.
+const NOON: i64 = 978_350_400_000_000;
+
 /// The clock stands still, runs backwards, and jumps between two machines that differ by an hour.
-fn times(now: i64) -> impl Iterator<Item = i64> {
-    let still = std::iter::repeat_n(now, 10);
-    let backwards = (1..=10).map(move |step| now - step * 1_000_000);
-    let differing = (1..=10).map(move |step| now + step - step % 2 * 3_600_000_000);
+fn times() -> impl Iterator<Item = i64> {
+    let still = std::iter::repeat_n(NOON, 10);
+    let backwards = (1..=10).map(|step| NOON - step * 1_000_000);
+    let differing = (1..=10).map(|step| NOON + step - step % 2 * 3_600_000_000);
     still.chain(backwards).chain(differing)
 }
 
@@ -20,8 +23,7 @@ async fn deliver(sabotage: Sabotage) -> Verdict {
     let folder = tempfile::tempdir().unwrap();
     let source = Source::open(folder.path(), 2, sabotage).await;
     let consumer = Consumer::open(folder.path()).await;
-    let now = source.0.now().await.unwrap().0;
-    for (n, time) in times(now).enumerate() {
+    for (n, time) in times().enumerate() {
         let event = event(format!("k{}", n % 3), format!("e{n}"));
         source.place([Event { time: Some(Timestamp(time)), ..event }]).await;
     }

@@ -39,7 +39,8 @@ async fn load(source: &Source, name: &str) -> i64 {
     for round in 0..ROUNDS {
         let events: Vec<Event> = (0..ROUND)
             .map(|n| {
-                event(n % 7, format!("{name}-{round}-{n}")).bytes("text/plain", vec![b'x'; 2_000])
+                event(format!("k{}", n % 7), format!("{name}-{round}-{n}"))
+                    .bytes("text/plain", vec![b'x'; 2_000])
             })
             .collect();
         source.place(events).await;

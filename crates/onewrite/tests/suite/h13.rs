@@ -46,6 +46,7 @@ async fn die_before_the_answer(sabotage: Sabotage) -> After {
     let seen = consumer.effects().await.len();
     source.place(events("between", 1, 1)).await;
     until("the second relay", async || consumer.effects().await.len() > seen).await;
+    source.renewed().await;
     source.settled(SINK).await;
 
     // The request goes out, and nobody is there any more.

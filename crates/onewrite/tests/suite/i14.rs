@@ -8,7 +8,7 @@ use std::{
 };
 
 use onewrite::{
-    Code, Store,
+    Code,
     inbox::Policy,
     sabotage::{Defect, Sabotage},
     sqlite::{Copied, Options, SqliteStore},
@@ -73,13 +73,8 @@ impl Town {
     /// stop. Says whether everything is settled.
     async fn relay_or_stop(&self, source: &Source, sabotage: Sabotage) -> bool {
         let relay = self.relay(source, sabotage);
-        let expiry = async || {
-            let leases = source.0.leases().await.unwrap();
-            leases.first().map(|lease| lease.expires_at)
-        };
         for _ in 0..4 {
-            let before = expiry().await;
-            until("a renewal", async || expiry().await > before).await;
+            source.renewed().await;
         }
         let settled = source.is_settled(SINK).await;
         relay.stop().await;

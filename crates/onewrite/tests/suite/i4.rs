@@ -20,8 +20,9 @@ use crate::{
 
 const ATTEMPTS: u32 = 2;
 
-/// How often the process is started. What is before the poison in its batch is handled one by one.
-const LIVES: u32 = 12;
+/// How often the process is started: once more than the poison may kill it. The first death makes its
+/// lane suspicious; from then on each death counts, however many events are before it in its batch.
+const LIVES: u32 = ATTEMPTS + 3;
 
 /// A process that ends for good when it meets the poison: SIGABRT, nothing is unwound.
 pub(crate) async fn child(folder: &Path, sabotage: Sabotage) {
@@ -56,11 +57,11 @@ async fn restart(folder: &Path, sabotage: Sabotage) -> Option<u32> {
     None
 }
 
-/// Twelve events over four keys; one of them, in the middle of key `k1`, is poison.
+/// Sixty events over four keys; one of them, far back in key `k1`, is poison.
 async fn poison(source: &Source) {
-    let events = (0..12).map(|n| {
+    let events = (0..60).map(|n| {
         let event = event(format!("k{}", n % 4), format!("e{n}"));
-        if n == 5 { Event { kind: "Poison".into(), ..event } } else { event }
+        if n == 45 { Event { kind: "Poison".into(), ..event } } else { event }
     });
     source.place(events).await;
 }
@@ -74,7 +75,7 @@ async fn an_event_that_ends_its_process_is_parked_with_its_successors() {
     assert!(deaths >= ATTEMPTS, "the poison was not met");
     let consumer = Consumer::open(folder.path()).await;
     let mut others = Committed::default();
-    for n in (0..12).filter(|n| ![5, 9].contains(n)) {
+    for n in (0..60).filter(|n| ![45, 49, 53, 57].contains(n)) {
         others.push(format!("k{}", n % 4), format!("e{n}"));
     }
     let effects = consumer.effects().await;
@@ -84,7 +85,7 @@ async fn an_event_that_ends_its_process_is_parked_with_its_successors() {
     assert_eq!(keys.iter().map(|key| &*key.key).collect::<Vec<_>>(), ["k1"]);
     let parked = consumer.0.parked_records(&keys[0], 10).await.unwrap();
     let ids: Vec<_> = parked.iter().map(|parked| parked.record.id()).collect();
-    assert_eq!(ids, ["e5", "e9"], "the key's successors wait behind it");
+    assert_eq!(ids, ["e45", "e49", "e53", "e57"], "the key's successors wait behind it");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -40,7 +40,7 @@ fn foreign(mirror: u64, ids: &[&str]) -> Vec<Delivery> {
             incarnation: Incarnation(0),
             partition: 0,
             sequence: mirror + n as u64,
-            event: event("k", id),
+            event: event("k", *id),
         },
         order: Order::ById,
     };

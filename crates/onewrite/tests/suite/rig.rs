@@ -63,8 +63,8 @@ pub(crate) async fn until(what: &str, done: impl AsyncFnMut() -> bool) {
 }
 
 /// An event of `key`, with an id.
-pub(crate) fn event(key: impl ToString, id: impl ToString) -> Event {
-    Event { id: Some(id.to_string().into()), ..Event::new("Happened", "Thing", key.to_string()) }
+pub(crate) fn event(key: impl Into<String>, id: impl Into<String>) -> Event {
+    Event { id: Some(id.into().into()), ..Event::new("Happened", "Thing", key.into()) }
 }
 
 /// `count` events over `keys` keys in turn; their ids begin with `prefix`.
@@ -133,6 +133,16 @@ impl Source {
     /// Waits until nothing of the log waits for `sink`.
     pub(crate) async fn settled(&self, sink: &str) {
         until("the end of the log", async || self.is_settled(sink).await).await;
+    }
+
+    /// Waits for the next renewal of a lease: a relay renews only when no request of its is under way.
+    pub(crate) async fn renewed(&self) {
+        let expiry = async || {
+            let leases = self.0.leases().await.unwrap();
+            leases.first().map(|lease| lease.expires_at)
+        };
+        let before = expiry().await;
+        until("a renewal", async || expiry().await > before).await;
     }
 
     pub(crate) async fn count(&self, table: &str) -> i64 {
