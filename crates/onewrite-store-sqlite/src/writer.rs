@@ -219,6 +219,9 @@ impl Loop {
         for (job, result) in group.iter_mut() {
             *result = in_savepoint(&self.connection, || job.run(&self.connection));
         }
+        if self.connection.is_autocommit() {
+            return Err(ended_early(group).into());
+        }
         if wanted == Durability::Durable {
             failpoint::hit("store.before_commit");
         }
@@ -301,6 +304,17 @@ impl From<Error> for Refused {
     }
 }
 
+/// Something ended the transaction before its commit: SQLite itself, which rolls everything back when
+/// the disk is full, or a job that ran `COMMIT`, and then nobody knows about those before it.
+fn ended_early(group: &Group) -> Error {
+    let is_full = |error: &Error| error.code() == Code::DiskFull;
+    match group.iter().filter_map(|(_, result)| result.as_ref().err()).find(|error| is_full(error))
+    {
+        Some(_) => Error::new(Code::DiskFull, "the database rolled back the transaction"),
+        None => Error::new(Code::CommitUnknown, "another job ended the transaction they shared"),
+    }
+}
+
 fn finish(group: Group) {
     for (job, result) in group {
         job.finish(result);
@@ -317,6 +331,10 @@ fn fail(group: Group, error: &Error) {
 
 /// Runs `work` so that its failure, or its panic, undoes its own writes only.
 pub(crate) fn in_savepoint<T>(tx: &Connection, work: impl FnOnce() -> Result<T>) -> Result<T> {
+    if tx.is_autocommit() {
+        // Its savepoint would be a transaction of its own.
+        return Err(Error::new(Code::Stopped, "the transaction has ended already"));
+    }
     statement(tx, "SAVEPOINT onewrite")?;
     let result = catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| {
         Err(Error::new(Code::HandlerFailed, "the work in a transaction panicked"))

@@ -126,6 +126,38 @@ async fn a_write_that_fails_or_panics_leaves_its_neighbours_alone() {
 }
 
 #[tokio::test]
+async fn a_job_that_ends_the_shared_transaction_lets_nobody_lie() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(&folder);
+    // The writer is held by a job of its own until those behind it wait together.
+    let (go, wait) = std::sync::mpsc::channel();
+    let first = store.write(move |_| {
+        let _ = wait.recv();
+        Ok(())
+    });
+    let before = store.write(|tx| emit(tx, &Event::new("Created", "Order", "before")).map(|_| ()));
+    let ends = store.write(|tx| {
+        tx.execute_batch("COMMIT")
+            .map_err(|error| onewrite_core::Error::new(Code::Database, "").with_source(error))
+    });
+    let after = store.write(|tx| emit(tx, &Event::new("Created", "Order", "after")).map(|_| ()));
+    let release = async { go.send(()).unwrap() };
+    let (_, before, ends, after, ()) = tokio::join!(first, before, ends, after, release);
+    assert_eq!(ends.unwrap_err().code(), Code::UnsafeSetting);
+    assert_eq!(
+        before.unwrap_err().code(),
+        Code::CommitUnknown,
+        "it is there, but nobody can say so"
+    );
+    assert!(after.is_err());
+    let page = store.read(every(&store)).await.unwrap();
+    assert!(
+        page.records.iter().all(|record| record.event.aggregate_id != "after"),
+        "what failed left nothing"
+    );
+}
+
+#[tokio::test]
 async fn a_row_that_nobody_could_deliver_is_refused_or_delivered_as_well_as_possible() {
     let folder = tempfile::tempdir().unwrap();
     let store = open(&folder);
