@@ -4,10 +4,9 @@
 //! below, in the machines' own tests, the conformance suite and the simulation: a missing fence only
 //! repeats what receivers recognise (`NoFence`), a missing chain shows with a record lost in between
 //! (`NoChain`), a mark or an attempt written at the wrong time with a handler that kills its process
-//! (`MarkBeforeEffect`, `NoAttempts`), forgotten ids with a foreign sender (`ForgetIds`,
-//! `CheckThenAct`, `DedupByTransport`), a wrong order with clocks or rows (`OrderByTime`,
-//! `ClaimRows`), a reused sequence with an emptied log (`ReuseSequence`), a missing fsync with a power
-//! cut (`NoSync`).
+//! (`MarkBeforeEffect`, `NoAttempts`), forgotten ids with a foreign sender (`ForgetIds`), a wrong order
+//! with clocks (`OrderByTime`), a reused sequence with an emptied log (`ReuseSequence`), a missing
+//! fsync with a power cut (`NoSync`).
 
 use onewrite::{
     position::{PARTITIONS_DEFAULT, partition_of},

@@ -1,7 +1,8 @@
 //! The inbox for handlers that write through `sqlx`: asynchronous, on a connection of the user's pool.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{collections::BTreeSet, panic::AssertUnwindSafe, sync::Arc};
 
+use futures::FutureExt as _;
 use onewrite_core::{
     BoxFuture, Delivery, Event, Incarnation, Record, Result, Text,
     broker::{Mark, Receipt},
@@ -143,7 +144,9 @@ impl SqlxInbox {
     async fn handle(&self, tx: &mut SqliteConnection, record: &Record) -> Result<Option<Text>> {
         let mut savepoint = tx.begin().await.map_err(failed("begin a savepoint"))?;
         let mut context = SqlxContext { tx: &mut savepoint, record };
-        let refusal = match (self.handler)(&mut context).await {
+        let handled = AssertUnwindSafe((self.handler)(&mut context)).catch_unwind().await;
+        let panicked = || Err("the handler panicked".into());
+        let refusal = match handled.unwrap_or_else(|_| panicked()) {
             Err(error) => Some(error.to_string()),
             Ok(()) => {
                 let debtor = sqlx::query(statement::DEBTOR).fetch_optional(&mut *savepoint).await;
@@ -169,6 +172,15 @@ impl SqlxInbox {
         };
         let mut tx =
             self.pool.begin_with("BEGIN IMMEDIATE").await.map_err(failed("begin a transaction"))?;
+        let names = [&*key.scope, &*key.source, &*key.key];
+        let asked = names
+            .iter()
+            .fold(sqlx::query(statement::REQUESTED), |query, name| query.bind((*name).to_owned()));
+        let asked = asked.fetch_optional(&mut *tx).await.map_err(failed("look at a parked key"))?;
+        let request = asked.map_or(Request::Wait, |row| Request::parse(&row.get::<String, _>(0)));
+        if request == Request::Wait {
+            return Ok(Ok(key.waiting));
+        }
         // Deleting decides: whoever deletes the row handles the record.
         let position = front.position.to_string();
         let taken = execute(
@@ -180,7 +192,7 @@ impl SqlxInbox {
         if taken == 0 {
             return Ok(Ok(key.waiting));
         }
-        if key.request == Request::Retry
+        if request == Request::Retry
             && let Some(reason) = self.handle(&mut tx, &front.record).await?
         {
             tx.rollback().await.map_err(failed("roll back"))?;
@@ -199,7 +211,6 @@ impl SqlxInbox {
             return Ok(Err(reason));
         }
         remember(&mut tx, self.policy(), &front.record).await?;
-        let names = [&*key.scope, &*key.source, &*key.key];
         let left = count(
             &mut tx,
             "SELECT count(*) FROM onewrite_parked WHERE scope = ?1 AND origin = ?2 AND key = ?3",

@@ -26,7 +26,7 @@ onewrite_testkit::inbox_suite!(Sqlite::default());
 pub(crate) struct Sqlite(pub(crate) Sabotage);
 
 impl Sqlite {
-    fn place(self, partitions: u16) -> Place {
+    pub(crate) fn place(self, partitions: u16) -> Place {
         Place { folder: tempfile::tempdir().unwrap(), partitions, sabotage: self.0 }
     }
 }
@@ -48,18 +48,18 @@ impl InboxFixture for Sqlite {
 }
 
 /// A folder with one database.
-struct Place {
+pub(crate) struct Place {
     folder: tempfile::TempDir,
     partitions: u16,
     sabotage: Sabotage,
 }
 
 impl Place {
-    fn path(&self) -> PathBuf {
+    pub(crate) fn path(&self) -> PathBuf {
         self.folder.path().join("shop.db")
     }
 
-    fn store(&self) -> SqliteStore {
+    pub(crate) fn store(&self) -> SqliteStore {
         let (partitions, sabotage) = (self.partitions, self.sabotage);
         SqliteStore::open(Options { partitions, sabotage, ..Options::new(self.path()) }).unwrap()
     }

@@ -9,3 +9,5 @@ mod emit;
 mod guard;
 #[cfg(feature = "sqlx")]
 mod sqlx;
+#[cfg(feature = "sqlx")]
+mod sqlx_conformance;

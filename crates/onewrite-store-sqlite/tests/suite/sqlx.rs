@@ -9,8 +9,9 @@ use onewrite_core::{
     Code, Delivery, Event, Record,
     broker::Receipt,
     inbox::{Attempt, Inbox},
+    parking::Request,
     record::Order,
-    store::Store,
+    store::{Batch, Durability, Item, Op, Store},
 };
 use onewrite_store_sqlite::{
     InboxOptions,
@@ -129,9 +130,13 @@ async fn a_sqlx_handler_runs_once_in_effect_and_parks_in_order() {
     let emitted = store.read(every(&store)).await.unwrap().records;
     assert_eq!(emitted.len(), 2);
     assert_eq!(emitted[0].event.causation_id.as_deref(), Some("e1"));
-    let mut key = store.parked_keys(None).await.unwrap().pop().unwrap();
+    let key = store.parked_keys(None).await.unwrap().pop().unwrap();
     assert_eq!(key.waiting, 2);
-    key.request = onewrite_core::parking::Request::Retry;
+    let (scope, source) = (key.scope.clone(), key.source.clone());
+    let op =
+        Op::Request { scope, source, key: key.key.clone(), request: Request::Retry, reason: None };
+    let items = vec![Item { fence: None, ops: vec![op] }];
+    store.commit(Batch { durability: Durability::Durable, items }).await.unwrap();
     assert_eq!(inbox.redrive(key.clone()).await.unwrap(), Ok(1));
     assert_eq!(inbox.redrive(key.clone()).await.unwrap(), Ok(0));
     assert_eq!(seen().await, ["e1", "e4", "e7", "e9"]);
