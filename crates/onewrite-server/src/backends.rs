@@ -64,13 +64,10 @@ pub(crate) fn open_sink(target: &SinkTarget) -> Result<Arc<dyn Sink>> {
 }
 
 fn unknown(what: &str, url: &str, known: &[&str]) -> Error {
-    let scheme = url.split_once(':').map_or(url, |(scheme, _)| scheme);
-    Error::new(
-        Code::UnknownScheme,
-        format!(
-            "no {what} answers to `{}:`; a {what} can be {}",
-            scheme.escape_debug(),
-            known.join(", ")
-        ),
-    )
+    let known = known.join(", ");
+    let said = match url.split_once(':') {
+        Some((scheme, _)) => format!("no {what} answers to `{}:`", scheme.escape_debug()),
+        None => format!("`{}` is not a URL: it has no scheme", url.escape_debug()),
+    };
+    Error::new(Code::UnknownScheme, format!("{said}; a {what} can be {known}"))
 }

@@ -25,11 +25,11 @@ CREATE TABLE onewrite_outbox (
     id             TEXT NOT NULL DEFAULT (printf('%08x-%04x-7%03x-%04x-%012x',
                        CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER) >> 16,
                        CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER) & 65535,
-                       random() & 4095, 32768 | (random() & 16383), random() & 281474976710655)),
-    type           TEXT NOT NULL,
-    aggregatetype  TEXT NOT NULL,
+                       random() & 4095, 32768 | (random() & 16383), random() & 281474976710655)) CHECK (id <> ''),
+    type           TEXT NOT NULL CHECK (type <> ''),
+    aggregatetype  TEXT NOT NULL CHECK (aggregatetype <> ''),
     aggregateid    TEXT NOT NULL,
-    key            TEXT,                 -- what stays in order together; aggregateid when NULL
+    key            TEXT CHECK (key <> ''),                 -- what stays in order together; aggregateid when NULL
     content_type   TEXT NOT NULL DEFAULT 'application/json',
     schema_version INTEGER NOT NULL DEFAULT 1 CHECK (schema_version BETWEEN 0 AND 4294967295),
     source         TEXT,                 -- CloudEvents source when it is not this store's
@@ -40,7 +40,8 @@ CREATE TABLE onewrite_outbox (
     dedup_key      TEXT,
     traceparent    TEXT,
     headers        TEXT,                 -- JSON: [["name","value"], …]
-    payload        ANY                   -- last, so that scans that do not need it do not read it
+    payload        ANY,                  -- last, so that scans that do not need it do not read it
+    CHECK (coalesce(key, aggregateid) <> '')
 ) STRICT;
 
 -- FNV-1a (32 bits) of the key's UTF-8 bytes, folded to 16 bits by exclusive or (x^y = (x|y)-(x&y)),

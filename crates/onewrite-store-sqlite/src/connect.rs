@@ -77,6 +77,12 @@ impl Options {
         if path.is_empty() {
             return Err(Error::new(Code::InvalidConfig, "the URL `sqlite:` names no file"));
         }
+        if path.starts_with(':') {
+            return Err(Error::new(
+                Code::InvalidConfig,
+                format!("`{url}` names no file: a log in memory could not outlive its process"),
+            ));
+        }
         Ok(Self::new(path))
     }
 

@@ -11,7 +11,7 @@ use std::{
 };
 
 use onewrite_core::{
-    Code, Partition, Result, Sequence, Text, Timestamp,
+    Code, Error, Partition, Result, Sequence, Text, Timestamp,
     broker::{Receipt, Sink},
     failpoint,
     lease::{Fence, Scope},
@@ -105,6 +105,15 @@ struct Driver {
 /// hear so from its fence. And only plain acceptance waits: see where it is decided.
 const STORE_CURSORS_WITHIN: Duration = Duration::from_millis(20);
 const STORE_CURSORS_AT: usize = 64;
+
+/// The machine knows that nothing is known; the driver knows why, and `why` shall say so.
+fn explain(items: &mut [Item], error: &Error) {
+    for op in items.iter_mut().flat_map(|item| &mut item.ops) {
+        if let Op::FailCursor { reason, .. } = op {
+            *reason = error.to_string().into();
+        }
+    }
+}
 
 fn subscription(options: &RelayOptions) -> Item {
     let op = Op::Subscribe { sink: options.sink.clone(), from: options.from };
@@ -230,8 +239,11 @@ impl Driver {
         metrics::histogram!("onewrite_relay_publish_seconds", "sink" => name.clone())
             .record(began.elapsed());
         let now = self.store.now().await?;
-        let settled =
+        let mut settled =
             self.machine.published(now, rand::random(), &offer, published.as_deref().ok());
+        if let Err(error) = &published {
+            explain(&mut settled.items, error);
+        }
         metrics::counter!("onewrite_relay_delivered_total", "sink" => name)
             .increment(settled.settled as u64);
         let parked = settled.alarms.iter().any(|alarm| matches!(alarm, Alarm::Parked(_)));

@@ -27,9 +27,16 @@ pub(crate) struct FlowArgs {
 
 pub(crate) async fn run(args: FlowArgs) -> Result<()> {
     let find = args.id.as_ref().map_or(Find::All, |id| Find::Correlation(id.clone().into()));
+    let stores = args.stores.open()?;
     let mut traces = Vec::new();
-    for store in args.stores.open()? {
+    for store in &stores {
         traces.extend(store.find(find.clone()).await?);
+    }
+    if let (Some(id), true) = (&args.id, traces.is_empty()) {
+        // Events without a correlation id still have a key.
+        for store in &stores {
+            traces.extend(store.find(Find::Key(id.clone().into())).await?);
+        }
     }
     let Some(id) = args.id else { return graph(&traces, args.stores.json) };
     let told = story(traces);

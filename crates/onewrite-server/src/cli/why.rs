@@ -2,7 +2,7 @@
 
 use clap::Args;
 use onewrite::{
-    Code, Error, Result, Store,
+    Code, Error, Result, Store, Timestamp,
     flow::{Trace, Whereabouts},
     sqlite::SqliteStore,
     store::{Cursor, Find, LeaseState, SinkState},
@@ -111,7 +111,7 @@ async fn answer(store: &SqliteStore, trace: &Trace) -> Result<Vec<Answer>> {
                 .collect())
         }
         Whereabouts::Log => {
-            let leases = store.leases().await?;
+            let (leases, now) = (store.leases().await?, store.now().await?);
             let mut answers = Vec::new();
             for sink in store.sinks().await? {
                 let cursors = store.cursors(&sink.name).await?;
@@ -124,7 +124,7 @@ async fn answer(store: &SqliteStore, trace: &Trace) -> Result<Vec<Answer>> {
                 let lease = leases
                     .iter()
                     .find(|lease| *lease.scope == *scope && lease.partition == trace.partition);
-                let (sentence, owner) = towards(&head, trace, &sink, cursor, lease);
+                let (sentence, owner) = towards(now, &head, trace, &sink, cursor, lease);
                 let retry_at = cursor
                     .retry_at
                     .filter(|_| cursor.sequence < trace.sequence)
@@ -149,6 +149,7 @@ async fn answer(store: &SqliteStore, trace: &Trace) -> Result<Vec<Answer>> {
 }
 
 fn towards(
+    now: Timestamp,
     head: &str,
     trace: &Trace,
     sink: &SinkState,
@@ -178,11 +179,19 @@ fn towards(
         _ => "no relay: none holds its partition; start `onewrite relay`".to_owned(),
     };
     let sentence = match (cursor.retry_at, &cursor.reason) {
-        (Some(at), reason) => format!(
-            "{head} waits for sink {name}: attempt {} of the record in front failed ({}); it is tried next at {at} by {who}",
-            cursor.attempts,
-            reason.as_deref().unwrap_or("no reason given")
-        ),
+        (Some(at), reason) => {
+            let failed = match cursor.attempts {
+                0 => "the last batch failed".to_owned(),
+                count => format!("attempt {count} of the record in front failed"),
+            };
+            let next = if at > now {
+                format!("it is tried next at {at}")
+            } else {
+                "it is being tried now".to_owned()
+            };
+            let reason = reason.as_deref().unwrap_or("no reason given");
+            format!("{head} waits for sink {name}: {failed} ({reason}); {next} by {who}")
+        }
         _ => format!("{head} is next in line for sink {name}, in the hands of {who}"),
     };
     (sentence, owner)

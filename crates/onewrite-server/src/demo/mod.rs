@@ -18,6 +18,9 @@ use onewrite::{Code, Error, Result};
 
 pub(crate) use self::verdict::Verdict;
 
+/// Kills unless told otherwise.
+const KILLS_DEFAULT: usize = 5;
+
 #[derive(Debug, Clone, Args)]
 pub(crate) struct DemoArgs {
     /// How many orders to make up.
@@ -29,9 +32,9 @@ pub(crate) struct DemoArgs {
     /// What orders, kills and stalls are drawn from.
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// How many processes to kill with SIGKILL at named points.
-    #[arg(long, default_value_t = 5)]
-    chaos: usize,
+    /// How many processes to kill with SIGKILL at named points: 5 unless the orders are too few; 0 for none.
+    #[arg(long)]
+    chaos: Option<usize>,
     /// How many processes to stall past their lease with SIGSTOP.
     #[arg(long, default_value_t = 0)]
     stalls: usize,
@@ -62,12 +65,31 @@ pub(crate) struct DemoArgs {
     json: bool,
 }
 
+impl DemoArgs {
+    /// How many processes to kill, given so many orders.
+    fn kills(&self, orders: usize) -> usize {
+        let room = (orders / 2).saturating_sub(self.stalls);
+        self.chaos.unwrap_or(KILLS_DEFAULT.min(room))
+    }
+}
+
 /// Runs the demo. The exit code is not zero when a promise was broken.
 pub(crate) async fn run(args: DemoArgs) -> Result<ExitCode> {
     let orders = match &args.input {
         Some(path) => orders::read(path)?,
         None => orders::made(args.orders as usize, args.seed),
     };
+    let kills = args.kills(orders.len());
+    if (kills + args.stalls) * 2 > orders.len() {
+        return Err(Error::new(
+            Code::InvalidInput,
+            format!(
+                "{kills} kills and {} stalls need traffic: at most one for every two of the {} orders",
+                args.stalls,
+                orders.len()
+            ),
+        ));
+    }
     let unwritable = |error: std::io::Error| {
         Error::new(Code::ReadOnly, "make a folder for the demo's databases").with_source(error)
     };

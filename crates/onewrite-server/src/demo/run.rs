@@ -34,7 +34,7 @@ pub(crate) async fn perform(args: &DemoArgs, orders: Vec<Order>, folder: &Path) 
     let feed = Feed::new(orders);
     let mut customers = feed.start(&shops);
     let bar = progress(feed.total());
-    let plan = chaos::plan(args.seed, args.chaos, args.stalls, &actors);
+    let plan = chaos::plan(args.seed, args.kills(feed.total()), args.stalls, &actors);
     let mut blows = Blows::default();
     for (number, blow) in plan.iter().enumerate() {
         let share = |number: usize| feed.total() * number / (plan.len() + 1);

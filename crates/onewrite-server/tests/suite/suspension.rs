@@ -53,7 +53,7 @@ fn a_sink_over_its_budget_is_suspended_passed_and_told_of_the_gap() {
     eventually("the gap is told", || texts(&shop, waits)[0].contains("OW0017"));
     assert_eq!(taken(), ["0"], "nothing is handled behind the gap");
     let why = place.run(&["why", "a"]).ok().out;
-    assert!(why.contains("OW0017") && why.contains("tried next at"), "{why}");
+    assert!(why.contains("OW0017") && why.contains("tried"), "{why}");
     // An operator sees it at the receiver, and accepts it after comparing both sides.
     let at = ["--store", "sqlite:peer.db"];
     let listed = || place.json(&[&["gap", "list", "--json"], &at[..]].concat());
