@@ -292,7 +292,7 @@ impl Sink for HttpSink {
             match reply.status {
                 200 => Ok(protocol::read_marks(&reply.body)),
                 // It may keep marks, and cannot say now: that must not pass for keeping none.
-                502..=504 => Err(Error::new(
+                401 | 403 | 429 | 502..=504 => Err(Error::new(
                     Code::SinkUnreachable,
                     format!("{} answered with HTTP {}", reply.from, reply.status),
                 )),

@@ -230,6 +230,9 @@ pub struct Page {
     /// For each partition asked for: everything up to here is in `records`, or is not of a kind asked
     /// for.
     pub upto: Vec<(Partition, Sequence)>,
+    /// Partitions asked for of which something behind the given sequence was deleted: up to here. Seen
+    /// together with the records, so that nothing is stepped over.
+    pub trimmed: Vec<(Partition, Sequence)>,
     /// Whether more may follow at once.
     pub more: bool,
 }

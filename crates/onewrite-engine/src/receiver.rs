@@ -155,10 +155,13 @@ impl Receiver {
     /// Carries out operators' requests: each key from its front, one event at a time.
     async fn redrive(&self) -> Result<()> {
         for key in self.inbox.requested().await? {
+            let mut waiting = u64::MAX;
+            // Until it is empty, refused, or somebody else's: then nothing was taken away.
             while let Ok(left) = self.inbox.redrive(key.clone()).await? {
-                if left == 0 {
+                if left == 0 || left >= waiting {
                     break;
                 }
+                waiting = left;
             }
         }
         Ok(())

@@ -48,6 +48,7 @@ CREATE TABLE onewrite_outbox (
 -- modulo the number of partitions: the same as onewrite computes, for rows that arrive without it.
 CREATE TRIGGER onewrite_outbox_place AFTER INSERT ON onewrite_outbox
 WHEN NEW.partition IS NULL OR NEW.key IS NULL
+    OR NEW.partition >= (SELECT CAST(value AS INTEGER) FROM onewrite_meta WHERE name = 'partitions')
 BEGIN
     UPDATE onewrite_outbox SET
         key = coalesce(NEW.key, NEW.aggregateid),

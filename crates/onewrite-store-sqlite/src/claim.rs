@@ -48,7 +48,7 @@ fn join(tx: &Connection, scope: &str, owner: &str, at: Timestamp, until: i64) ->
     execute(
         tx,
         "INSERT INTO onewrite_member (scope, owner, seen_until, process) VALUES (?1, ?2, ?3, ?4)
-         ON CONFLICT (scope, owner) DO UPDATE SET seen_until = excluded.seen_until",
+         ON CONFLICT (scope, owner) DO UPDATE SET seen_until = excluded.seen_until, process = excluded.process",
         params![scope, owner, until, process::this()],
     )?;
     let mut statement = tx
@@ -89,6 +89,18 @@ fn extras(tx: &Connection, scope: &str, owner: &str, partitions: u16, members: u
         params![scope, owner, even],
     )
     .map(i64::cast_unsigned)
+}
+
+/// Whether any member of any scope may still act, as far as can be told.
+pub(crate) fn anybody_lives(connection: &Connection) -> Result<bool> {
+    let mut statement = connection
+        .prepare("SELECT process FROM onewrite_member WHERE seen_until >= ?1")
+        .during("list the members")?;
+    let processes = statement
+        .query_map([now().0], |row| row.get::<_, String>(0))
+        .and_then(Iterator::collect::<rusqlite::Result<Vec<_>>>)
+        .during("list the members")?;
+    Ok(processes.iter().any(|process| !process::has_ended(process)))
 }
 
 /// Makes the leases of a new scope.

@@ -71,7 +71,14 @@ pub fn commit(tx: Transaction<'_>) -> Result<()> {
         Ok(()) => Ok(()),
         // Dropping the transaction rolls it back.
         Err(error) if is_foreign_key(&error) => Err(guard::refusal(&tx, error)),
-        Err(error) => Err(database("commit", error)),
+        Err(error) => {
+            let known = database("commit", error);
+            match known.code() {
+                Code::DiskFull | Code::StoreBusy => Err(known),
+                // It may have happened after the commit reached the file.
+                _ => Err(Error::new(Code::CommitUnknown, "commit").with_source(known)),
+            }
+        }
     }
 }
 

@@ -43,8 +43,10 @@ pub fn add(tx: &Connection, table: &str) -> Result<()> {
         return Err(Error::new(Code::UnsafeSetting, format!("`{name}` is not a table of yours")));
     }
     for operation in OPERATIONS {
+        // Deleted first: `OR REPLACE` here would give way to the conflict clause of the user's own
+        // statement.
         let sql = format!(
-            "CREATE TRIGGER IF NOT EXISTS {} AFTER {operation} ON {} BEGIN INSERT OR REPLACE INTO onewrite_debt (guarded) VALUES ({}); END",
+            "CREATE TRIGGER IF NOT EXISTS {0} AFTER {operation} ON {1} BEGIN DELETE FROM onewrite_debt WHERE guarded = {2}; INSERT INTO onewrite_debt (guarded) VALUES ({2}); END",
             identifier(&trigger(&name, operation)),
             identifier(&name),
             literal(&name),

@@ -13,7 +13,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use onewrite_core::{Code, Error, Result, Sequence, position::START};
+use onewrite_core::{Code, Error, Result, Sequence};
 use rusqlite::Connection;
 
 use crate::{read, schema};
@@ -32,7 +32,7 @@ pub(crate) fn of(path: &Path) -> Result<String> {
 /// The note beside the database.
 pub(crate) struct Witness {
     path: PathBuf,
-    noted: Sequence,
+    noted: Option<Sequence>,
     noted_at: Instant,
 }
 
@@ -40,13 +40,14 @@ impl Witness {
     pub(crate) fn beside(database: &Path) -> Self {
         let mut name = database.as_os_str().to_owned();
         name.push("-witness");
-        Self { path: name.into(), noted: START, noted_at: Instant::now() }
+        Self { path: name.into(), noted: None, noted_at: Instant::now() }
     }
 
     /// Whether the log once had a record that it does not have now.
     pub(crate) fn contradicts(&self, connection: &Connection) -> Result<bool> {
         let Ok(note) = fs::read_to_string(&self.path) else { return Ok(false) };
-        let mut words = note.split_whitespace();
+        // The id comes last: it may hold spaces.
+        let mut words = note.trim_end_matches('\n').splitn(3, ' ');
         let (Some(life), Some(head), id) = (words.next(), words.next(), words.next()) else {
             return Ok(false);
         };
@@ -74,7 +75,7 @@ impl Witness {
 
     fn write(&mut self, connection: &Connection) -> Result<()> {
         let head = schema::head(connection)?;
-        if head == self.noted {
+        if self.noted == Some(head) {
             return Ok(());
         }
         let life = schema::source(connection)?.incarnation_at(head);
@@ -84,7 +85,7 @@ impl Witness {
         new.push(format!("-{}", std::process::id()));
         fs::write(&new, format!("{life} {head} {id}\n")).map_err(failed)?;
         fs::rename(&new, &self.path).map_err(failed)?;
-        self.noted = head;
+        self.noted = Some(head);
         Ok(())
     }
 }

@@ -173,7 +173,7 @@ pub(crate) fn records(
     let mut statement = connection
         .prepare_cached(concat!(
             "SELECT position, incarnation, sequence, partition, ", event_columns!(),
-            " FROM onewrite_parked WHERE scope = ?1 AND origin = ?2 AND key = ?3 ORDER BY position LIMIT ?4"
+            " FROM onewrite_parked WHERE scope = ?1 AND origin = ?2 AND key = ?3 ORDER BY CASE WHEN scope LIKE 'relay/%' THEN sequence ELSE position END LIMIT ?4"
         ))
         .during("read parked records")?;
     let limit = i64::try_from(limit).unwrap_or(i64::MAX);

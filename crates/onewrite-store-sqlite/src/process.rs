@@ -26,7 +26,8 @@ pub(crate) fn has_ended(name: &str) -> bool {
         return false;
     };
     let Ok(pid) = pid.parse::<u32>() else { return false };
-    if namespace().as_deref() != Some(found) {
+    // Where the first process is hidden, others may be hidden too: then nothing can be judged.
+    if namespace().as_deref() != Some(found) || started(1).is_none() {
         return false;
     }
     started(pid).is_none_or(|now| now != start)

@@ -15,6 +15,7 @@ use rusqlite::{Connection, OptionalExtension};
 use crate::{
     error::While,
     row::{self, Arena, event_columns},
+    schema,
 };
 
 /// Rows one read looks through at most, so that its snapshot is short.
@@ -31,12 +32,28 @@ const SCAN_BY_TIME: &str = concat!(
     " FROM onewrite_outbox WHERE sequence > ?1 ORDER BY time"
 );
 
-pub(crate) fn page(
+/// Reads a page, and the source as it is at that moment: another process may have forked it.
+pub(crate) fn page_now(
     connection: &Connection,
-    source: &Source,
     read: &Read,
     sabotage: Sabotage,
-) -> Result<Page> {
+) -> Result<(Source, Page)> {
+    let snapshot = connection.unchecked_transaction().during("begin to read the log")?;
+    let source = schema::source(&snapshot)?;
+    let mut found = page(&snapshot, &source, read, sabotage)?;
+    found.trimmed = trimmed_behind(&snapshot, read)?;
+    Ok((source, found))
+}
+
+fn trimmed_behind(connection: &Connection, read: &Read) -> Result<Vec<(Partition, Sequence)>> {
+    let mut gone = trimmed(connection)?;
+    gone.retain(|(partition, last)| {
+        read.after.iter().any(|(asked, after)| asked == partition && after < last)
+    });
+    Ok(gone)
+}
+
+fn page(connection: &Connection, source: &Source, read: &Read, sabotage: Sabotage) -> Result<Page> {
     let mut page = Page::default();
     let Some(from) = read.after.iter().map(|(_, after)| *after).min() else { return Ok(page) };
     let mut wanted: Vec<Option<Sequence>> = vec![None; usize::from(source.partitions)];
@@ -60,8 +77,6 @@ pub(crate) fn page(
         let before = last;
         last = last.max(sequence);
         let partition: Partition = found.get(1).during("read a record's partition")?;
-        // A partition that another program made up still belongs to somebody.
-        let partition = partition % source.partitions;
         let behind = wanted.get(usize::from(partition)).copied().flatten();
         if behind.is_none_or(|after| sequence <= after) {
             continue;

@@ -8,7 +8,7 @@ use onewrite_core::{
 use rusqlite::{Connection, OptionalExtension, params};
 
 use crate::{
-    Copied, Options,
+    Copied, Options, claim,
     error::While,
     identity::{self, Witness},
     writer::now,
@@ -115,6 +115,13 @@ fn check_identity(connection: &Connection, options: &Options) -> Result<()> {
             "was not just moved: it no longer has what its log once had, so it needs a fork",
         ),
         Copied::Adopt => set_meta(connection, "file_identity", &found),
+        Copied::Fork(_) if claim::anybody_lives(connection)? => Err(Error::new(
+            Code::UnsafeSetting,
+            format!(
+                "a relay still works on {}: stop all relays and services, then fork",
+                options.path.display()
+            ),
+        )),
         Copied::Fork(since) => {
             let head = head(connection)?;
             let last = since.unwrap_or(head);

@@ -166,10 +166,18 @@ impl Store for SqliteStore {
     }
 
     fn read(&self, request: Read) -> BoxFuture<'_, Result<Page>> {
-        let (source, sabotage) = (self.current_source(), self.sabotage());
-        Box::pin(
-            self.engine_read(move |connection| read::page(connection, &source, &request, sabotage)),
-        )
+        let sabotage = self.sabotage();
+        Box::pin(async move {
+            let (source, page) = self
+                .engine_read(move |connection| read::page_now(connection, &request, sabotage))
+                .await?;
+            let mut known =
+                self.inner.source.write().unwrap_or_else(std::sync::PoisonError::into_inner);
+            if *known != source {
+                *known = source;
+            }
+            Ok(page)
+        })
     }
 
     fn id_at(&self, _: Partition, sequence: Sequence) -> BoxFuture<'_, Result<Option<Text>>> {

@@ -22,17 +22,23 @@ pub(crate) fn trim(
     }
     // The oldest records, as long as they are settled and old enough: always a prefix of the log, so
     // that one number says what is gone.
-    let last: Option<i64> = tx
+    let mut settled = tx
         .prepare_cached(
-            "SELECT max(sequence) FROM (
-                 SELECT sequence FROM onewrite_outbox
-                 WHERE sequence < coalesce((SELECT min(sequence) FROM onewrite_outbox WHERE placed_at >= ?1), 9223372036854775807)
-                   AND sequence <= coalesce((SELECT min(c.sequence) FROM onewrite_cursor c
-                        JOIN onewrite_sink s ON s.name = c.sink WHERE s.suspended_at IS NULL), 9223372036854775807)
-                 ORDER BY sequence LIMIT ?2)",
+            "SELECT sequence, placed_at FROM onewrite_outbox
+             WHERE sequence <= coalesce((SELECT min(c.sequence) FROM onewrite_cursor c
+                 JOIN onewrite_sink s ON s.name = c.sink WHERE s.suspended_at IS NULL), 9223372036854775807)
+             ORDER BY sequence LIMIT ?1",
         )
-        .and_then(|mut statement| statement.query_row(params![before.0, limit], |row| row.get::<_, Option<i64>>(0)))
         .during("look for records to trim")?;
+    let rows = settled
+        .query_map([limit], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?)))
+        .and_then(Iterator::collect::<rusqlite::Result<Vec<_>>>)
+        .during("look for records to trim")?;
+    let last = rows
+        .iter()
+        .take_while(|(_, placed_at)| *placed_at < before.0)
+        .last()
+        .map(|(sequence, _)| *sequence);
     let Some(last) = last else {
         return forget_history(tx, history_before, limit).map(|_| 0);
     };

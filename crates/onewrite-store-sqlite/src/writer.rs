@@ -342,17 +342,20 @@ pub(crate) fn in_savepoint<T>(tx: &Connection, work: impl FnOnce() -> Result<T>)
     if tx.is_autocommit() {
         return Err(Error::new(Code::UnsafeSetting, "the work ended the transaction it was given"));
     }
-    match result.and_then(|value| guard::check(tx).map(|()| value)) {
-        Ok(value) => {
-            statement(tx, "RELEASE onewrite")?;
-            Ok(value)
+    let result = result.and_then(|value| guard::check(tx).map(|()| value));
+    let ended = match &result {
+        Ok(_) => statement(tx, "RELEASE onewrite"),
+        Err(_) => {
+            statement(tx, "ROLLBACK TO onewrite").and_then(|()| statement(tx, "RELEASE onewrite"))
         }
-        Err(error) => {
-            statement(tx, "ROLLBACK TO onewrite")?;
-            statement(tx, "RELEASE onewrite")?;
-            Err(error)
-        }
+    };
+    if let Err(error) = ended {
+        // The savepoint is gone: the work ended the transaction and began another. Nothing of this one
+        // may be committed as if it were the group's.
+        let _ = tx.execute_batch("ROLLBACK");
+        return Err(error);
     }
+    result
 }
 
 fn statement(tx: &Connection, sql: &'static str) -> Result<()> {

@@ -150,7 +150,8 @@ async fn marks_are_told_to_a_sender_that_may_ask() {
         HttpSink::new(HttpSinkOptions { secrets: secrets(&[OLD]), ..options(&url) }).unwrap();
     assert_eq!(signed.marks("shop & co", Incarnation(7)).await.unwrap(), Some(marks));
     assert_eq!(signed.marks("shop & co", Incarnation(8)).await.unwrap(), Some(vec![]));
-    assert_eq!(sink(&url).marks("shop & co", Incarnation(7)).await.unwrap(), None);
+    let unsigned = sink(&url).marks("shop & co", Incarnation(7)).await.unwrap_err();
+    assert_eq!(unsigned.code(), Code::SinkUnreachable, "not to be told is not to keep none");
     let (url, _feed) = serve_feed(HttpFeedOptions::default()).await;
     assert_eq!(sink(&url).marks("shop", Incarnation(7)).await.unwrap(), None, "none are kept");
     let gone = sink(&serve_dying().await).marks("shop", Incarnation(7)).await.unwrap_err();

@@ -75,7 +75,12 @@ fn a_new_life_starts_its_own_stream() {
     relay.source.incarnations = lives;
     let mut new = record(0, 101, "a");
     new.incarnation = Incarnation(2);
-    let page = Page { records: vec![record(0, 99, "a"), new], upto: vec![(0, 101)], more: false };
+    let page = Page {
+        records: vec![record(0, 99, "a"), new],
+        upto: vec![(0, 101)],
+        trimmed: Vec::new(),
+        more: false,
+    };
     let sent = relay.offer(&relay.wanted(NOW), page);
     assert_eq!(chain(&sent), [(99, START), (101, START)]);
 }
@@ -106,7 +111,12 @@ fn another_record_at_the_receivers_mark_stops_the_lane() {
 fn only_idle_lanes_are_given_back() {
     let mut relay = relay(3);
     relay.leased(&[fence(0, 1), fence(1, 4)], &[cursor(0, 10, 10), cursor(1, 10, 10)]);
-    let page = Page { records: vec![record(0, 11, "a")], upto: vec![(0, 11)], more: false };
+    let page = Page {
+        records: vec![record(0, 11, "a")],
+        upto: vec![(0, 11)],
+        trimmed: Vec::new(),
+        more: false,
+    };
     let sent = relay.offer(&relay.wanted(NOW), page);
     let items = relay.give_back(2);
     assert_eq!(words(&items), ["release"]);

@@ -57,7 +57,7 @@ fn record(partition: Partition, sequence: Sequence, key: &str) -> Record {
 /// A page of partition 0, looked through up to `upto`.
 fn page(records: &[(Sequence, &str)], upto: Sequence) -> Page {
     let records = records.iter().map(|(sequence, key)| record(0, *sequence, key)).collect();
-    Page { records, upto: vec![(0, upto)], more: false }
+    Page { records, upto: vec![(0, upto)], trimmed: Vec::new(), more: false }
 }
 
 fn offer(relay: &mut Relay, records: &[(Sequence, &str)], upto: Sequence) -> Offer {
@@ -171,7 +171,7 @@ fn a_failure_in_one_partition_leaves_the_others_alone() {
     let mut relay = relay(3);
     relay.leased(&[fence(0, 1), fence(1, 1)], &[cursor(0, 0, 0), cursor(1, 0, 0)]);
     let records = vec![record(0, 1, "a"), record(1, 2, "b"), record(0, 3, "c")];
-    let page = Page { records, upto: vec![(0, 3), (1, 3)], more: false };
+    let page = Page { records, upto: vec![(0, 3), (1, 3)], trimmed: Vec::new(), more: false };
     let sent = relay.offer(&relay.wanted(NOW), page);
     let writes = settle(&mut relay, &sent, &[no(), Accepted, Blocked]);
     assert_eq!(writes, ["move 3/2", "fail 1"]);

@@ -15,9 +15,10 @@ use onewrite_core::{
     broker::{Receipt, Sink},
     failpoint,
     lease::{Fence, Scope},
+    position::Source,
     relay::{Alarm, Offer, Policy, Relay as Machine},
     sabotage::Defect,
-    store::{Batch, Durability, Item, Op, Outcome, Page, Read, Store, Watch},
+    store::{Batch, Claim, Durability, Item, Op, Outcome, Page, Read, Store, Watch},
 };
 
 pub use self::options::{Budget, RelayOptions};
@@ -81,6 +82,8 @@ struct Driver {
     store: Arc<dyn Store>,
     sink: Arc<dyn Sink>,
     machine: Machine,
+    /// The source as the machine knows it.
+    source: Source,
     options: RelayOptions,
     owner: Text,
     renew_at: Instant,
@@ -120,14 +123,14 @@ fn subscription(options: &RelayOptions) -> Item {
     Item { fence: None, ops: vec![op] }
 }
 
-fn machine(options: &RelayOptions, store: &dyn Store) -> Machine {
+fn machine(options: &RelayOptions, source: Source) -> Machine {
     let policy = Policy {
         sink: options.sink.clone(),
         backoff: options.backoff,
         attempts_max: options.attempts_max,
         sabotage: options.sabotage,
     };
-    Machine::new(policy, store.source())
+    Machine::new(policy, source)
 }
 
 type Asked = Vec<(Partition, Sequence)>;
@@ -135,12 +138,14 @@ type Asked = Vec<(Partition, Sequence)>;
 impl Driver {
     fn new(relay: Relay) -> Self {
         let Relay { store, sink, options, owner } = relay;
-        let machine = machine(&options, &*store);
+        let source = store.source();
+        let machine = machine(&options, source.clone());
         let batch = options.batch_max.max(1);
         Self {
             store,
             sink,
             machine,
+            source,
             options,
             owner,
             renew_at: Instant::now(),
@@ -160,7 +165,8 @@ impl Driver {
 
     async fn run(&mut self, shutdown: &Shutdown) -> Result<()> {
         // What was in flight when an error ended the last run is read again from the stored cursors.
-        self.machine = machine(&self.options, &*self.store);
+        self.source = self.store.source();
+        self.machine = machine(&self.options, self.source.clone());
         self.moved.clear();
         self.unheard.clear();
         self.commit(vec![subscription(&self.options)], Durability::Durable).await?;
@@ -176,6 +182,13 @@ impl Driver {
                 Some(read) => read,
                 None => self.read(now).await?,
             };
+            if self.store.source() != self.source {
+                let why = "the source began a new incarnation, its partitions start over from their cursors";
+                return Err(Error::new(Code::Fenced, why));
+            }
+            for (partition, sequence) in &page.trimmed {
+                self.machine.trimmed(*partition, *sequence);
+            }
             if self.waits_for_cursor(&page) {
                 self.store_cursors(Durability::Relaxed).await?;
             }
@@ -231,7 +244,7 @@ impl Driver {
         failpoint::hit("relay.after_read_before_publish");
         let began = Instant::now();
         let published = match self.compare().await? {
-            Ok(()) => self.sink.publish(&offer.deliveries).await,
+            Ok(()) => self.publish_holding_leases(&offer).await,
             Err(error) => Err(error),
         };
         failpoint::hit("relay.after_publish_before_cursor");
@@ -294,6 +307,24 @@ impl Driver {
         !waiting.is_empty() && page.records.iter().any(|record| waiting.contains(&record.partition))
     }
 
+    /// Publishes, and renews the leases meanwhile: a slow sink must not cost them.
+    async fn publish_holding_leases(&self, offer: &Offer) -> Result<Vec<Receipt>> {
+        let publishing = self.sink.publish(&offer.deliveries);
+        tokio::pin!(publishing);
+        loop {
+            tokio::select! {
+                receipts = &mut publishing => return receipts,
+                () = tokio::time::sleep(self.options.lease_ttl / 3) => {
+                    let (scope, owner) = (self.policy_scope(), self.owner.clone());
+                    let claim = Claim { scope, owner, ttl: self.options.lease_ttl, take: false };
+                    if let Err(error) = self.store.claim(claim).await {
+                        tracing::warn!(%error, "leases were not renewed during a long publish");
+                    }
+                }
+            }
+        }
+    }
+
     async fn store_cursors(&mut self, durability: Durability) -> Result<()> {
         let items = std::mem::take(&mut self.moved);
         if items.is_empty() {
@@ -324,7 +355,8 @@ impl Driver {
     }
 
     async fn wait(&self, watch: &mut dyn Watch, now: Timestamp, shutdown: &Shutdown) {
-        let resume = self.machine.resume_at().map_or(self.options.poll, |time| time.since(now));
+        let resume = self.machine.resume_at().filter(|_| !self.suspended);
+        let resume = resume.map_or(self.options.poll, |time| time.since(now));
         let renew = self.renew_at.saturating_duration_since(Instant::now());
         let stored = if self.moved.is_empty() { self.options.poll } else { STORE_CURSORS_WITHIN };
         let within =

@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, panic::AssertUnwindSafe, sync::Arc};
 
 use futures::FutureExt as _;
 use onewrite_core::{
-    BoxFuture, Delivery, Event, Incarnation, Record, Result, Text,
+    BoxFuture, Code, Delivery, Error, Event, Incarnation, Record, Result, Text,
     broker::{Mark, Receipt},
     failpoint,
     inbox::{Attempt, Claim, Effect, Fact, Inbox, Lane, LaneState, Policy},
@@ -84,6 +84,20 @@ impl SqlxInbox {
         Ok(Self { inbox, store: store.clone(), pool, handler: Arc::new(handler) })
     }
 
+    /// Begins a transaction whose commit reaches the disk: what is accepted must not be lost.
+    async fn begin(&self) -> Result<sqlx::Transaction<'static, sqlx::Sqlite>> {
+        let mut tx =
+            self.pool.begin_with("BEGIN IMMEDIATE").await.map_err(failed("begin a transaction"))?;
+        let level = count(&mut tx, "SELECT synchronous FROM pragma_synchronous", &[]).await?;
+        if level < 2 {
+            return Err(Error::new(
+                Code::UnsafeSetting,
+                "the pool's connections run with `synchronous` below FULL: a power cut could undo what was accepted; set SqliteSynchronous::Full",
+            ));
+        }
+        Ok(tx)
+    }
+
     /// Runs the machine for one batch in one transaction of the pool.
     async fn handle_batch(
         &self,
@@ -91,8 +105,7 @@ impl SqlxInbox {
         attempts: &[Attempt],
     ) -> Result<Vec<Receipt>> {
         let policy = self.policy();
-        let mut tx =
-            self.pool.begin_with("BEGIN IMMEDIATE").await.map_err(failed("begin a transaction"))?;
+        let mut tx = self.begin().await?;
         let mut states = Vec::new();
         for lane in deliveries.iter().map(Lane::of).collect::<BTreeSet<_>>() {
             let state = lane_state(&mut tx, policy, &lane).await?;
@@ -170,8 +183,7 @@ impl SqlxInbox {
         else {
             return Ok(Ok(0));
         };
-        let mut tx =
-            self.pool.begin_with("BEGIN IMMEDIATE").await.map_err(failed("begin a transaction"))?;
+        let mut tx = self.begin().await?;
         let names = [&*key.scope, &*key.source, &*key.key];
         let asked = names
             .iter()

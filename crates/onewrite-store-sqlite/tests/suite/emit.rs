@@ -185,7 +185,11 @@ async fn a_row_that_nobody_could_deliver_is_refused_or_delivered_as_well_as_poss
     let page = store.read(every(&store)).await.unwrap();
     assert_eq!(page.records.len(), 3, "nothing stops what is behind it");
     assert_eq!(page.records[0].id(), "\u{fffd}A");
-    assert_eq!(page.records[1].partition, 300 % 256);
+    assert_eq!(
+        page.records[1].partition,
+        partition_of("k", 256),
+        "a made-up partition is corrected"
+    );
     assert_eq!(&*page.records[2].event.data, b"{\"text\":1}");
 }
 
@@ -219,4 +223,25 @@ async fn an_events_own_time_decides_nothing() {
         .await
         .unwrap();
     assert!(store.read(every(&store)).await.unwrap().records.is_empty(), "retention does too");
+}
+
+#[tokio::test]
+async fn the_witness_knows_any_id_and_an_empty_log() {
+    use onewrite_store_sqlite::Copied;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("shop.db");
+    let store = open(&folder);
+    drop(store);
+    let backup = std::fs::read(&path).unwrap();
+    let store = open(&folder);
+    let event = Event { id: Some("order 7 paid".into()), ..Event::new("Paid", "Order", "7") };
+    store.write(move |tx| emit(tx, &event).map(|_| ())).await.unwrap();
+    drop(store);
+    drop(open(&folder));
+    // Back to before the first event, in the very same file.
+    std::fs::write(&path, backup).unwrap();
+    let refused = SqliteStore::open(Options::new(&path)).err().unwrap();
+    assert_eq!(refused.code(), Code::StoreCopied, "{refused}");
+    drop(SqliteStore::open(Options { copied: Copied::Fork(None), ..Options::new(&path) }).unwrap());
+    drop(open(&folder));
 }

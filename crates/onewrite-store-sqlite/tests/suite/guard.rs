@@ -111,3 +111,32 @@ async fn only_tables_of_the_users_own_can_be_guarded() {
     guard::add(&connection, "it's \"odd\"").unwrap();
     assert!(connection.execute_batch("INSERT INTO \"it's \"\"odd\"\"\" VALUES (1)").is_err());
 }
+
+#[tokio::test]
+async fn upserts_owe_once_and_an_event_pays_whatever_their_conflict_clause() {
+    let folder = tempfile::tempdir().unwrap();
+    let _store = open(&folder);
+    let mut connection = connect(&folder);
+    connection.execute_batch("CREATE TABLE orders (id TEXT PRIMARY KEY, n INTEGER)").unwrap();
+    guard::add(&connection, "orders").unwrap();
+    let careless = connect(&folder);
+    careless.pragma_update(None, "foreign_keys", "OFF").unwrap();
+    careless.execute_batch("INSERT INTO orders VALUES ('stale', 0)").unwrap();
+    let changes = [
+        "INSERT INTO orders VALUES ('a', 1) ON CONFLICT (id) DO UPDATE SET n = n + 1",
+        "INSERT OR IGNORE INTO orders VALUES ('b', 1)",
+        "INSERT OR ABORT INTO orders VALUES ('c', 1)",
+        "INSERT OR REPLACE INTO orders VALUES ('a', 2)",
+    ];
+    for change in changes {
+        let tx = connection.transaction().unwrap();
+        tx.execute_batch(change).unwrap();
+        assert_eq!(commit(tx).unwrap_err().code(), Code::EventForgotten, "{change}");
+    }
+    let tx = connection.transaction().unwrap();
+    for change in [&changes[..], &changes[..1]].concat() {
+        tx.execute_batch(change).unwrap();
+    }
+    emit(&tx, &Event::new("Created", "Order", "1")).unwrap();
+    commit(tx).unwrap();
+}

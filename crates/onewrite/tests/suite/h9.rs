@@ -29,7 +29,10 @@ impl Sink for Stalled {
     fn publish<'a>(&'a self, batch: &'a [Delivery]) -> BoxFuture<'a, Result<Vec<Receipt>>> {
         Box::pin(async move {
             self.reached.store(true, Ordering::SeqCst);
-            let _awake = self.awake.acquire().await.unwrap();
+            // The whole relay stands still, as a paused process does: it cannot renew its lease either.
+            let handle = tokio::runtime::Handle::current();
+            let _awake =
+                tokio::task::block_in_place(|| handle.block_on(self.awake.acquire())).unwrap();
             self.onward.publish(batch).await
         })
     }
