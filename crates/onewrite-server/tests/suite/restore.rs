@@ -116,3 +116,18 @@ fn a_backup_in_the_same_file_is_noticed_before_anything_is_emitted() {
     eventually("new events flow", || restored.effects().contains(&"7".to_owned()));
     relay.terminate().ok();
 }
+
+#[test]
+fn a_store_is_not_forked_under_a_running_relay() {
+    let place = Place::with_store();
+    let shop = place.path("shop.db");
+    emit(&shop, &[event("Made", "a", 1)]);
+    let relay =
+        place.start(&["relay", "--store", "sqlite:shop.db", "--sink", "null:", "--name", "n"]);
+    let members = "SELECT count(*) FROM onewrite_member";
+    eventually("the relay works", || number(&shop, members) == 1);
+    let fork = || place.run(&["store", "fork", "--store", "sqlite:shop.db"]);
+    fork().refused("OW0021", &["stop all relays"]);
+    relay.terminate().ok();
+    fork().ok();
+}

@@ -245,3 +245,28 @@ async fn the_witness_knows_any_id_and_an_empty_log() {
     drop(SqliteStore::open(Options { copied: Copied::Fork(None), ..Options::new(&path) }).unwrap());
     drop(open(&folder));
 }
+
+#[tokio::test]
+async fn what_was_trimmed_is_seen_with_the_page_that_would_step_over_it() {
+    use onewrite_core::store::{Batch, Durability, From, Item, Op};
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(&folder);
+    let op = |op| Batch {
+        durability: Durability::Durable,
+        items: vec![Item { fence: None, ops: vec![op] }],
+    };
+    store.commit(op(Op::Subscribe { sink: "s".into(), from: From::Beginning })).await.unwrap();
+    for _ in 0..3 {
+        store.write(|tx| emit(tx, &Event::new("Created", "Order", "1")).map(|_| ())).await.unwrap();
+    }
+    assert!(store.read(every(&store)).await.unwrap().trimmed.is_empty());
+    store
+        .commit(op(Op::Suspend { sink: "s".into(), reason: Some("over budget".into()) }))
+        .await
+        .unwrap();
+    let later = store.now().await.unwrap().plus(std::time::Duration::from_secs(60));
+    store.commit(op(Op::Trim { before: later, history_before: later, limit: 2 })).await.unwrap();
+    let page = store.read(every(&store)).await.unwrap();
+    let partition = partition_of("1", 256);
+    assert_eq!((page.records.len(), page.trimmed), (1, vec![(partition, 2)]));
+}

@@ -92,3 +92,51 @@ async fn without_deduplication_a_late_publish_takes_effect_twice() {
     let after = stall_past_the_lease(sound(), broken(Defect::NoDedup)).await;
     assert!(after.verdict.duplicated.count > 0, "nothing noticed: {}", after.verdict);
 }
+
+/// A sink that takes its time, and does nothing else wrong.
+struct Slow {
+    onward: MemorySink,
+    reached: Arc<AtomicBool>,
+    go: Arc<Semaphore>,
+}
+
+impl Sink for Slow {
+    fn publish<'a>(&'a self, batch: &'a [Delivery]) -> BoxFuture<'a, Result<Vec<Receipt>>> {
+        Box::pin(async move {
+            self.reached.store(true, Ordering::SeqCst);
+            let _go = self.go.acquire().await.unwrap();
+            self.onward.publish(batch).await
+        })
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slow_sink_does_not_cost_the_lease() {
+    let folder = tempfile::tempdir().unwrap();
+    let source = Source::open(folder.path(), 1, sound()).await;
+    let consumer = Consumer::open(folder.path()).await;
+    let (onward, feed) = queue();
+    let receiver = Running::receiver(consumer.inbox(sound()), feed);
+    let (reached, go) = (Arc::new(AtomicBool::new(false)), Arc::new(Semaphore::new(0)));
+    source.place(events("a", 4, 2)).await;
+    let slow = Slow { onward: onward.clone(), reached: Arc::clone(&reached), go: Arc::clone(&go) };
+    let first = Running::relay(&source, slow, relaying(SINK, sound()), "first");
+    until("the slow request", async || reached.load(Ordering::SeqCst)).await;
+    let second = Running::relay(&source, onward, relaying(SINK, sound()), "second");
+    let lease = async || onewrite::Store::leases(&source.0).await.unwrap().remove(0);
+    let before = lease().await;
+    // Renewed four times while the request is on its way: longer than the lease holds by itself.
+    let mut until_then = before.expires_at;
+    for _ in 0..4 {
+        until("a renewal", async || lease().await.expires_at > until_then).await;
+        until_then = lease().await.expires_at;
+    }
+    go.add_permits(100);
+    source.settled(SINK).await;
+    let after = lease().await;
+    assert_eq!((after.epoch, after.takeovers), (before.epoch, before.takeovers));
+    first.stop().await;
+    second.stop().await;
+    receiver.stop().await;
+    assert!(consumer.verdict(&source).await.is_clean());
+}
