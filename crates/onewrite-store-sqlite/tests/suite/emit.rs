@@ -131,10 +131,17 @@ async fn a_job_that_ends_the_shared_transaction_lets_nobody_lie() {
     let store = open(&folder);
     // The writer is held by a job of its own until those behind it wait together.
     let (go, wait) = std::sync::mpsc::channel();
-    let first = store.write(move |_| {
-        let _ = wait.recv();
-        Ok(())
+    let (held, holds) = tokio::sync::oneshot::channel();
+    let (holder, mut held) = (store.clone(), Some(held));
+    let first = tokio::spawn(async move {
+        let work = move |_: &Connection| {
+            held.take().map(|held| held.send(()));
+            let _ = wait.recv();
+            Ok(())
+        };
+        holder.write(work).await
     });
+    holds.await.unwrap();
     let before = store.write(|tx| emit(tx, &Event::new("Created", "Order", "before")).map(|_| ()));
     let ends = store.write(|tx| {
         tx.execute_batch("COMMIT")
@@ -142,7 +149,8 @@ async fn a_job_that_ends_the_shared_transaction_lets_nobody_lie() {
     });
     let after = store.write(|tx| emit(tx, &Event::new("Created", "Order", "after")).map(|_| ()));
     let release = async { go.send(()).unwrap() };
-    let (_, before, ends, after, ()) = tokio::join!(first, before, ends, after, release);
+    let (before, ends, after, ()) = tokio::join!(before, ends, after, release);
+    first.await.unwrap().unwrap();
     assert_eq!(ends.unwrap_err().code(), Code::UnsafeSetting);
     assert_eq!(
         before.unwrap_err().code(),
