@@ -62,14 +62,6 @@ impl SqliteStore {
         Ok(Self { inner: Arc::new(inner) })
     }
 
-    /// Opens the store at `url` (`sqlite:shop.db`), creating it if needed.
-    ///
-    /// # Errors
-    /// As [`Self::open`], and `UnknownScheme`.
-    pub fn open_url(url: &str) -> Result<Self> {
-        Self::open(Options::from_url(url)?)
-    }
-
     /// Runs `work` in a transaction of the shared writer queue and returns once it is on disk.
     ///
     /// What waits at the same time shares one commit, so this is the fastest way to write; each call
