@@ -144,3 +144,21 @@ async fn a_sqlx_handler_runs_once_in_effect_and_parks_in_order() {
     assert_eq!(receive(&inbox, vec![delivery(12, 9)]).await, [Receipt::Accepted]);
     assert_eq!(seen().await.last().unwrap(), "e12", "the key is free");
 }
+
+#[tokio::test]
+async fn an_inbox_refuses_a_pool_whose_commits_do_not_reach_the_disk() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(&folder);
+    let options = SqliteConnectOptions::new()
+        .filename(folder.path().join("shop.db"))
+        .synchronous(SqliteSynchronous::Normal);
+    let careless = SqlitePool::connect_with(options).await.unwrap();
+    let inbox = |pool| {
+        SqlxInbox::new(&store, pool, InboxOptions::new("ship"), |_| Box::pin(async { Ok(()) }))
+            .unwrap()
+    };
+    let batch = vec![delivery(1, 0)];
+    let refused = inbox(careless).receive(batch.clone(), Attempt::of(&batch)).await.unwrap_err();
+    assert_eq!(refused.code(), Code::UnsafeSetting);
+    assert_eq!(receive(&inbox(pool(&folder).await), batch).await, [Receipt::Accepted]);
+}
