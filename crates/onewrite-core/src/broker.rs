@@ -69,6 +69,19 @@ pub trait Sink: Send + Sync {
         let _ = (source, life);
         Box::pin(std::future::ready(Ok(None)))
     }
+
+    /// Partitions whose receivers said, since the last call and outside a publish, that a predecessor is
+    /// missing, each with the last sequence they have: a broker in between may have lost it. Receivers
+    /// repeat it as long as they wait.
+    fn gaps(&self, source: &str, life: Incarnation) -> Vec<(Partition, Sequence)> {
+        let _ = (source, life);
+        Vec::new()
+    }
+
+    /// Settings of the broker that weaken a promise, each as one sentence with its cure.
+    fn warnings(&self) -> BoxFuture<'_, Result<Vec<Text>>> {
+        Box::pin(std::future::ready(Ok(Vec::new())))
+    }
 }
 
 /// A batch that has arrived and waits for its receipts.

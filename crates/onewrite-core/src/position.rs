@@ -60,6 +60,13 @@ pub struct Source {
 }
 
 impl Source {
+    /// The first sequence of a life; [`START`] when it is not one of this source.
+    #[must_use]
+    pub fn first_of(&self, life: Incarnation) -> Sequence {
+        let found = self.incarnations.iter().find(|(_, other)| *other == life);
+        found.map_or(START, |(first, _)| *first)
+    }
+
     /// The life in which `sequence` was drawn.
     #[must_use]
     pub fn incarnation_at(&self, sequence: Sequence) -> Incarnation {

@@ -16,8 +16,8 @@ use crate::{
 /// How far a commit must have gone before it is reported.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Durability {
-    /// Survives the end of any process, but perhaps not a power cut: for what is repeated harmlessly
-    /// (a cursor that falls back, an attempt that is not counted).
+    /// Survives the end of any of our processes, but perhaps not a power cut or the crash of a database
+    /// server: for what is repeated harmlessly (a cursor that falls back, an attempt that is not counted).
     Relaxed,
     /// Survives a power cut.
     Durable,
@@ -46,6 +46,16 @@ pub struct Item {
 pub enum Op {
     /// Appends an event to the log.
     Emit(Box<Event>),
+    /// Guards a table: from now on the database refuses a transaction that changes it and emits nothing.
+    Guard {
+        /// The table.
+        table: Text,
+    },
+    /// Stops guarding a table.
+    Unguard {
+        /// The table.
+        table: Text,
+    },
     /// Creates the cursors of a sink, unless they exist.
     Subscribe {
         /// The sink.
@@ -155,6 +165,21 @@ pub enum From {
     Beginning,
     /// With the next record.
     Now,
+    /// With the first record placed at this time or later, by the store's clock.
+    Time(Timestamp),
+}
+
+/// What a store is taken for when it is not the one that was registered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Copied {
+    /// Opening fails with [`crate::Code::StoreCopied`]: a person has to say.
+    #[default]
+    Refuse,
+    /// It was moved as a whole; the original no longer exists.
+    Adopt,
+    /// It is a copy or a restored backup: it starts a new life, with the next record or, when
+    /// something was emitted since, with the first one behind this sequence.
+    Fork(Option<Sequence>),
 }
 
 /// What became of one item.
@@ -173,6 +198,8 @@ pub enum Outcome {
 pub struct Claim {
     /// What is leased.
     pub scope: Scope,
+    /// How many leases the scope has: the partitions of this store, or the lanes of a broker.
+    pub leases: u16,
     /// Who claims: unique for the life of the process.
     pub owner: Text,
     /// How long the leases hold without renewal.
@@ -354,6 +381,14 @@ pub trait Store: Send + Sync {
         key: &'a ParkedKey,
         limit: usize,
     ) -> BoxFuture<'a, Result<Vec<ParkedRecord>>>;
+
+    /// The guarded tables.
+    fn guards(&self) -> BoxFuture<'_, Result<Vec<Text>>>;
+
+    /// Settings of the database that weaken a promise, each as one sentence with its cure.
+    fn warnings(&self) -> BoxFuture<'_, Result<Vec<Text>>> {
+        Box::pin(std::future::ready(Ok(Vec::new())))
+    }
 
     /// Lanes of consumers in this store that are stopped by a gap.
     fn gaps(&self) -> BoxFuture<'_, Result<Vec<Gap>>>;

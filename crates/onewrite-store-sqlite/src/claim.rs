@@ -11,7 +11,8 @@ use rusqlite::{Connection, params};
 use crate::{error::While, process, writer::now};
 
 /// One member's claim, in one transaction.
-pub(crate) fn claim(tx: &Connection, claim: &Claim, partitions: u16) -> Result<Claimed> {
+pub(crate) fn claim(tx: &Connection, claim: &Claim) -> Result<Claimed> {
+    let partitions = claim.leases;
     let (scope, owner) = (&*claim.scope, &*claim.owner);
     let at = now();
     let until = at.plus(claim.ttl).0;

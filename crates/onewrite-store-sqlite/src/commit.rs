@@ -10,7 +10,7 @@ use rusqlite::{Connection, params};
 
 use crate::{
     claim::{self, execute},
-    emit, gap, parking, read, schema, trim,
+    emit, gap, guard, parking, read, schema, trim,
     writer::in_savepoint,
 };
 
@@ -74,9 +74,12 @@ fn apply(tx: &Connection, source: &Source, op: &Op, sabotage: Sabotage) -> Resul
             emit::place(tx, event, emit::terms(tx)?)?;
             Ok(1)
         }
+        Op::Guard { table } => guard::add(tx, table).map(|()| 1),
+        Op::Unguard { table } => guard::remove(tx, table).map(|()| 1),
         Op::Subscribe { sink, from } => {
             let start = match from {
                 From::Now => schema::head(tx)?,
+                From::Time(time) => read::before(tx, *time)?,
                 // The log is trimmed from its front: nothing up to the highest one deleted is left.
                 From::Beginning => {
                     read::trimmed(tx)?.iter().map(|(_, last)| *last).max().unwrap_or(START)

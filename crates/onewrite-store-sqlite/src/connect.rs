@@ -3,10 +3,11 @@
 use std::{fs, path::PathBuf, time::Duration};
 
 use onewrite_core::{
-    Code, Error, Result, Sequence, Text,
+    Code, Error, Result, Text,
     event::EVENT_BYTES_MAX_DEFAULT,
     position::PARTITIONS_DEFAULT,
     sabotage::{Defect, Sabotage},
+    store::Copied,
 };
 use rusqlite::{Connection, OpenFlags};
 
@@ -14,19 +15,6 @@ use crate::error::While;
 
 /// What the write-ahead log shrinks to after a checkpoint, in bytes.
 const WAL_BYTES_KEPT: i64 = 64 * 1024 * 1024;
-
-/// What a file is taken for when it is not the one that was registered.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Copied {
-    /// Opening fails with [`Code::StoreCopied`]: a person has to say.
-    #[default]
-    Refuse,
-    /// The file was moved as a whole; the original no longer exists.
-    Adopt,
-    /// The file is a copy or a restored backup: it starts a new life, with the next record or, when
-    /// something was emitted since, with the first one behind this sequence.
-    Fork(Option<Sequence>),
-}
 
 /// How to open a store.
 #[derive(Debug, Clone)]

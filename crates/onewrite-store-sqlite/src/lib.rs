@@ -30,7 +30,8 @@ mod store;
 mod trim;
 mod writer;
 
-pub use connect::{Copied, Options};
+pub use connect::Options;
+pub use onewrite_core::store::Copied;
 pub use emit::{Placed, commit, emit};
 pub use inbox::{Context, HandlerError, InboxOptions, SqliteInbox};
 pub use rusqlite;

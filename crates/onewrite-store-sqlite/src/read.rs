@@ -5,7 +5,7 @@
 //! over by looking at one small column.
 
 use onewrite_core::{
-    Partition, Record, Result, Sequence, Text,
+    Partition, Record, Result, Sequence, Text, Timestamp,
     position::{START, Source},
     sabotage::{Defect, Sabotage},
     store::{Cursor, Page, Read},
@@ -108,6 +108,18 @@ fn page(connection: &Connection, source: &Source, read: &Read, sabotage: Sabotag
     Ok(page)
 }
 
+/// The sequence behind which everything placed at `time` or later stands.
+pub(crate) fn before(connection: &Connection, time: Timestamp) -> Result<Sequence> {
+    let first: Option<i64> = connection
+        .prepare_cached("SELECT min(sequence) FROM onewrite_outbox WHERE placed_at >= ?1")
+        .and_then(|mut statement| statement.query_row([time.0], |row| row.get(0)))
+        .during("look for the first record of a time")?;
+    match first {
+        Some(first) => Ok(first.cast_unsigned() - 1),
+        None => schema::head(connection),
+    }
+}
+
 pub(crate) fn cursors(connection: &Connection, sink: &str) -> Result<Vec<Cursor>> {
     let mut statement = connection
         .prepare_cached("SELECT partition, sequence, chain, attempts, retry_at, reason FROM onewrite_cursor WHERE sink = ?1 ORDER BY partition")
@@ -119,7 +131,7 @@ pub(crate) fn cursors(connection: &Connection, sink: &str) -> Result<Vec<Cursor>
                 sequence: row.get::<_, i64>(1)?.cast_unsigned(),
                 chain: row.get::<_, i64>(2)?.cast_unsigned(),
                 attempts: row.get(3)?,
-                retry_at: row.get::<_, Option<i64>>(4)?.map(onewrite_core::Timestamp),
+                retry_at: row.get::<_, Option<i64>>(4)?.map(Timestamp),
                 reason: row.get::<_, Option<String>>(5)?.map(Text::from),
                 parked: Vec::new(),
             })

@@ -21,7 +21,7 @@ use rusqlite::Connection;
 use tokio::sync::watch;
 
 use crate::{
-    Options, claim, commit, find, gap, parking, read,
+    Options, claim, commit, find, gap, guard, parking, read,
     reader::Reader,
     schema, trim,
     writer::{Writer, now},
@@ -144,11 +144,8 @@ impl Store for SqliteStore {
     }
 
     fn claim(&self, request: Claim) -> BoxFuture<'_, Result<Claimed>> {
-        let partitions = self.current_source().partitions;
         Box::pin(
-            self.engine_write(Durability::Relaxed, move |tx| {
-                claim::claim(tx, &request, partitions)
-            }),
+            self.engine_write(Durability::Relaxed, move |tx| claim::claim(tx, &request)),
         )
     }
 
@@ -204,6 +201,12 @@ impl Store for SqliteStore {
     ) -> BoxFuture<'a, Result<Vec<ParkedRecord>>> {
         let key = key.clone();
         Box::pin(self.engine_read(move |connection| parking::records(connection, &key, limit)))
+    }
+
+    fn guards(&self) -> BoxFuture<'_, Result<Vec<Text>>> {
+        Box::pin(self.engine_read(|connection| {
+            Ok(guard::list(connection)?.into_iter().map(Text::from).collect())
+        }))
     }
 
     fn gaps(&self) -> BoxFuture<'_, Result<Vec<Gap>>> {

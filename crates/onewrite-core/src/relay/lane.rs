@@ -73,6 +73,18 @@ impl Lane {
         self.attempts > 0 || self.stalls > 0
     }
 
+    /// Goes back to what its receiver has, and sends the rest again.
+    pub(super) fn fall_back(
+        &mut self,
+        policy: &Policy,
+        partition: Partition,
+        have: Sequence,
+    ) -> Op {
+        (self.settled, self.offered, self.chain, self.noted) = (have, have, have, have);
+        self.calm();
+        self.move_cursor(policy, partition)
+    }
+
     pub(super) fn move_cursor(&self, policy: &Policy, partition: Partition) -> Op {
         Op::MoveCursor {
             sink: policy.sink.clone(),

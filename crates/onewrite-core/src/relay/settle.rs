@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{GAP_KIND, Offer, Relay, lane::Lane};
 use crate::{
-    Partition, Record, Text, Timestamp,
+    Incarnation, Partition, Record, Sequence, Text, Timestamp,
     broker::Receipt,
     sabotage::Defect,
     store::{Item, Op},
@@ -95,6 +95,25 @@ impl Relay {
         done
     }
 
+    /// Learns from outside a publish that the receiver of one life waits for what lies behind `have`: its
+    /// broker may have lost that. The lane goes back there. Passed over while an offer is in flight: who
+    /// waits says so again.
+    pub fn waits(&mut self, partition: Partition, life: Incarnation, have: Sequence) -> Settled {
+        let mut done = Settled::default();
+        let fence = self.fence(partition);
+        let first = self.source.first_of(life);
+        let Some(lane) = self.lanes.get_mut(&partition) else { return done };
+        let is_current = self.source.incarnation_at(lane.chain) == life;
+        if have >= lane.chain || !is_current || !lane.is_idle() || lane.stopped {
+            return done;
+        }
+        let have = have.max(first.saturating_sub(1));
+        done.alarms.push(Alarm::FellBack(partition));
+        let ops = vec![lane.fall_back(&self.policy, partition, have)];
+        done.items.push(Item { fence, ops });
+        done
+    }
+
     /// The lane of `partition`, unless it was lost and leased again since `offer` was made: its new
     /// cursor may stand anywhere, and the receipts say nothing about what lies behind it.
     fn offered_lane(&mut self, offer: &Offer, partition: Partition) -> Option<&mut Lane> {
@@ -120,11 +139,8 @@ impl Relay {
             // Only a verdict on this very record counts against its key: a dead sink parks nothing.
             Some(Receipt::Retry(reason) | Receipt::Refused(reason)) => (reason.clone(), true),
             Some(Receipt::Gap { have }) if *have < lane.chain => {
-                (lane.settled, lane.offered, lane.chain) = (*have, *have, *have);
-                lane.noted = *have;
-                lane.calm();
+                let ops = vec![lane.fall_back(&self.policy, partition, *have)];
                 done.alarms.push(Alarm::FellBack(partition));
-                let ops = vec![lane.move_cursor(&self.policy, partition)];
                 done.items.push(Item { fence, ops });
                 return;
             }

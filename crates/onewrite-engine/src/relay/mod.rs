@@ -177,6 +177,7 @@ impl Driver {
             if self.renewal_is_due() {
                 self.renew().await?;
             }
+            self.fall_back().await?;
             let now = self.store.now().await?;
             let (asked, page) = match ahead.take() {
                 Some(read) => read,
@@ -316,7 +317,9 @@ impl Driver {
                 receipts = &mut publishing => return receipts,
                 () = tokio::time::sleep(self.options.lease_ttl / 3) => {
                     let (scope, owner) = (self.policy_scope(), self.owner.clone());
-                    let claim = Claim { scope, owner, ttl: self.options.lease_ttl, take: false };
+                    let leases = self.source.partitions;
+                    let ttl = self.options.lease_ttl;
+                    let claim = Claim { scope, leases, owner, ttl, take: false };
                     if let Err(error) = self.store.claim(claim).await {
                         tracing::warn!(%error, "leases were not renewed during a long publish");
                     }

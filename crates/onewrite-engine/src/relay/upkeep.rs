@@ -17,7 +17,8 @@ impl Driver {
         let (scope, owner) = (self.policy_scope(), self.owner.clone());
         self.store_cursors(Durability::Relaxed).await?;
         self.release_unsure().await?;
-        let claim = Claim { scope, owner, ttl: self.options.lease_ttl, take: true };
+        let (leases, ttl) = (self.source.partitions, self.options.lease_ttl);
+        let claim = Claim { scope, leases, owner, ttl, take: true };
         let claimed = self.store.claim(claim).await?;
         if !self.machine.knows(&claimed.held) {
             let cursors = self.store.cursors(&self.options.sink).await?;
@@ -73,6 +74,17 @@ impl Driver {
         // What was offered before its lane was stopped must not go out.
         let why = "the receiver knows records that this source does not have";
         Ok(if is_ahead { Err(Error::new(Code::SinkAhead, why)) } else { Ok(()) })
+    }
+
+    /// Sends again what receivers say they wait for, should their broker have lost it.
+    pub(super) async fn fall_back(&mut self) -> Result<()> {
+        let Some((_, life)) = self.source.incarnations.last().copied() else { return Ok(()) };
+        for (partition, have) in self.sink.gaps(&self.source.name, life) {
+            let back = self.machine.waits(partition, life, have);
+            self.tell(&back.alarms);
+            self.commit(back.items, Durability::Relaxed).await?;
+        }
+        Ok(())
     }
 
     /// Suspends the sink when it is over its budget.

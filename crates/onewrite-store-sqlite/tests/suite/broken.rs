@@ -236,6 +236,10 @@ impl Store for BrokenStore {
         })
     }
 
+    fn guards(&self) -> BoxFuture<'_, Result<Vec<Text>>> {
+        self.store.guards()
+    }
+
     fn gaps(&self) -> BoxFuture<'_, Result<Vec<Gap>>> {
         self.store.gaps()
     }

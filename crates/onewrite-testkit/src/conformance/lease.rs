@@ -19,12 +19,13 @@ const LONG: Duration = Duration::from_secs(3600);
 /// Short enough to wait for its end.
 const SHORT: Duration = Duration::from_millis(30);
 
-pub(super) fn request(owner: &str, ttl: Duration, take: bool) -> Claim {
-    Claim { scope: SCOPE, owner: owner.to_owned().into(), ttl, take }
+pub(super) fn request(store: &dyn Store, owner: &str, ttl: Duration, take: bool) -> Claim {
+    let leases = store.source().partitions;
+    Claim { scope: SCOPE, leases, owner: owner.to_owned().into(), ttl, take }
 }
 
 pub(super) async fn claim(store: &dyn Store, owner: &str, ttl: Duration, take: bool) -> Claimed {
-    store.claim(request(owner, ttl, take)).await.expect("the store takes a claim")
+    store.claim(request(store, owner, ttl, take)).await.expect("the store takes a claim")
 }
 
 /// What `owner` holds after taking all it may.
@@ -71,7 +72,7 @@ pub async fn one_owner(fixture: &dyn StoreFixture) {
     let (scope, mut rounds) = ("relay/race", 0);
     while rounds < 20 {
         let scope: Text = format!("{scope}-{rounds}").into();
-        let race = |owner: &str| Claim { scope: scope.clone(), ..request(owner, LONG, true) };
+        let race = |owner: &str| Claim { scope: scope.clone(), ..request(&*store, owner, LONG, true) };
         let (left, right) = tokio::join!(store.claim(race("a")), other.claim(race("b")));
         let (left, right) = (left.unwrap().held, right.unwrap().held);
         let both = left.iter().filter(|l| right.iter().any(|r| l.partition == r.partition));

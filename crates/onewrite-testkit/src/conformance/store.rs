@@ -211,7 +211,7 @@ pub async fn cancel(fixture: &dyn StoreFixture) {
         } else {
             let _ =
                 tokio::time::timeout(Duration::from_micros(20 * u64::from(round)), future).await;
-            let claim = store.claim(lease::request("a", PATIENCE, true));
+            let claim = store.claim(lease::request(&*store, "a", PATIENCE, true));
             let _ = poll_once(claim).await;
         }
         let records = log(&*store).await;
