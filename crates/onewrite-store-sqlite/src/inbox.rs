@@ -6,7 +6,9 @@ use onewrite_core::{
     BoxFuture, Code, Delivery, Error, Event, Incarnation, Record, Result, Text,
     broker::{Mark, Receipt},
     failpoint,
-    inbox::{Attempt, Claim, Effect, Fact, Inbox, Lane, LaneState, Policy},
+    inbox::{
+        Attempt, Claim, Effect, Fact, HandlerError, Inbox, InboxOptions, Lane, LaneState, Policy,
+    },
     parking::{ParkedKey, Request},
     sabotage::Defect,
     store::Durability,
@@ -21,10 +23,6 @@ use crate::{
     parking, statement,
     writer::{in_savepoint, now},
 };
-
-/// Why a handler refused an event. Any error will do; it is stored and shown without the payload, so
-/// it must not hold secrets.
-pub type HandlerError = Box<dyn std::error::Error + Send + Sync>;
 
 /// Reacts to one event with writes on the transaction it is given.
 type Handler = dyn Fn(&Context<'_>) -> Result<(), HandlerError> + Send + Sync;
@@ -78,25 +76,6 @@ impl Context<'_> {
     }
 }
 
-/// How to run an inbox.
-#[derive(Debug, Clone)]
-pub struct InboxOptions {
-    /// The consumer's policy.
-    pub policy: Policy,
-    /// How long ids of foreign and re-driven events are remembered.
-    pub id_retention: Duration,
-    /// The longest time after which a foreign sender may still send an event again.
-    pub redelivery_horizon: Duration,
-}
-
-impl InboxOptions {
-    /// The defaults: ids are remembered for eight days, for senders that repeat within seven.
-    pub fn new(consumer: impl Into<Text>) -> Self {
-        let day = Duration::from_secs(24 * 60 * 60);
-        Self { policy: Policy::new(consumer), id_retention: 8 * day, redelivery_horizon: 7 * day }
-    }
-}
-
 /// A consumer's inbox with its handler.
 pub struct SqliteInbox {
     store: SqliteStore,
@@ -114,15 +93,7 @@ impl SqliteInbox {
         options: InboxOptions,
         handler: impl Fn(&Context<'_>) -> Result<(), HandlerError> + Send + Sync + 'static,
     ) -> Result<Self> {
-        if options.id_retention <= options.redelivery_horizon {
-            return Err(Error::new(
-                Code::UnsafeSetting,
-                format!(
-                    "consumer `{}` would forget ids after {:?} although senders may repeat them for {:?}; raise the id retention above the redelivery horizon",
-                    options.policy.consumer, options.id_retention, options.redelivery_horizon
-                ),
-            ));
-        }
+        options.check()?;
         Ok(Self { store: store.clone(), options, handler: Arc::new(handler) })
     }
 }

@@ -31,9 +31,12 @@ mod trim;
 mod writer;
 
 pub use connect::Options;
-pub use onewrite_core::store::Copied;
 pub use emit::{Placed, commit, emit};
-pub use inbox::{Context, HandlerError, InboxOptions, SqliteInbox};
+pub use inbox::{Context, SqliteInbox};
+pub use onewrite_core::{
+    inbox::{HandlerError, InboxOptions},
+    store::Copied,
+};
 pub use rusqlite;
 pub use schema::SCHEMA_VERSION;
 pub use store::SqliteStore;

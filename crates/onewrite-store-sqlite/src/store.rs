@@ -144,9 +144,7 @@ impl Store for SqliteStore {
     }
 
     fn claim(&self, request: Claim) -> BoxFuture<'_, Result<Claimed>> {
-        Box::pin(
-            self.engine_write(Durability::Relaxed, move |tx| claim::claim(tx, &request)),
-        )
+        Box::pin(self.engine_write(Durability::Relaxed, move |tx| claim::claim(tx, &request)))
     }
 
     fn cursors<'a>(&'a self, sink: &'a str) -> BoxFuture<'a, Result<Vec<Cursor>>> {

@@ -14,8 +14,10 @@ mod claim;
 pub use attempt::{Attempt, Group, closed, plan};
 pub use claim::{Claim, Effect, Fact};
 
+use std::time::Duration;
+
 use crate::{
-    BoxFuture, Delivery, Incarnation, Partition, Result, Sequence, Text,
+    BoxFuture, Code, Delivery, Error, Incarnation, Partition, Result, Sequence, Text,
     broker::{Mark, Receipt},
     parking::ParkedKey,
     sabotage::Sabotage,
@@ -130,6 +132,46 @@ impl Policy {
     #[must_use]
     pub fn scope(&self) -> Text {
         format!("inbox/{}", self.consumer).into()
+    }
+}
+
+/// Why a handler refused an event. Any error will do; it is stored and shown without the payload, so
+/// it must not hold secrets.
+pub type HandlerError = Box<dyn std::error::Error + Send + Sync>;
+
+/// How to run an inbox.
+#[derive(Debug, Clone)]
+pub struct InboxOptions {
+    /// The consumer's policy.
+    pub policy: Policy,
+    /// How long ids of foreign and re-driven events are remembered.
+    pub id_retention: Duration,
+    /// The longest time after which a foreign sender may still send an event again.
+    pub redelivery_horizon: Duration,
+}
+
+impl InboxOptions {
+    /// The defaults: ids are remembered for eight days, for senders that repeat within seven.
+    pub fn new(consumer: impl Into<Text>) -> Self {
+        let day = Duration::from_secs(24 * 60 * 60);
+        Self { policy: Policy::new(consumer), id_retention: 8 * day, redelivery_horizon: 7 * day }
+    }
+
+    /// Refuses what would break a promise.
+    ///
+    /// # Errors
+    /// [`Code::UnsafeSetting`] when ids would be forgotten while a sender may still repeat them.
+    pub fn check(&self) -> Result<()> {
+        if self.id_retention > self.redelivery_horizon {
+            return Ok(());
+        }
+        Err(Error::new(
+            Code::UnsafeSetting,
+            format!(
+                "consumer `{}` would forget ids after {:?} although senders may repeat them for {:?}; raise the id retention above the redelivery horizon",
+                self.policy.consumer, self.id_retention, self.redelivery_horizon
+            ),
+        ))
     }
 }
 

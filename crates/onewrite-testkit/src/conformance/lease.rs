@@ -72,7 +72,8 @@ pub async fn one_owner(fixture: &dyn StoreFixture) {
     let (scope, mut rounds) = ("relay/race", 0);
     while rounds < 20 {
         let scope: Text = format!("{scope}-{rounds}").into();
-        let race = |owner: &str| Claim { scope: scope.clone(), ..request(&*store, owner, LONG, true) };
+        let race =
+            |owner: &str| Claim { scope: scope.clone(), ..request(&*store, owner, LONG, true) };
         let (left, right) = tokio::join!(store.claim(race("a")), other.claim(race("b")));
         let (left, right) = (left.unwrap().held, right.unwrap().held);
         let both = left.iter().filter(|l| right.iter().any(|r| l.partition == r.partition));
