@@ -1,16 +1,19 @@
-//! The chores of this repository: `cargo xtask test`, `lint`, `tidy`, `bench`, `soak`.
+//! The chores of this repository: `cargo xtask test`, `with`, `lint`, `tidy`, `bench`, `soak`.
 //!
-//! Everything runs at the workspace's root with the toolchain that built this program. Data goes to
-//! stdout, talk to stderr.
+//! Everything but the command of `with` runs at the workspace's root, with the toolchain that built this
+//! program. Data goes to stdout, talk to stderr.
 
 mod bench;
 mod lint;
+mod servers;
 mod test;
 mod tidy;
+mod with;
 mod workspace;
 
 use std::process::ExitCode;
 
+use anyhow::Result;
 use clap::Parser;
 
 /// The chores of this repository.
@@ -25,6 +28,8 @@ struct Arguments {
 enum Verb {
     /// Run every test of the workspace, each in a process of its own, and name the slowest.
     Test(test::Options),
+    /// Run a command beside private servers (`cargo xtask with postgres,nats -- env`).
+    With(with::Options),
     /// Check format, lints and house rules. Changes nothing.
     Lint,
     /// Check the house rules alone.
@@ -36,18 +41,20 @@ enum Verb {
 }
 
 fn main() -> ExitCode {
-    let done = match Arguments::parse().verb {
-        Verb::Test(options) => test::run(&options),
-        Verb::Lint => lint::run(),
-        Verb::Tidy => tidy::run(),
-        Verb::Bench(options) => bench::run(&options),
-        Verb::Soak(options) => bench::soak(&options),
-    };
-    match done {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error:#}");
-            ExitCode::FAILURE
-        }
+    run(Arguments::parse().verb).unwrap_or_else(|error| {
+        eprintln!("error: {error:#}");
+        ExitCode::FAILURE
+    })
+}
+
+fn run(verb: Verb) -> Result<ExitCode> {
+    match verb {
+        Verb::With(options) => return with::run(&options),
+        Verb::Test(options) => test::run(&options)?,
+        Verb::Lint => lint::run()?,
+        Verb::Tidy => tidy::run()?,
+        Verb::Bench(options) => bench::run(&options)?,
+        Verb::Soak(options) => bench::soak(&options)?,
     }
+    Ok(ExitCode::SUCCESS)
 }

@@ -15,12 +15,15 @@ pub(crate) fn root() -> PathBuf {
 }
 
 /// Cargo at the workspace's root.
-///
-/// The variables that cargo sets for the package it runs are taken away: build scripts that watch
-/// them would run again each time.
 pub(crate) fn cargo() -> Command {
     let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    command.current_dir(root());
+    without_own_variables(&mut command).current_dir(root());
+    command
+}
+
+/// Takes the variables away that cargo sets for the package it runs: build scripts that watch them
+/// would run again each time.
+pub(crate) fn without_own_variables(command: &mut Command) -> &mut Command {
     for (name, _) in env::vars_os() {
         let text = name.to_string_lossy();
         if text.starts_with("CARGO_PKG_") || text.starts_with("CARGO_MANIFEST_") {

@@ -382,6 +382,11 @@ pub trait Store: Send + Sync {
         limit: usize,
     ) -> BoxFuture<'a, Result<Vec<ParkedRecord>>>;
 
+    /// Records trimmed in one transaction at most, so that others do not wait for it.
+    fn trim_max(&self) -> u32 {
+        1_000
+    }
+
     /// The guarded tables.
     fn guards(&self) -> BoxFuture<'_, Result<Vec<Text>>>;
 

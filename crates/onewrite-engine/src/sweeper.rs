@@ -28,9 +28,6 @@ impl Default for Retention {
     }
 }
 
-/// Records deleted in one transaction at most: a few milliseconds of the writer.
-const TRIM_MAX: u32 = 1_000;
-
 /// Deletes what is settled and old enough.
 pub struct Sweeper {
     store: Arc<dyn Store>,
@@ -48,7 +45,7 @@ impl Sweeper {
         while !shutdown.has_begun() {
             match self.sweep().await {
                 // A full batch: more is waiting, after everyone else's turn.
-                Ok(deleted) if deleted >= u64::from(TRIM_MAX) => tokio::task::yield_now().await,
+                Ok(deleted) if deleted >= u64::from(self.store.trim_max()) => tokio::task::yield_now().await,
                 Ok(_) => pause(self.retention.every, &shutdown).await,
                 Err(error) => {
                     tracing::warn!(%error, "retention did not run");
@@ -70,7 +67,7 @@ impl Sweeper {
         let op = Op::Trim {
             before: before(self.retention.log),
             history_before: before(self.retention.history),
-            limit: TRIM_MAX,
+            limit: self.store.trim_max(),
         };
         let batch = Batch {
             durability: Durability::Relaxed,

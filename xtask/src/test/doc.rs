@@ -17,13 +17,11 @@ pub(crate) struct Examples {
     pub(crate) output: String,
 }
 
-/// Runs every documentation example of the workspace.
-pub(crate) fn run(extended: bool) -> Result<Examples> {
+/// Runs every documentation example of the workspace, with these variables set.
+pub(crate) fn run(variables: &[(&str, String)]) -> Result<Examples> {
     let mut command = workspace::cargo();
     command.args(["test", "--workspace", "--all-features", "--doc", "--no-fail-fast"]);
-    if extended {
-        command.env(super::EXTENDED, "1");
-    }
+    command.envs(variables.iter().map(|(name, value)| (name, value)));
     let output = command.stderr(Stdio::inherit()).output().context("cannot start cargo")?;
     let mut examples = Examples::read(String::from_utf8_lossy(&output.stdout).into_owned());
     if !output.status.success() {

@@ -3,6 +3,8 @@
 //! The stable test harness neither times single tests nor stops one that hangs. So the binaries are
 //! built once, asked for their tests, and started anew for each of them. Documentation examples run
 //! through cargo afterwards and are counted in the same total.
+//!
+//! All of them share one server of each kind, which runs as long as they do.
 
 mod binaries;
 mod doc;
@@ -18,10 +20,13 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 
 use self::{process::Ending, report::Report};
-use crate::workspace;
+use crate::{
+    servers::{self, Attended},
+    workspace,
+};
 
 /// Set for the tests when their long forms are wanted.
 const EXTENDED: &str = "ONEWRITE_EXTENDED";
@@ -54,6 +59,8 @@ struct Case {
 
 /// Runs the tests; an error when one fails.
 pub(crate) fn run(options: &Options) -> Result<()> {
+    // First, as it is the part that may need somebody's help.
+    servers::install_missing(servers::ALL)?;
     let built = binaries::build()?;
     let mut cases = Vec::new();
     for (index, binary) in built.tests.iter().enumerate() {
@@ -73,19 +80,27 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 
     let limit = options.timeout.unwrap_or(if options.extended { 3_600 } else { 300 });
     let mut report = Report::of(cases.len());
-    run_all(&built, &cases, options, Duration::from_secs(limit), &mut report)?;
+    let servers = Attended::start(servers::ALL).context("cannot start the servers of the run")?;
+    let mut variables = servers.variables().to_vec();
+    if options.extended {
+        variables.push((EXTENDED, "1".to_owned()));
+    }
+    let limit = Duration::from_secs(limit);
+    run_all(&built, &cases, options.jobs, limit, &variables, &mut report)?;
     if options.filter.is_none() {
         eprintln!("documentation examples:");
-        report.add(doc::run(options.extended)?);
+        report.add(doc::run(&variables)?);
     }
+    drop(servers);
     report.print()
 }
 
 fn run_all(
     built: &binaries::Built,
     cases: &[Case],
-    options: &Options,
+    jobs: u16,
     limit: Duration,
+    variables: &[(&str, String)],
     report: &mut Report,
 ) -> Result<()> {
     let outputs = workspace::root().join("target/xtask");
@@ -93,7 +108,7 @@ fn run_all(
     let (next, outputs) = (&AtomicUsize::new(0), &outputs);
     thread::scope(|scope| {
         let (sender, endings) = mpsc::channel::<(usize, Result<Ending>)>();
-        for worker in 0..options.jobs {
+        for worker in 0..jobs {
             let sender = sender.clone();
             scope.spawn(move || {
                 let output = outputs.join(format!("{}-{worker}.out", std::process::id()));
@@ -101,9 +116,7 @@ fn run_all(
                     let index = next.fetch_add(1, Ordering::Relaxed);
                     let Some(case) = cases.get(index) else { break };
                     let mut command = built.command(case);
-                    if options.extended {
-                        command.env(EXTENDED, "1");
-                    }
+                    command.envs(variables.iter().map(|(name, value)| (name, value)));
                     let ending = process::run(&mut command, limit, &output);
                     if sender.send((index, ending)).is_err() {
                         break;

@@ -1,0 +1,224 @@
+-- How an event gets its place. Three settings live as long as a transaction, and go back with its
+-- savepoints: onewrite.placing (',3,17': partitions still to be locked; '*': locked; not empty: an event was
+-- emitted), onewrite.changed (a guarded table was), onewrite.excused (and needs no event).
+
+-- FNV-1a (32 bits) of the key's UTF-8 bytes, folded to 16 bits by exclusive or, modulo the number of
+-- partitions: the same as onewrite computes.
+CREATE FUNCTION onewrite.partition_of(key text, partitions integer) RETURNS integer
+LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE AS $$
+DECLARE
+    bytes bytea := convert_to(key, 'UTF8');
+    hash bigint := 2166136261;
+BEGIN
+    FOR i IN 0 .. length(bytes) - 1 LOOP
+        hash := ((hash # get_byte(bytes, i)) * 16777619) & 4294967295;
+    END LOOP;
+    RETURN ((hash >> 16) # (hash & 65535)) % partitions;
+END $$;
+
+-- Where this database is: its timeline (another one after a failover or a restore to a point in time) and
+-- the file of its counter (another one in a copy or a restored dump).
+CREATE FUNCTION onewrite.place() RETURNS text LANGUAGE sql VOLATILE AS $$
+    SELECT substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8) || ' ' || pg_relation_filepath('onewrite.sequence')
+$$;
+
+-- Begins a new life with the next number: what was drawn before may be drawn again by the original, or
+-- may have been delivered from a tail that this database never got.
+CREATE FUNCTION onewrite.begin_life(reason text) RETURNS bigint
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    here text;
+    first bigint;
+BEGIN
+    PERFORM pg_advisory_xact_lock(1869505911, -1);
+    here := onewrite.place();
+    IF reason = 'moved' AND EXISTS (SELECT FROM onewrite.source WHERE place = here) THEN
+        RETURN NULL; -- another transaction has just done it
+    END IF;
+    first := nextval('onewrite.sequence');
+    INSERT INTO onewrite.incarnation (first_sequence, incarnation, reason)
+        VALUES (first, encode(substring(uuid_send(gen_random_uuid()) FROM 9), 'hex'), reason);
+    UPDATE onewrite.source SET place = here;
+    RETURN first;
+END $$;
+
+-- Draws the next number; the caller holds the partition's lock.
+CREATE FUNCTION onewrite.wake() RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    IF current_setting('synchronous_commit') = 'off' THEN
+        -- A relay delivers what it sees: that must not be undone by a crash.
+        PERFORM set_config('synchronous_commit', 'on', true);
+    END IF;
+    IF (SELECT last_value FROM onewrite.asleep) > 0
+        AND coalesce(current_setting('onewrite.notify', true), '') <> 'off' THEN
+        PERFORM pg_notify('onewrite', '');
+    END IF;
+END $$;
+
+-- What every row of the outbox goes through when it is inserted.
+CREATE FUNCTION onewrite.outbox_enters() RETURNS trigger LANGUAGE plpgsql AS $$
+DECLARE
+    terms record;
+BEGIN
+    SELECT partitions, event_bytes_max INTO STRICT terms FROM onewrite.source;
+    NEW.key := coalesce(NEW.key, NEW.aggregateid);
+    IF NEW.partition IS NULL OR NEW.partition < 0 OR NEW.partition >= terms.partitions THEN
+        NEW.partition := onewrite.partition_of(NEW.key, terms.partitions);
+    END IF;
+    IF coalesce(octet_length(NEW.payload_bytes), octet_length(NEW.payload), 0) > terms.event_bytes_max THEN
+        RAISE EXCEPTION USING ERRCODE = 'OW005',
+            MESSAGE = format('the event takes more than %s bytes', terms.event_bytes_max),
+            HINT = 'Store the large part elsewhere and emit a reference, or raise onewrite.source.event_bytes_max.';
+    END IF;
+    PERFORM set_config('onewrite.placing', coalesce(current_setting('onewrite.placing', true), '') || ',' || NEW.partition, true);
+    RETURN NEW;
+END $$;
+
+-- What happens to it when its transaction commits: it moves to the log. The first row takes the locks of
+-- all, in order, so that two transactions never wait for each other. (NEW is the row as inserted, even if
+-- it was deleted since.)
+CREATE FUNCTION onewrite.outbox_leaves() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    pending text := current_setting('onewrite.placing', true);
+    here record;
+    wanted integer;
+BEGIN
+    IF pending LIKE '%,%,%' OR pending LIKE '*,%' THEN
+        FOR wanted IN
+            SELECT DISTINCT p::integer FROM regexp_split_to_table(ltrim(pending, '*,'), ',') p ORDER BY 1
+        LOOP
+            PERFORM pg_advisory_xact_lock(1869505911, wanted);
+        END LOOP;
+    END IF;
+    IF pending <> '*' THEN
+        PERFORM set_config('onewrite.placing', '*', true);
+    END IF;
+    PERFORM pg_advisory_xact_lock(1869505911, NEW.partition);
+    SELECT segment, place INTO STRICT here FROM onewrite.source;
+    IF here.place <> onewrite.place() THEN
+        PERFORM onewrite.begin_life('moved');
+    END IF;
+    INSERT INTO onewrite.log VALUES (
+        here.segment, nextval('onewrite.sequence'), NEW.partition, clock_timestamp(), NEW.time, NEW.id, NEW.type,
+        NEW.aggregatetype, NEW.aggregateid, NEW.key, NEW.content_type, NEW.schema_version, NEW.source,
+        NEW.data_schema, NEW.correlation_id, NEW.causation_id, NEW.user_id, NEW.dedup_key, NEW.traceparent,
+        NEW.headers, coalesce(NEW.payload_bytes, convert_to(NEW.payload, 'UTF8'))
+    );
+    DELETE FROM onewrite.outbox WHERE n = NEW.n;
+    PERFORM onewrite.wake();
+    RETURN NULL;
+END $$;
+
+CREATE TRIGGER onewrite_enters BEFORE INSERT ON onewrite.outbox
+    FOR EACH ROW EXECUTE FUNCTION onewrite.outbox_enters();
+CREATE CONSTRAINT TRIGGER onewrite_leaves AFTER INSERT ON onewrite.outbox
+    DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION onewrite.outbox_leaves();
+-- Whatever session_replication_role says: an event that stays behind would be lost.
+ALTER TABLE onewrite.outbox ENABLE ALWAYS TRIGGER onewrite_enters;
+ALTER TABLE onewrite.outbox ENABLE ALWAYS TRIGGER onewrite_leaves;
+
+-- Appends events at once: their places are known, and their partitions are locked until the transaction
+-- ends. For short transactions, and last in them. Returns their sequences.
+CREATE FUNCTION onewrite.append(
+    partitions integer[], times timestamptz[], ids text[], types text[], aggregatetypes text[], aggregateids text[],
+    keys text[], content_types text[], schema_versions bigint[], sources text[], data_schemas text[],
+    correlation_ids text[], causation_ids text[], user_ids text[], dedup_keys text[], traceparents text[],
+    headers text[], payloads bytea[]
+) RETURNS bigint[]
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    here record;
+    drawn bigint[];
+    now timestamptz;
+BEGIN
+    PERFORM pg_advisory_xact_lock(1869505911, p) FROM (SELECT DISTINCT p FROM unnest(partitions) p ORDER BY p) wanted;
+    SELECT segment, place INTO STRICT here FROM onewrite.source;
+    IF here.place <> onewrite.place() THEN
+        PERFORM onewrite.begin_life('moved');
+    END IF;
+    now := clock_timestamp();
+    WITH placed AS (
+        INSERT INTO onewrite.log
+        SELECT here.segment, nextval('onewrite.sequence'), e.partition, now, coalesce(e.time, now), e.id, e.type,
+            e.aggregatetype, e.aggregateid, e.key, e.content_type, e.schema_version, e.source, e.data_schema,
+            e.correlation_id, e.causation_id, e.user_id, e.dedup_key, e.traceparent, e.headers, e.payload
+        FROM unnest(partitions, times, ids, types, aggregatetypes, aggregateids, keys, content_types, schema_versions,
+            sources, data_schemas, correlation_ids, causation_ids, user_ids, dedup_keys, traceparents, headers, payloads)
+            WITH ORDINALITY AS e (partition, time, id, type, aggregatetype, aggregateid, key, content_type,
+                schema_version, source, data_schema, correlation_id, causation_id, user_id, dedup_key, traceparent,
+                headers, payload, n)
+        ORDER BY e.n
+        RETURNING sequence
+    )
+    SELECT array_agg(sequence) INTO drawn FROM placed;
+    PERFORM set_config('onewrite.placing', '*' || replace(coalesce(current_setting('onewrite.placing', true), ''), '*', ''), true);
+    PERFORM onewrite.wake();
+    RETURN drawn;
+END $$;
+
+-- Emits an event, from any language. Its key (the aggregate's id unless given) decides what it stays in
+-- order with. Returns its id. When it is placed is up to onewrite.source.placement: with the commit, or at
+-- once.
+CREATE FUNCTION onewrite.emit(
+    aggregatetype text, aggregateid text, type text, payload text DEFAULT NULL, key text DEFAULT NULL,
+    id text DEFAULT NULL, correlation_id text DEFAULT NULL, causation_id text DEFAULT NULL,
+    headers text DEFAULT NULL, content_type text DEFAULT 'application/json', schema_version bigint DEFAULT 1,
+    traceparent text DEFAULT NULL, user_id text DEFAULT NULL, dedup_key text DEFAULT NULL,
+    payload_bytes bytea DEFAULT NULL
+) RETURNS text LANGUAGE plpgsql AS $$
+DECLARE
+    given text := coalesce(emit.id, gen_random_uuid()::text);
+    terms record;
+BEGIN
+    SELECT s.partitions, s.placement INTO STRICT terms FROM onewrite.source s;
+    IF terms.placement = 'emit' THEN
+        IF coalesce(emit.aggregatetype, '') = '' OR coalesce(emit.type, '') = ''
+            OR coalesce(emit.key, emit.aggregateid, '') = '' OR given = '' THEN
+            RAISE EXCEPTION USING ERRCODE = 'OW006', MESSAGE = 'an event needs a type, an aggregate type, a key or aggregate id, and an id that is not empty';
+        END IF;
+        PERFORM onewrite.append(
+            ARRAY[onewrite.partition_of(coalesce(emit.key, emit.aggregateid), terms.partitions)],
+            ARRAY[NULL::timestamptz], ARRAY[given], ARRAY[emit.type], ARRAY[emit.aggregatetype], ARRAY[emit.aggregateid],
+            ARRAY[coalesce(emit.key, emit.aggregateid)], ARRAY[emit.content_type], ARRAY[emit.schema_version],
+            ARRAY[NULL::text], ARRAY[NULL::text], ARRAY[emit.correlation_id], ARRAY[emit.causation_id], ARRAY[emit.user_id],
+            ARRAY[emit.dedup_key], ARRAY[emit.traceparent], ARRAY[emit.headers],
+            ARRAY[coalesce(emit.payload_bytes, convert_to(emit.payload, 'UTF8'))]
+        );
+    ELSE
+        INSERT INTO onewrite.outbox (id, aggregatetype, aggregateid, type, payload, payload_bytes, key, content_type,
+            schema_version, correlation_id, causation_id, user_id, dedup_key, traceparent, headers)
+        VALUES (given, emit.aggregatetype, emit.aggregateid, emit.type, emit.payload, emit.payload_bytes, emit.key,
+            emit.content_type, emit.schema_version, emit.correlation_id, emit.causation_id, emit.user_id,
+            emit.dedup_key, emit.traceparent, emit.headers);
+    END IF;
+    RETURN given;
+END $$;
+
+-- How far everything is decided: numbers up to `head` in partitions that are not `busy` are visible to the
+-- next statement, or never will be. The number is read before the locks: who drew it held one by then.
+CREATE FUNCTION onewrite.horizon(OUT head bigint, OUT busy integer[], OUT lives bigint) LANGUAGE plpgsql AS $$
+BEGIN
+    SELECT CASE WHEN s.is_called THEN s.last_value ELSE 0 END INTO head FROM onewrite.sequence s;
+    SELECT array_agg(DISTINCT l.objid::bigint::integer) INTO busy FROM pg_locks l
+        WHERE l.locktype = 'advisory' AND l.classid = 1869505911 AND l.objsubid = 2 AND l.granted
+            AND l.objid < 65536 AND l.database = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database());
+    SELECT count(*) INTO lives FROM onewrite.incarnation;
+END $$;
+
+-- Sets a relay's sign that it sleeps, and then looks: what was placed by then may have been placed without
+-- seeing the sign.
+CREATE FUNCTION onewrite.sleeps(sign bigint, OUT head bigint, OUT busy integer[], OUT lives bigint) LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM set_config('synchronous_commit', 'off', true); -- nothing here need outlive a crash
+    PERFORM setval('onewrite.asleep', sign);
+    SELECT h.head, h.busy, h.lives INTO head, busy, lives FROM onewrite.horizon() h;
+END $$;
+
+-- Takes the sign down, unless another relay's stands there by now.
+CREATE FUNCTION onewrite.wakes(sign bigint, OUT head bigint, OUT busy integer[], OUT lives bigint) LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM set_config('synchronous_commit', 'off', true);
+    PERFORM setval('onewrite.asleep', 0) FROM onewrite.asleep WHERE last_value = sign;
+    SELECT h.head, h.busy, h.lives INTO head, busy, lives FROM onewrite.horizon() h;
+END $$;

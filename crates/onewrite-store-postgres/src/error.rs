@@ -1,0 +1,151 @@
+//! What PostgreSQL's errors mean.
+
+use onewrite_core::{Code, Error};
+use tokio_postgres::error::SqlState;
+
+/// Turns a database error into ours, saying what was being done.
+pub(crate) trait While<T> {
+    fn during(self, context: &str) -> Result<T, Error>;
+}
+
+impl<T> While<T> for Result<T, tokio_postgres::Error> {
+    fn during(self, context: &str) -> Result<T, Error> {
+        self.map_err(|error| database(context, error))
+    }
+}
+
+impl<T> While<T> for Result<T, deadpool_postgres::PoolError> {
+    fn during(self, context: &str) -> Result<T, Error> {
+        self.map_err(|error| match error {
+            deadpool_postgres::PoolError::Backend(error) => unreachable(error_of(error)),
+            deadpool_postgres::PoolError::PostCreateHook(
+                deadpool_postgres::HookError::Backend(error),
+            ) => unreachable(error_of(error)),
+            error => Error::new(Code::StoreUnreachable, context).with_source(error),
+        })
+    }
+}
+
+fn error_of(error: tokio_postgres::Error) -> (Option<SqlState>, tokio_postgres::Error) {
+    (error.code().cloned(), error)
+}
+
+/// The error of a connection that could not be made: cause and cure.
+fn unreachable((state, error): (Option<SqlState>, tokio_postgres::Error)) -> Error {
+    let cure = match &state {
+        Some(state) if *state == SqlState::INVALID_PASSWORD => "user or password are wrong",
+        Some(state) if *state == SqlState::INVALID_AUTHORIZATION_SPECIFICATION => {
+            "the server does not let this user in: check pg_hba.conf and the URL's user"
+        }
+        Some(state) if *state == SqlState::INVALID_CATALOG_NAME => {
+            "there is no such database: create it, or correct the URL"
+        }
+        Some(state) if *state == SqlState::TOO_MANY_CONNECTIONS => {
+            "the server has no room for another connection: raise max_connections or use fewer processes"
+        }
+        Some(state) if *state == SqlState::CANNOT_CONNECT_NOW => "the server is starting or ending",
+        Some(_) => "the server refused the connection",
+        None if is_tls(&error) => {
+            "TLS failed: name the certificate authority with `sslrootcert=FILE` in the URL, or say `sslmode=disable` where the network is safe"
+        }
+        None => "the server cannot be reached: check host and port, and that it runs",
+    };
+    Error::new(Code::StoreUnreachable, format!("connect to PostgreSQL: {cure}")).with_source(error)
+}
+
+fn is_tls(error: &tokio_postgres::Error) -> bool {
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        if error.is::<rustls::Error>() || error.to_string().contains("TLS") {
+            return true;
+        }
+        let inner = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+        if inner.is_some_and(|inner| inner.is::<rustls::Error>()) {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
+}
+
+/// The error's meaning, with `context` saying what was being done.
+pub(crate) fn database(context: impl Into<String>, error: tokio_postgres::Error) -> Error {
+    let code = code_of(&error);
+    let mut context = context.into();
+    if code == Code::EventForgotten || code == Code::EventTooLarge {
+        // Our own functions say it better than whoever called them.
+        context = error.as_db_error().map_or(context, |error| error.message().to_owned());
+        return Error::new(code, context);
+    }
+    if let Some(hint) = error.as_db_error().and_then(|error| error.hint()) {
+        context = format!("{context} (hint: {hint})");
+    }
+    Error::new(code, context).with_source(Cause::of(error))
+}
+
+/// `tokio_postgres::Error` prints only "db error"; what matters is its source.
+#[derive(Debug)]
+struct Cause(tokio_postgres::Error);
+
+impl Cause {
+    fn of(error: tokio_postgres::Error) -> Self {
+        Self(error)
+    }
+}
+
+impl std::fmt::Display for Cause {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.0.as_db_error() {
+            Some(error) => write!(f, "{} ({})", error.message(), error.code().code()),
+            None => self.0.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for Cause {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self.0.as_db_error() {
+            Some(_) => None,
+            None => std::error::Error::source(&self.0),
+        }
+    }
+}
+
+pub(crate) fn code_of(error: &tokio_postgres::Error) -> Code {
+    let Some(state) = error.code() else {
+        return if error.is_closed() || std::error::Error::source(error).is_some() {
+            Code::StoreUnreachable
+        } else {
+            Code::Database
+        };
+    };
+    match state.code() {
+        "OW005" => Code::EventTooLarge,
+        "OW006" => Code::InvalidEvent,
+        "OW013" => Code::SinkAhead,
+        "OW017" => Code::Gap,
+        "OW022" => Code::EventForgotten,
+        "42P01" | "3F000" => Code::SchemaMissing,
+        "53100" => Code::DiskFull,
+        "25006" => Code::ReadOnly,
+        // Deadlock, serialization, lock timeout, too many connections.
+        "40P01" | "40001" | "55P03" | "53300" => Code::StoreBusy,
+        "XX001" | "XX002" => Code::Corrupt,
+        code if code.starts_with("08") || code.starts_with("57P") => Code::StoreUnreachable,
+        _ => Code::Database,
+    }
+}
+
+/// Whether nothing is known about a statement that ended with this error: its commit may have happened.
+pub(crate) fn is_unknown(error: &Error) -> bool {
+    error.code() == Code::StoreUnreachable
+}
+
+/// What is known of a commit that came to `error`.
+pub(crate) fn after_commit(error: tokio_postgres::Error) -> Error {
+    let known = database("commit", error);
+    if is_unknown(&known) {
+        return Error::new(Code::CommitUnknown, "commit").with_source(known);
+    }
+    known
+}

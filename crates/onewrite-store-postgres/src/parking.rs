@@ -1,0 +1,258 @@
+//! Parked keys and their records.
+
+use deadpool_postgres::Transaction;
+use onewrite_core::{
+    Partition, Record, Result, Sequence, Text,
+    parking::{ParkedKey, ParkedRecord, Request},
+    position::Source,
+};
+use tokio_postgres::Client;
+
+use crate::{
+    commit::execute,
+    error::While,
+    row::{self, Arena, Time, event_columns},
+    trim::query,
+};
+
+/// Parks the log's record at `sequence`, unless it is parked. It is copied, so that retention goes on.
+pub(crate) async fn park_from_log(
+    tx: &Transaction<'_>,
+    source: &Source,
+    sink: &str,
+    (partition, sequence): (Partition, Sequence),
+    reason: &str,
+) -> Result<u64> {
+    let scope = format!("relay/{sink}");
+    let life = source.incarnation_at(sequence).to_string();
+    let (partition, sequence) = (i32::from(partition), sequence.cast_signed());
+    let copied = execute(
+        tx,
+        concat!(
+            "INSERT INTO onewrite.parked (scope, origin, incarnation, sequence, partition, ",
+            event_columns!(),
+            ")
+             SELECT $1, $2, $3, sequence, partition, ",
+            event_columns!(),
+            " FROM onewrite.log o WHERE partition = $4 AND sequence = $5
+             AND NOT EXISTS (SELECT FROM onewrite.parked p
+                 WHERE p.scope = $1 AND p.origin = $2 AND p.key = o.key AND p.sequence = $5 AND p.incarnation = $3)"
+        ),
+        &[&scope, &&*source.name, &life, &partition, &sequence],
+    )
+    .await?;
+    execute(
+        tx,
+        "INSERT INTO onewrite.parked_key (scope, source, key, partition, reason)
+         SELECT $1, $2, key, partition, $3 FROM onewrite.log WHERE partition = $4 AND sequence = $5
+         ON CONFLICT DO NOTHING",
+        &[&scope, &&*source.name, &reason, &partition, &sequence],
+    )
+    .await?;
+    Ok(copied)
+}
+
+/// Parks a record that came over the wire.
+pub(crate) async fn park_record(
+    tx: &Transaction<'_>,
+    scope: &str,
+    record: &Record,
+    reason: &str,
+) -> Result<()> {
+    let event = &record.event;
+    execute(
+        tx,
+        concat!(
+            "INSERT INTO onewrite.parked (scope, origin, incarnation, sequence, partition, ",
+            event_columns!(),
+            ") VALUES ($1, $2, $3, $4, $5, coalesce($6, clock_timestamp()), $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22)"
+        ),
+        &[
+            &scope,
+            &&*record.source,
+            &record.incarnation.to_string(),
+            &record.sequence.cast_signed(),
+            &i32::from(record.partition),
+            &event.time.map(Time),
+            &record.id(),
+            &&*event.kind,
+            &&*event.aggregate_type,
+            &&*event.aggregate_id,
+            &&**event.order_key(),
+            &&*event.content_type,
+            &i64::from(event.schema_version),
+            &event.source.as_deref(),
+            &event.data_schema.as_deref(),
+            &event.correlation_id.as_deref(),
+            &event.causation_id.as_deref(),
+            &event.user_id.as_deref(),
+            &event.dedup_key.as_deref(),
+            &event.traceparent.as_deref(),
+            &row::headers_to(&event.headers),
+            &&*event.data,
+        ],
+    )
+    .await?;
+    execute(
+        tx,
+        "INSERT INTO onewrite.parked_key (scope, source, key, partition, reason) VALUES ($1, $2, $3, $4, $5) ON CONFLICT DO NOTHING",
+        &[&scope, &&*record.source, &&**event.order_key(), &i32::from(record.partition), &reason],
+    )
+    .await
+    .map(|_| ())
+}
+
+/// Removes the front record of a key, and the key with its last one. Returns how many still wait.
+pub(crate) async fn unpark(
+    tx: &Transaction<'_>,
+    scope: &str,
+    (source, key): (&str, &str),
+    position: Sequence,
+) -> Result<u64> {
+    // Whoever parks behind it waits, or comes first: the key is freed only when nothing is left.
+    execute(
+        tx,
+        "SELECT FROM onewrite.parked_key WHERE scope = $1 AND source = $2 AND key = $3 FOR UPDATE",
+        &[&scope, &source, &key],
+    )
+    .await?;
+    execute(
+        tx,
+        "DELETE FROM onewrite.parked WHERE position = $1 AND scope = $2 AND origin = $3 AND key = $4",
+        &[&position.cast_signed(), &scope, &source, &key],
+    )
+    .await?;
+    let left = left(tx, scope, (source, key)).await?;
+    if left == 0 {
+        execute(
+            tx,
+            "DELETE FROM onewrite.parked_key WHERE scope = $1 AND source = $2 AND key = $3",
+            &[&scope, &source, &key],
+        )
+        .await?;
+    }
+    Ok(left)
+}
+
+async fn left(tx: &Transaction<'_>, scope: &str, (source, key): (&str, &str)) -> Result<u64> {
+    let found = query(
+        tx,
+        "SELECT count(*) FROM onewrite.parked WHERE scope = $1 AND origin = $2 AND key = $3",
+        &[&scope, &source, &key],
+    )
+    .await?;
+    found.first().map_or(Ok(0), |found| row::number(found, 0))
+}
+
+/// Says what is to happen to a key; `reason` says why it waits again after a re-drive that failed.
+pub(crate) async fn request(
+    tx: &Transaction<'_>,
+    scope: &str,
+    (source, key): (&str, &str),
+    request: Request,
+    reason: Option<&str>,
+) -> Result<u64> {
+    execute(
+        tx,
+        "UPDATE onewrite.parked_key SET request = $3, reason = coalesce($4, reason), redrives = redrives + ($4::text IS NOT NULL)::int
+         WHERE scope = $1 AND key = $2 AND source = $5",
+        &[&scope, &key, &request.as_str(), &reason, &source],
+    )
+    .await
+}
+
+/// Whether the key is parked. Locks it if so: a re-drive that would free it waits for this transaction.
+pub(crate) async fn is_parked(
+    tx: &Transaction<'_>,
+    scope: &str,
+    source: &str,
+    key: &str,
+) -> Result<bool> {
+    let found = execute(
+        tx,
+        "SELECT FROM onewrite.parked_key WHERE scope = $1 AND source = $2 AND key = $3 FOR SHARE",
+        &[&scope, &source, &key],
+    )
+    .await?;
+    Ok(found > 0)
+}
+
+pub(crate) async fn any_parked(tx: &Transaction<'_>, scope: &str) -> Result<bool> {
+    let found =
+        query(tx, "SELECT FROM onewrite.parked_key WHERE scope = $1 LIMIT 1", &[&scope]).await?;
+    Ok(!found.is_empty())
+}
+
+pub(crate) async fn keys(client: &Client, scope: Option<&str>) -> Result<Vec<ParkedKey>> {
+    let rows = client
+        .query(
+            "SELECT scope, source, partition, key, request, reason, since, redrives,
+                (SELECT count(*) FROM onewrite.parked p WHERE p.scope = k.scope AND p.origin = k.source AND p.key = k.key)
+             FROM onewrite.parked_key k WHERE $1::text IS NULL OR scope = $1 ORDER BY since, scope, key",
+            &[&scope],
+        )
+        .await
+        .during("list the parked keys")?;
+    rows.iter()
+        .map(|found| {
+            Ok(ParkedKey {
+                scope: row::text(found, 0)?,
+                source: row::text(found, 1)?,
+                partition: row::partition(found, 2)?,
+                key: row::text(found, 3)?,
+                request: Request::parse(&row::text(found, 4)?),
+                reason: row::text(found, 5)?,
+                since: row::time(found, 6)?.unwrap_or_default(),
+                redrives: u32::try_from(row::number(found, 7)?).unwrap_or(u32::MAX),
+                waiting: row::number(found, 8)?,
+            })
+        })
+        .collect()
+}
+
+const RECORDS: &str = concat!(
+    "SELECT position, incarnation, sequence, partition, ",
+    event_columns!(),
+    " FROM onewrite.parked WHERE scope = $1 AND origin = $2 AND key = $3
+      ORDER BY CASE WHEN scope LIKE 'relay/%' THEN sequence ELSE position END LIMIT $4"
+);
+
+/// The records of a key from the front.
+pub(crate) async fn records(
+    client: &Client,
+    key: &ParkedKey,
+    limit: usize,
+) -> Result<Vec<ParkedRecord>> {
+    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+    let rows = client
+        .query(RECORDS, &[&&*key.scope, &&*key.source, &&*key.key, &limit])
+        .await
+        .during("read parked records")?;
+    let mut arena = Arena::new();
+    rows.iter()
+        .map(|found| {
+            Ok(ParkedRecord {
+                position: row::number(found, 0)?,
+                record: Record {
+                    source: key.source.clone(),
+                    incarnation: row::text(found, 1)?.parse()?,
+                    sequence: row::number(found, 2)?,
+                    partition: row::partition(found, 3)?,
+                    event: row::event(found, 4, &mut arena)?,
+                },
+            })
+        })
+        .collect()
+}
+
+/// What is asked for a parked key now, if it is still parked; locked until this transaction ends.
+pub(crate) async fn requested(tx: &Transaction<'_>, key: &ParkedKey) -> Result<Option<Request>> {
+    let found = query(
+        tx,
+        "SELECT request FROM onewrite.parked_key WHERE scope = $1 AND source = $2 AND key = $3 FOR UPDATE",
+        &[&&*key.scope, &&*key.source, &&*key.key],
+    )
+    .await?;
+    let word: Option<Text> = found.first().map(|found| row::text(found, 0)).transpose()?;
+    Ok(word.map(|word| Request::parse(&word)))
+}

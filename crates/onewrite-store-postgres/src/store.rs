@@ -1,0 +1,233 @@
+//! The store's handle: what a service opens once and shares.
+
+use std::sync::{Arc, OnceLock, RwLock};
+
+use deadpool_postgres::{Client, Pool};
+use onewrite_core::{
+    BoxFuture, Partition, Result, Sequence, Text, Timestamp,
+    flow::Trace,
+    inbox::Gap,
+    parking::{ParkedKey, ParkedRecord},
+    position::Source,
+    store::{
+        Batch, Claim, Claimed, Cursor, Find, LeaseState, Outcome, Page, Read, SinkState, Store,
+        Watch,
+    },
+};
+use tokio_postgres::Transaction;
+
+use crate::{
+    Options, claim, commit,
+    connect::Use,
+    emit::{self, Terms},
+    error::{While, after_commit},
+    find, gap, guard, parking, read, row, schema, trim,
+    wake::{Listener, LogWatch},
+};
+
+/// An open PostgreSQL store. Cheap to clone; the last clone closes its connections.
+#[derive(Clone)]
+pub struct PostgresStore {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    options: Options,
+    engine: Pool,
+    work: Pool,
+    source: RwLock<Source>,
+    listener: Listener,
+    terms: OnceLock<Terms>,
+}
+
+impl PostgresStore {
+    /// Connects, brings the schema up to date and checks the database's identity.
+    ///
+    /// # Errors
+    /// `StoreUnreachable`, `InvalidConfig`, `SchemaMissing`, `SchemaUnsupported`, `StoreCopied`,
+    /// `ReadOnly` (a standby), or what the database says.
+    pub async fn open(options: Options) -> Result<Self> {
+        let engine = options.pool(Use::Engine)?;
+        let work = options.pool(Use::Work)?;
+        let mut client = connection(&engine).await?;
+        let source = schema::open(&mut client, &options).await?;
+        drop(client);
+        let source = RwLock::new(source);
+        let terms = OnceLock::new();
+        let inner = Inner { options, engine, work, source, listener: Listener::new(), terms };
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// Runs `work` in a transaction and returns once it is durable.
+    ///
+    /// # Errors
+    /// What `work` returns, `EventForgotten` from the guard, or what the commit says;
+    /// `CommitUnknown` when its outcome is not known.
+    pub async fn write<T, F>(&self, work: F) -> Result<T>
+    where
+        F: for<'t> FnOnce(&'t Transaction<'t>) -> BoxFuture<'t, Result<T>>,
+    {
+        let mut client = self.work().await?;
+        let tx = tokio_postgres::Client::transaction(&mut client).await.during("begin a write")?;
+        let value = work(&tx).await?;
+        tx.commit().await.map_err(after_commit)?;
+        Ok(value)
+    }
+
+    /// A connection of the pool that handlers run on.
+    ///
+    /// # Errors
+    /// `StoreUnreachable` when there is none.
+    pub async fn work(&self) -> Result<Client> {
+        connection(&self.inner.work).await
+    }
+
+    pub(crate) async fn engine(&self) -> Result<Client> {
+        connection(&self.inner.engine).await
+    }
+
+    /// The options it was opened with.
+    #[must_use]
+    pub fn options(&self) -> &Options {
+        &self.inner.options
+    }
+
+    /// What placing needs to know; asked once, for it never changes while a program runs.
+    pub(crate) async fn terms(&self) -> Result<Terms> {
+        if let Some(terms) = self.inner.terms.get() {
+            return Ok(*terms);
+        }
+        let terms = emit::terms(&*self.engine().await?).await?;
+        Ok(*self.inner.terms.get_or_init(|| terms))
+    }
+
+    pub(crate) fn listener(&self) -> &Listener {
+        &self.inner.listener
+    }
+
+    fn current_source(&self) -> Source {
+        self.inner.source.read().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
+    }
+
+    fn learn(&self, source: Source) {
+        *self.inner.source.write().unwrap_or_else(std::sync::PoisonError::into_inner) = source;
+    }
+}
+
+fn connection(pool: &Pool) -> BoxFuture<'_, Result<Client>> {
+    Box::pin(async { pool.get().await.during("connect to PostgreSQL") })
+}
+
+impl Store for PostgresStore {
+    fn source(&self) -> Source {
+        self.current_source()
+    }
+
+    fn now(&self) -> BoxFuture<'_, Result<Timestamp>> {
+        Box::pin(async {
+            let client = self.engine().await?;
+            let statement = client
+                .prepare_cached("SELECT clock_timestamp()")
+                .await
+                .during("read the store's clock")?;
+            let found = client.query_one(&statement, &[]).await.during("read the store's clock")?;
+            Ok(row::time(&found, 0)?.unwrap_or_default())
+        })
+    }
+
+    fn commit(&self, batch: Batch) -> BoxFuture<'_, Result<Vec<Outcome>>> {
+        Box::pin(async move {
+            let mut client = self.engine().await?;
+            let terms = commit::Terms {
+                source: &self.current_source(),
+                placing: self.terms().await?,
+                sabotage: self.options().sabotage,
+            };
+            commit::batch(&mut client, &terms, batch).await
+        })
+    }
+
+    fn watch(&self) -> Box<dyn Watch> {
+        Box::new(LogWatch::new(self.clone()))
+    }
+
+    fn claim(&self, request: Claim) -> BoxFuture<'_, Result<Claimed>> {
+        Box::pin(async move {
+            let mut client = self.engine().await?;
+            let tx = client.transaction().await.during("claim leases")?;
+            claim::claim(tx, &request).await
+        })
+    }
+
+    fn cursors<'a>(&'a self, sink: &'a str) -> BoxFuture<'a, Result<Vec<Cursor>>> {
+        Box::pin(async move { read::cursors(&self.engine().await?, sink).await })
+    }
+
+    fn read(&self, request: Read) -> BoxFuture<'_, Result<Page>> {
+        Box::pin(async move {
+            let client = self.engine().await?;
+            let sabotage = self.options().sabotage;
+            let known = self.current_source();
+            let (source, page) = read::page(&client, &known, &request, sabotage).await?;
+            if let Some(source) = source {
+                self.learn(source);
+            }
+            Ok(page)
+        })
+    }
+
+    fn id_at(&self, _: Partition, sequence: Sequence) -> BoxFuture<'_, Result<Option<Text>>> {
+        Box::pin(async move { read::id_at(&self.engine().await?, sequence).await })
+    }
+
+    fn head(&self) -> BoxFuture<'_, Result<Sequence>> {
+        Box::pin(async { schema::head(&*self.engine().await?).await })
+    }
+
+    fn trimmed(&self) -> BoxFuture<'_, Result<Vec<(Partition, Sequence)>>> {
+        Box::pin(async { read::all_trimmed(&self.engine().await?).await })
+    }
+
+    fn sinks(&self) -> BoxFuture<'_, Result<Vec<SinkState>>> {
+        Box::pin(async { trim::sinks(&self.engine().await?).await })
+    }
+
+    fn leases(&self) -> BoxFuture<'_, Result<Vec<LeaseState>>> {
+        Box::pin(async { claim::leases(&*self.engine().await?).await })
+    }
+
+    fn parked_keys<'a>(&'a self, scope: Option<&'a str>) -> BoxFuture<'a, Result<Vec<ParkedKey>>> {
+        Box::pin(async move { parking::keys(&*self.engine().await?, scope).await })
+    }
+
+    fn parked_records<'a>(
+        &'a self,
+        key: &'a ParkedKey,
+        limit: usize,
+    ) -> BoxFuture<'a, Result<Vec<ParkedRecord>>> {
+        Box::pin(async move { parking::records(&*self.engine().await?, key, limit).await })
+    }
+
+    fn guards(&self) -> BoxFuture<'_, Result<Vec<Text>>> {
+        Box::pin(async { guard::list(&*self.engine().await?).await })
+    }
+
+    fn warnings(&self) -> BoxFuture<'_, Result<Vec<Text>>> {
+        Box::pin(async { schema::warnings(&*self.engine().await?).await })
+    }
+
+    fn gaps(&self) -> BoxFuture<'_, Result<Vec<Gap>>> {
+        Box::pin(async { gap::gaps(&*self.engine().await?).await })
+    }
+
+    fn find(&self, what: Find) -> BoxFuture<'_, Result<Vec<Trace>>> {
+        Box::pin(async move {
+            find::find(&*self.engine().await?, &self.current_source().name, &what).await
+        })
+    }
+
+    fn trim_max(&self) -> u32 {
+        // Nobody waits for a trim here; a larger one writes the small tables less often.
+        20_000
+    }
+}

@@ -1,0 +1,351 @@
+//! Retention: what every live sink has settled leaves the log, and its story stays for a while.
+//!
+//! A record is trimmed by moving its partition's bound past it; a segment whose records are all trimmed
+//! is emptied as a whole. That leaves no dead rows, whoever holds an old snapshot.
+
+use std::collections::BTreeMap;
+
+use deadpool_postgres::{Client, Transaction};
+use onewrite_core::{
+    Partition, Result, Sequence, Timestamp,
+    position::START,
+    sabotage::{Defect, Sabotage},
+    store::{From, SinkState},
+};
+
+use crate::{
+    commit::execute,
+    error::While,
+    read::Horizon,
+    row::{self, Time},
+    schema,
+};
+
+/// A segment gives way to the next after so many numbers, whatever their age.
+const SEGMENT_MAX: i64 = 2_000_000;
+
+/// Trims a stretch of settled records older than `before`, and history older than `history_before`.
+pub(crate) async fn trim(
+    tx: &Transaction<'_>,
+    before: Timestamp,
+    history_before: Timestamp,
+    limit: u32,
+    sabotage: Sabotage,
+) -> Result<u64> {
+    if sabotage.has(Defect::NoRetention) {
+        return Ok(0);
+    }
+    let swept = swept(tx).await?;
+    let rows = query(
+        tx,
+        "SELECT l.sequence, l.partition, l.placed_at < $2 AND l.sequence <= coalesce((
+                 SELECT min(c.sequence) FROM onewrite.cursor c JOIN onewrite.sink s ON s.name = c.sink
+                 WHERE s.suspended_at IS NULL AND c.partition = l.partition), 9223372036854775807),
+             l.sequence > coalesce((SELECT t.sequence FROM onewrite.trimmed t WHERE t.partition = l.partition), 0)
+         FROM (SELECT sequence, partition, placed_at FROM onewrite.log WHERE sequence > $1 ORDER BY sequence LIMIT $3) l
+         ORDER BY l.sequence",
+        &[&swept, &Time(before), &i64::from(limit)],
+    )
+    .await?;
+    let mut last = None;
+    let mut bounds: BTreeMap<Partition, Sequence> = BTreeMap::new();
+    let mut trimmed = Vec::new();
+    for found in rows.iter().take_while(|found| found.get::<_, bool>(2)) {
+        let sequence: i64 = found.get(0);
+        last = Some(sequence);
+        if found.get::<_, bool>(3) {
+            trimmed.push(sequence);
+            bounds.insert(row::partition(found, 1)?, sequence.cast_unsigned());
+        }
+    }
+    if let Some(last) = last {
+        move_bounds(tx, &bounds, &trimmed, last).await?;
+    }
+    forget_history(tx, history_before, limit).await?;
+    rotate(tx, before).await?;
+    if trimmed.is_empty() {
+        empty_segments(tx).await?;
+    }
+    Ok(trimmed.len() as u64)
+}
+
+async fn swept(tx: &Transaction<'_>) -> Result<i64> {
+    // One sweep at a time: the others wait here and go on behind it.
+    let found = query(tx, "SELECT swept FROM onewrite.sweep FOR UPDATE", &[]).await?;
+    Ok(found.first().map_or(0, |found| found.get(0)))
+}
+
+async fn move_bounds(
+    tx: &Transaction<'_>,
+    bounds: &BTreeMap<Partition, Sequence>,
+    trimmed: &[i64],
+    last: i64,
+) -> Result<()> {
+    execute(
+        tx,
+        "INSERT INTO onewrite.history (sequence, partition, placed_at, time, id, type, key, correlation_id, causation_id)
+         SELECT sequence, partition, placed_at, time, id, type, key, correlation_id, causation_id FROM onewrite.log
+         WHERE sequence = ANY ($1) ON CONFLICT DO NOTHING",
+        &[&trimmed],
+    )
+    .await?;
+    let (partitions, sequences): (Vec<i32>, Vec<i64>) =
+        bounds.iter().map(|(p, s)| (i32::from(*p), s.cast_signed())).unzip();
+    execute(
+        tx,
+        "INSERT INTO onewrite.trimmed (partition, sequence) SELECT * FROM unnest($1::int4[], $2::int8[])
+         ON CONFLICT (partition) DO UPDATE SET sequence = excluded.sequence",
+        &[&partitions, &sequences],
+    )
+    .await?;
+    execute(tx, "UPDATE onewrite.sweep SET swept = $1", &[&last]).await.map(|_| ())
+}
+
+async fn forget_history(tx: &Transaction<'_>, before: Timestamp, limit: u32) -> Result<u64> {
+    execute(
+        tx,
+        "DELETE FROM onewrite.history WHERE sequence IN (
+             SELECT sequence FROM onewrite.history ORDER BY sequence LIMIT $2) AND placed_at < $1",
+        &[&Time(before), &i64::from(limit)],
+    )
+    .await
+}
+
+/// Lets new records go to the next segment, once this one is old or large enough and the next is empty.
+async fn rotate(tx: &Transaction<'_>, before: Timestamp) -> Result<()> {
+    let found = query(
+        tx,
+        "SELECT segment, clock_timestamp() - segment_since > (clock_timestamp() - $1) / 4
+                AND sequence.last_value > segment_first
+                OR sequence.last_value - segment_first > $2
+         FROM onewrite.source, onewrite.sequence",
+        &[&Time(before), &SEGMENT_MAX],
+    )
+    .await?;
+    let Some(found) = found.first().filter(|found| found.get::<_, bool>(1)) else { return Ok(()) };
+    let next = (found.get::<_, i16>(0) + 1) % SEGMENTS;
+    let used = query(tx, "SELECT 1 FROM onewrite.log WHERE segment = $1 LIMIT 1", &[&next]).await?;
+    if used.is_empty() {
+        execute(
+            tx,
+            "UPDATE onewrite.source SET segment = $1, segment_since = clock_timestamp(),
+                 segment_first = (SELECT last_value FROM onewrite.sequence)",
+            &[&next],
+        )
+        .await?;
+    }
+    Ok(())
+}
+
+/// How many segments take turns.
+const SEGMENTS: i16 = 8;
+
+/// Empties segments that hold only trimmed records. Whoever still writes to one, or reads it for long (a
+/// dump), is not waited for: the next sweep tries again.
+async fn empty_segments(tx: &Transaction<'_>) -> Result<()> {
+    let found = query(tx, "SELECT segment FROM onewrite.source", &[]).await?;
+    let current = found.first().map_or(0, |found| found.get::<_, i16>(0));
+    for segment in (0..SEGMENTS).filter(|segment| *segment != current) {
+        if !is_trimmed(tx, segment).await? {
+            continue;
+        }
+        let emptied = tx
+            .batch_execute(&format!(
+                "SAVEPOINT emptying; SET LOCAL lock_timeout = '50ms';
+                 LOCK TABLE onewrite.log_{segment} IN ACCESS EXCLUSIVE MODE"
+            ))
+            .await;
+        // Looked at again under the lock: a transaction may have placed a record there meanwhile.
+        let truncate = match emptied {
+            Ok(()) if is_trimmed(tx, segment).await? => format!("TRUNCATE onewrite.log_{segment};"),
+            _ => "ROLLBACK TO emptying;".to_owned(),
+        };
+        tx.batch_execute(&format!("{truncate} RELEASE emptying; SET LOCAL lock_timeout = 0"))
+            .await
+            .during("empty a segment of the log")?;
+    }
+    Ok(())
+}
+
+/// Whether a segment holds records, and all of them are trimmed. One that is not, though the sweep has
+/// passed it (it was committed late), makes the sweep go back.
+async fn is_trimmed(tx: &Transaction<'_>, segment: i16) -> Result<bool> {
+    let any =
+        query(tx, "SELECT 1 FROM onewrite.log WHERE segment = $1 LIMIT 1", &[&segment]).await?;
+    if any.is_empty() {
+        return Ok(false);
+    }
+    let left = query(
+        tx,
+        "SELECT min(l.first) FROM (
+             SELECT (SELECT min(sequence) FROM onewrite.log l WHERE l.segment = $1 AND l.partition = p AND l.sequence > coalesce(t.sequence, 0)) AS first
+             FROM generate_series(0, (SELECT partitions FROM onewrite.source) - 1) p
+             LEFT JOIN onewrite.trimmed t ON t.partition = p) l",
+        &[&segment],
+    )
+    .await?;
+    let Some(first) = left.first().and_then(|found| found.get::<_, Option<i64>>(0)) else {
+        return Ok(true);
+    };
+    execute(tx, "UPDATE onewrite.sweep SET swept = $1::int8 - 1 WHERE swept >= $1", &[&first])
+        .await?;
+    Ok(false)
+}
+
+/// Registers a sink and its cursors, unless they exist.
+pub(crate) async fn subscribe(
+    tx: &Transaction<'_>,
+    sink: &str,
+    from: From,
+    partitions: u16,
+) -> Result<u64> {
+    let known = query(tx, "SELECT 1 FROM onewrite.sink WHERE name = $1", &[&sink]).await?;
+    let count = i64::from(partitions);
+    let cursors =
+        query(tx, "SELECT count(*) FROM onewrite.cursor WHERE sink = $1", &[&sink]).await?;
+    if !known.is_empty() && cursors.first().is_some_and(|found| found.get::<_, i64>(0) == count) {
+        return Ok(0);
+    }
+    execute(tx, "INSERT INTO onewrite.sink (name) VALUES ($1) ON CONFLICT DO NOTHING", &[&sink])
+        .await?;
+    let starts = starts(tx, from, partitions).await?;
+    execute(
+        tx,
+        "INSERT INTO onewrite.cursor (sink, partition, sequence, chain)
+         SELECT $1, (s.n - 1)::integer, s.start, 0 FROM unnest($2::int8[]) WITH ORDINALITY AS s (start, n)
+         ON CONFLICT DO NOTHING",
+        &[&sink, &starts],
+    )
+    .await
+}
+
+/// For each partition, the sequence behind which a new sink starts.
+async fn starts(tx: &Transaction<'_>, from: From, partitions: u16) -> Result<Vec<i64>> {
+    let mut starts = vec![START.cast_signed(); usize::from(partitions)];
+    let known = match from {
+        From::Beginning => {
+            query(tx, "SELECT partition, sequence FROM onewrite.trimmed", &[]).await?
+        }
+        From::Now => Vec::new(),
+        From::Time(time) => {
+            let first = "SELECT partition, min(sequence) - 1 FROM onewrite.log WHERE placed_at >= $1 GROUP BY partition";
+            query(tx, first, &[&Time(time)]).await?
+        }
+    };
+    if from != From::Beginning {
+        starts = ends(tx, partitions).await?;
+    }
+    for found in &known {
+        if let Some(start) = starts.get_mut(usize::from(row::partition(found, 0)?)) {
+            *start = found.get(1);
+        }
+    }
+    Ok(starts)
+}
+
+/// For each partition, where its log ends now: what a running transaction has drawn is still to come.
+async fn ends(tx: &Transaction<'_>, partitions: u16) -> Result<Vec<i64>> {
+    let found = query(tx, "SELECT head, busy, lives FROM onewrite.horizon()", &[]).await?;
+    let Some(now) = found.first().map(Horizon::of).transpose()? else { return Ok(Vec::new()) };
+    let busy: Vec<i32> = now.busy.iter().map(|p| i32::from(*p)).collect();
+    let last = query(
+        tx,
+        "SELECT p, coalesce((SELECT max(sequence) FROM onewrite.log WHERE partition = p), 0) FROM unnest($1::int4[]) p",
+        &[&busy],
+    )
+    .await?;
+    let mut ends = vec![now.head.cast_signed(); usize::from(partitions)];
+    for found in &last {
+        if let Some(end) = ends.get_mut(usize::from(row::partition(found, 0)?)) {
+            *end = found.get(1);
+        }
+    }
+    Ok(ends)
+}
+
+/// Suspends a sink, or lets it go on, at once.
+pub(crate) async fn suspend(tx: &Transaction<'_>, sink: &str, reason: Option<&str>) -> Result<u64> {
+    if reason.is_none() {
+        execute(tx, "UPDATE onewrite.cursor SET retry_at = NULL WHERE sink = $1", &[&sink]).await?;
+    }
+    execute(
+        tx,
+        "UPDATE onewrite.sink SET suspended_reason = $2,
+             suspended_at = CASE WHEN $2::text IS NULL THEN NULL ELSE coalesce(suspended_at, clock_timestamp()) END
+         WHERE name = $1",
+        &[&sink, &reason],
+    )
+    .await
+}
+
+/// Every sink with what it has not settled.
+pub(crate) async fn sinks(client: &Client) -> Result<Vec<SinkState>> {
+    let rows = client
+        .query(
+            "SELECT name, suspended_at, suspended_reason, (SELECT min(sequence) FROM onewrite.cursor WHERE sink = name)
+             FROM onewrite.sink ORDER BY name",
+            &[],
+        )
+        .await
+        .during("list the sinks")?;
+    let mut sinks = Vec::new();
+    for found in &rows {
+        let reason = row::option(found, 2)?.unwrap_or_default();
+        let sink = SinkState {
+            name: row::text(found, 0)?,
+            suspended: row::time(found, 1)?.map(|since| (since, reason)),
+            sequence: found.get::<_, Option<i64>>(3).unwrap_or(0).cast_unsigned(),
+            behind: 0,
+            bytes_behind: 0,
+            oldest: None,
+        };
+        sinks.push(backlog(client, sink).await?);
+    }
+    Ok(sinks)
+}
+
+/// Rows that are looked at to measure one sink's backlog.
+const LOOK_MAX: i64 = 5_000;
+
+/// Counted exactly while it is short; what lies beyond the rows looked at is taken to be like those.
+async fn backlog(client: &Client, sink: SinkState) -> Result<SinkState> {
+    let statement = client
+        .prepare_cached(
+            "SELECT count(*), coalesce(max(o.sequence), 0), count(*) FILTER (WHERE waits),
+                    coalesce(sum(bytes) FILTER (WHERE waits), 0)::int8, min(placed_at) FILTER (WHERE waits)
+             FROM (SELECT l.sequence, l.placed_at, l.bytes,
+                       l.sequence > greatest(c.sequence, (SELECT sequence FROM onewrite.trimmed t WHERE t.partition = l.partition)) AS waits
+                   FROM (SELECT sequence, partition, placed_at, coalesce(octet_length(payload), 0) AS bytes FROM onewrite.log
+                         WHERE sequence > $2 ORDER BY sequence LIMIT $3) l
+                   JOIN onewrite.cursor c ON c.sink = $1 AND c.partition = l.partition) o",
+        )
+        .await
+        .during("measure a sink's backlog")?;
+    let found = client
+        .query_one(&statement, &[&&*sink.name, &sink.sequence.cast_signed(), &LOOK_MAX])
+        .await
+        .during("measure a sink's backlog")?;
+    let number = |index| row::number(&found, index);
+    let (looked, last) = (number(0)?, number(1)?);
+    let (behind, bytes) = (number(2)?, number(3)?);
+    let unseen = if looked < LOOK_MAX.cast_unsigned() {
+        0
+    } else {
+        schema::head(client).await?.saturating_sub(last)
+    };
+    Ok(SinkState {
+        behind: behind + behind * unseen / looked.max(1),
+        bytes_behind: bytes + bytes * unseen / looked.max(1),
+        oldest: row::time(&found, 4)?,
+        ..sink
+    })
+}
+
+pub(crate) async fn query(
+    tx: &Transaction<'_>,
+    sql: &str,
+    binds: &[&(dyn tokio_postgres::types::ToSql + Sync)],
+) -> Result<Vec<tokio_postgres::Row>> {
+    let statement = tx.prepare_cached(sql).await.during("prepare a read")?;
+    tx.query(&statement, binds).await.during("read")
+}

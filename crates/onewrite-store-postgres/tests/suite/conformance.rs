@@ -1,0 +1,211 @@
+//! The promises of store and inbox on PostgreSQL, case by case, and that the cases notice what breaks
+//! them.
+
+use std::sync::Arc;
+
+use onewrite_core::{
+    BoxFuture, Event, Result,
+    inbox::{Inbox, Policy},
+    sabotage::Sabotage,
+    store::{Batch, Durability, Item, Store},
+};
+use onewrite_store_postgres::{
+    Context, InboxOptions, Options, PostgresInbox, PostgresStore, tokio_postgres,
+};
+use onewrite_testkit::{
+    conformance::{
+        Act, InboxFixture, InboxPlace, Remember, Script, StoreFixture, StorePlace, UserTx,
+    },
+    server,
+};
+use tokio_postgres::{Client, NoTls};
+
+onewrite_testkit::store_suite!(Postgres::default());
+onewrite_testkit::inbox_suite!(Postgres::default());
+
+/// PostgreSQL with what is sabotaged in it, and how its users' events are placed.
+#[derive(Default, Clone, Copy)]
+pub(crate) struct Postgres {
+    pub(crate) sabotage: Sabotage,
+    pub(crate) at_once: bool,
+}
+
+impl Postgres {
+    pub(crate) async fn place(self, partitions: u16) -> Place {
+        let server = server::shared_postgres().await.unwrap();
+        let name = server::unique("store");
+        server.create_database(&name).await.unwrap();
+        Place { url: server.url(&name), partitions, fixture: self }
+    }
+}
+
+impl StoreFixture for Postgres {
+    fn place(&self, partitions: u16) -> BoxFuture<'_, Box<dyn StorePlace>> {
+        Box::pin(
+            async move { Box::new(Self::place(*self, partitions).await) as Box<dyn StorePlace> },
+        )
+    }
+}
+
+impl InboxFixture for Postgres {
+    fn place(&self) -> BoxFuture<'_, Box<dyn InboxPlace>> {
+        Box::pin(async { Box::new(Self::place(*self, 4).await) as Box<dyn InboxPlace> })
+    }
+
+    fn sabotage(&self) -> Sabotage {
+        self.sabotage
+    }
+}
+
+/// One database.
+pub(crate) struct Place {
+    pub(crate) url: String,
+    partitions: u16,
+    fixture: Postgres,
+}
+
+impl Place {
+    pub(crate) async fn store(&self) -> PostgresStore {
+        let (partitions, sabotage) = (self.partitions, self.fixture.sabotage);
+        let options = Options { partitions, sabotage, ..Options::from_url(&self.url).unwrap() };
+        PostgresStore::open(options).await.unwrap()
+    }
+
+    /// A user's own connection.
+    pub(crate) async fn connect(&self) -> Client {
+        connect(&self.url).await
+    }
+}
+
+pub(crate) async fn connect(url: &str) -> Client {
+    let (client, connection) = tokio_postgres::connect(url, NoTls).await.unwrap();
+    tokio::spawn(connection);
+    client
+}
+
+impl StorePlace for Place {
+    fn open(&self) -> BoxFuture<'_, Arc<dyn Store>> {
+        Box::pin(async { Arc::new(self.store().await) as Arc<dyn Store> })
+    }
+
+    fn begin(&self) -> BoxFuture<'_, Box<dyn UserTx>> {
+        Box::pin(async {
+            let client = self.connect().await;
+            client.batch_execute("BEGIN").await.unwrap();
+            Box::new(Tx { client, at_once: self.fixture.at_once }) as Box<dyn UserTx>
+        })
+    }
+
+    fn insert<'a>(&'a self, aggregate_id: &'a str) -> BoxFuture<'a, ()> {
+        let sql = "INSERT INTO onewrite.outbox (aggregatetype, aggregateid, type, payload) VALUES ('Order', $1, 'Created', '{}')";
+        Box::pin(async move {
+            let inserted = self.connect().await.execute(sql, &[&aggregate_id]).await.unwrap();
+            assert_eq!(inserted, 1, "a plain insert is reported as what it is");
+        })
+    }
+
+    fn reaches_disk(&self) -> BoxFuture<'_, Option<bool>> {
+        Box::pin(async {
+            let store = self.store().await;
+            for durability in [Durability::Durable, Durability::Relaxed, Durability::Durable] {
+                let items = vec![Item::default()];
+                Store::commit(&store, Batch { durability, items }).await.unwrap();
+            }
+            None
+        })
+    }
+}
+
+/// A transaction on a user's own connection.
+struct Tx {
+    client: Client,
+    at_once: bool,
+}
+
+impl UserTx for Tx {
+    fn emit(&mut self, event: Event) -> BoxFuture<'_, Result<()>> {
+        Box::pin(async move { emit_on(&self.client, &event, self.at_once).await })
+    }
+
+    fn commit(self: Box<Self>) -> BoxFuture<'static, Result<()>> {
+        Box::pin(async move {
+            self.client.batch_execute("COMMIT").await.unwrap();
+            Ok(())
+        })
+    }
+
+    fn rollback(self: Box<Self>) -> BoxFuture<'static, ()> {
+        Box::pin(async move { self.client.batch_execute("ROLLBACK").await.unwrap() })
+    }
+}
+
+/// Emits through the SQL functions, as any language does.
+async fn emit_on(client: &Client, event: &Event, at_once: bool) -> Result<()> {
+    let placing = if at_once { "emit" } else { "commit" };
+    let changed = "UPDATE onewrite.source SET placement = $1 WHERE placement <> $1";
+    client.execute(changed, &[&placing]).await.unwrap();
+    let sql = "SELECT onewrite.emit($1, $2, $3, key => $4, id => $5, payload_bytes => $6)";
+    client
+        .execute(
+            sql,
+            &[
+                &&*event.aggregate_type,
+                &&*event.aggregate_id,
+                &&*event.kind,
+                &&**event.order_key(),
+                &event.id.as_deref(),
+                &&*event.data,
+            ],
+        )
+        .await
+        .map(|_| ())
+        .map_err(|error| {
+            onewrite_core::Error::new(onewrite_core::Code::Database, "emit").with_source(error)
+        })
+}
+
+impl InboxPlace for Place {
+    fn open(
+        &self,
+        policy: Policy,
+        remember: Remember,
+        script: Script,
+    ) -> BoxFuture<'_, Result<Arc<dyn Inbox>>> {
+        Box::pin(async move {
+            let store = self.store().await;
+            let table = "CREATE TABLE IF NOT EXISTS effect (n bigserial PRIMARY KEY, id text)";
+            self.connect().await.batch_execute(table).await.unwrap();
+            let options = InboxOptions {
+                policy,
+                id_retention: remember.ids,
+                redelivery_horizon: remember.horizon,
+            };
+            let inbox = PostgresInbox::new(&store, options, move |context: &mut Context<'_>| {
+                let act = script(context.record());
+                Box::pin(async move {
+                    let id = context.record().id().to_owned();
+                    context.tx().execute("INSERT INTO effect (id) VALUES ($1)", &[&id]).await?;
+                    match act {
+                        Act::Apply => Ok(()),
+                        Act::Emit(event) => Ok(context.emit(*event).map(|_| ())?),
+                        Act::Refuse(reason) => Err(reason.into()),
+                        Act::Panic => panic!("on purpose"),
+                    }
+                })
+            })?;
+            Ok(Arc::new(inbox) as Arc<dyn Inbox>)
+        })
+    }
+
+    fn store(&self) -> BoxFuture<'_, Arc<dyn Store>> {
+        StorePlace::open(self)
+    }
+
+    fn effects(&self) -> BoxFuture<'_, Vec<String>> {
+        Box::pin(async {
+            let client = self.connect().await;
+            let rows = client.query("SELECT id FROM effect ORDER BY n", &[]).await.unwrap();
+            rows.iter().map(|row| row.get(0)).collect()
+        })
+    }
+}

@@ -1,0 +1,35 @@
+//! Private servers for tests: [`Postgres`] and [`Nats`].
+//!
+//! Each listens on loopback on a port of its own, keeps its data in a temporary folder, and is stopped
+//! by its process id, so any number of them run side by side. It is stopped when its handle is dropped,
+//! and by the system when the process that started it ends in whatever way. Its folder is removed when
+//! the handle is dropped; when the process was killed, the next one that starts a server removes it.
+//!
+//! Most tests need a server, not one of their own: [`shared_postgres`] and [`shared_nats`] hand out the
+//! one of the test run, and [`unique`] a name for a database or stream on it.
+//!
+//! Needs Linux with `setpriv` (util-linux), and the servers' own programs. A server that is not
+//! installed is an error that says how to install it.
+
+mod folder;
+mod nats;
+mod port;
+mod postgres;
+mod process;
+mod random;
+mod shared;
+
+use std::io;
+
+pub use nats::{Nats, NatsAddress};
+pub use postgres::{Postgres, PostgresAddress};
+pub use random::unique;
+pub use shared::{NATS_ENV, POSTGRES_ENV, shared_nats, shared_postgres};
+
+/// Runs what waits for processes beside the async threads. Timers of the runtime would not do: a test
+/// may have stopped its clock.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> io::Result<T> {
+    tokio::task::spawn_blocking(work).await.map_err(io::Error::other)?
+}

@@ -1,0 +1,63 @@
+//! The servers of a test run.
+//!
+//! `cargo xtask test` starts a process for each test, and one server of each kind for all of them, which
+//! it names in the environment. A process that is not told of one starts its own with the first test
+//! that asks, and keeps it until it ends.
+
+use std::{env, io};
+
+use tokio::sync::OnceCell;
+
+use crate::{Nats, NatsAddress, Postgres, PostgresAddress};
+
+/// Names the PostgreSQL server of the test run: `postgres://postgres:PASSWORD@127.0.0.1:PORT`.
+pub const POSTGRES_ENV: &str = "ONEWRITE_TEST_POSTGRES";
+/// Names the NATS server of the test run: `nats://127.0.0.1:PORT`.
+pub const NATS_ENV: &str = "ONEWRITE_TEST_NATS";
+
+/// The PostgreSQL server of this test run: the one that [`POSTGRES_ENV`] names, else one of this process.
+///
+/// Other tests use it at the same time: work in a database of your own, and do not stop it.
+///
+/// # Errors
+/// When [`POSTGRES_ENV`] holds something else, or as [`Postgres::start`].
+pub async fn shared_postgres() -> io::Result<&'static PostgresAddress> {
+    static SHARED: OnceCell<(PostgresAddress, Option<Postgres>)> = OnceCell::const_new();
+    let start = async || {
+        if let Some(url) = named(POSTGRES_ENV) {
+            let address =
+                PostgresAddress::parse(&url).ok_or_else(|| not_understood(POSTGRES_ENV))?;
+            return Ok((address, None));
+        }
+        let server = Postgres::start().await?;
+        Ok::<_, io::Error>((server.address().clone(), Some(server)))
+    };
+    Ok(&SHARED.get_or_try_init(start).await?.0)
+}
+
+/// The NATS server of this test run: the one that [`NATS_ENV`] names, else one of this process.
+///
+/// Other tests use it at the same time: work on streams of your own, and do not stop it.
+///
+/// # Errors
+/// When [`NATS_ENV`] holds something else, or as [`Nats::start`].
+pub async fn shared_nats() -> io::Result<&'static NatsAddress> {
+    static SHARED: OnceCell<(NatsAddress, Option<Nats>)> = OnceCell::const_new();
+    let start = async || {
+        if let Some(url) = named(NATS_ENV) {
+            let address = NatsAddress::parse(&url).ok_or_else(|| not_understood(NATS_ENV))?;
+            return Ok((address, None));
+        }
+        let server = Nats::start().await?;
+        Ok::<_, io::Error>((server.address().clone(), Some(server)))
+    };
+    Ok(&SHARED.get_or_try_init(start).await?.0)
+}
+
+fn named(variable: &str) -> Option<String> {
+    env::var(variable).ok().filter(|value| !value.is_empty())
+}
+
+fn not_understood(variable: &str) -> io::Error {
+    io::Error::other(format!("{variable} is not the address of a server on 127.0.0.1"))
+}
