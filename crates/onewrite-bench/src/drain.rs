@@ -43,17 +43,25 @@ pub(crate) async fn run(folder: &Path, backlog: u64, report: &mut Report) -> Res
 }
 
 /// A relay from `store` to `sink`, named `name`.
-pub(crate) fn relay(store: &SqliteStore, sink: impl broker::Sink + 'static, name: &str) -> Relay {
+pub(crate) fn relay<S: Store + Clone + 'static>(
+    store: &S,
+    sink: impl broker::Sink + 'static,
+    name: &str,
+) -> Relay {
     shared_relay(store, Arc::new(sink), name)
 }
 
-fn shared_relay(store: &SqliteStore, sink: Arc<dyn broker::Sink>, name: &str) -> Relay {
+pub(crate) fn shared_relay<S: Store + Clone + 'static>(
+    store: &S,
+    sink: Arc<dyn broker::Sink>,
+    name: &str,
+) -> Relay {
     Relay::new(Arc::new(store.clone()), sink, RelayOptions::new(name.to_owned()), "bench")
 }
 
 /// Runs `relay` until `count` says that all of `backlog` arrived; returns events a second.
-async fn timed(
-    store: &SqliteStore,
+pub(crate) async fn timed(
+    store: &impl Store,
     name: &str,
     relay: Relay,
     backlog: u64,
@@ -79,7 +87,9 @@ async fn timed(
     Ok(rate)
 }
 
-async fn null(store: &SqliteStore, name: &str, backlog: u64) -> Result<f64> {
+pub(crate) async fn null<S: Store + Clone + 'static>(
+    store: &S,
+    name: &str, backlog: u64) -> Result<f64> {
     let sink = Arc::new(NullSink::default());
     let relay = shared_relay(store, Arc::clone(&sink) as Arc<dyn broker::Sink>, name);
     timed(store, name, relay, backlog, || sink.deliveries(), &Shutdown::default()).await
@@ -109,7 +119,9 @@ async fn memory_inbox(store: &SqliteStore, backlog: u64, path: &Path) -> Result<
     rate
 }
 
-async fn http(store: &SqliteStore, backlog: u64) -> Result<f64> {
+pub(crate) async fn http<S: Store + Clone + 'static>(
+    store: &S,
+    backlog: u64) -> Result<f64> {
     let (mut tasks, shutdown) = (JoinSet::new(), Shutdown::default());
     let seen = Arc::new(AtomicU64::new(0));
     let consumed = Arc::clone(&seen);

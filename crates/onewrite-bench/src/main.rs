@@ -10,6 +10,7 @@ mod emit;
 mod latency;
 mod load;
 mod machine;
+mod postgres;
 mod report;
 mod soak;
 mod writers;
@@ -27,6 +28,8 @@ use crate::{machine::Machine, report::Report};
 enum Command {
     /// Emit, drain, latency and writers, against their targets.
     Spine(Spine),
+    /// The same on a private PostgreSQL, with 16 connections.
+    Postgres(postgres::Options),
     /// One hazard for minutes.
     Soak(soak::Options),
     /// A child process of a soak.
@@ -71,6 +74,7 @@ async fn main() -> ExitCode {
         .init();
     let done = match Command::parse() {
         Command::Spine(options) => spine(options).await,
+        Command::Postgres(options) => postgres::run(options).await,
         Command::Soak(options) => soak::run(options).await,
         Command::Writer(options) => soak::write(options).await,
     };

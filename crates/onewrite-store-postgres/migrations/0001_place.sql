@@ -19,7 +19,8 @@ END $$;
 -- Where this database is: its timeline (another one after a failover or a restore to a point in time) and
 -- the file of its counter (another one in a copy or a restored dump).
 CREATE FUNCTION onewrite.place() RETURNS text LANGUAGE sql VOLATILE AS $$
-    SELECT substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8) || ' ' || pg_relation_filepath('onewrite.sequence')
+    SELECT pg_catalog.substr(pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_insert_lsn()), 1, 8)
+        || ' ' || pg_catalog.pg_relation_filepath('onewrite.sequence'::pg_catalog.regclass)
 $$;
 
 -- Begins a new life with the next number: what was drawn before may be drawn again by the original, or
@@ -42,35 +43,25 @@ BEGIN
     RETURN first;
 END $$;
 
--- Draws the next number; the caller holds the partition's lock.
-CREATE FUNCTION onewrite.wake() RETURNS void LANGUAGE plpgsql AS $$
-BEGIN
-    IF current_setting('synchronous_commit') = 'off' THEN
-        -- A relay delivers what it sees: that must not be undone by a crash.
-        PERFORM set_config('synchronous_commit', 'on', true);
-    END IF;
-    IF (SELECT last_value FROM onewrite.asleep) > 0
-        AND coalesce(current_setting('onewrite.notify', true), '') <> 'off' THEN
-        PERFORM pg_notify('onewrite', '');
-    END IF;
-END $$;
-
--- What every row of the outbox goes through when it is inserted.
+-- What every row of the outbox goes through when it is inserted. (Whatever runs for each event is written
+-- for speed: assignments and conditions are cheap in this language, statements are not.)
 CREATE FUNCTION onewrite.outbox_enters() RETURNS trigger LANGUAGE plpgsql AS $$
 DECLARE
-    terms record;
+    bytes integer := coalesce(octet_length(NEW.payload_bytes), octet_length(NEW.payload), 0);
+    source_partitions integer;
+    bytes_max integer;
+    ignored text;
 BEGIN
-    SELECT partitions, event_bytes_max INTO STRICT terms FROM onewrite.source;
     NEW.key := coalesce(NEW.key, NEW.aggregateid);
-    IF NEW.partition IS NULL OR NEW.partition < 0 OR NEW.partition >= terms.partitions THEN
-        NEW.partition := onewrite.partition_of(NEW.key, terms.partitions);
+    IF NEW.partition IS NULL OR NEW.partition < 0 OR NEW.partition > 65534 OR bytes > 8192 THEN
+        SELECT partitions, event_bytes_max INTO STRICT source_partitions, bytes_max FROM onewrite.source;
+        IF bytes > bytes_max THEN
+            RAISE EXCEPTION USING ERRCODE = 'OW005', MESSAGE = format('the event takes more than %s bytes', bytes_max),
+                HINT = 'Store the large part elsewhere and emit a reference, or raise onewrite.source.event_bytes_max.';
+        END IF;
+        NEW.partition := onewrite.partition_of(NEW.key, source_partitions);
     END IF;
-    IF coalesce(octet_length(NEW.payload_bytes), octet_length(NEW.payload), 0) > terms.event_bytes_max THEN
-        RAISE EXCEPTION USING ERRCODE = 'OW005',
-            MESSAGE = format('the event takes more than %s bytes', terms.event_bytes_max),
-            HINT = 'Store the large part elsewhere and emit a reference, or raise onewrite.source.event_bytes_max.';
-    END IF;
-    PERFORM set_config('onewrite.placing', coalesce(current_setting('onewrite.placing', true), '') || ',' || NEW.partition, true);
+    ignored := set_config('onewrite.placing', coalesce(current_setting('onewrite.placing', true), '') || ',' || NEW.partition, true);
     RETURN NEW;
 END $$;
 
@@ -81,32 +72,42 @@ CREATE FUNCTION onewrite.outbox_leaves() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     pending text := current_setting('onewrite.placing', true);
-    here record;
     wanted integer;
+    here smallint;
+    moved boolean;
+    asleep boolean;
 BEGIN
-    IF pending LIKE '%,%,%' OR pending LIKE '*,%' THEN
-        FOR wanted IN
-            SELECT DISTINCT p::integer FROM regexp_split_to_table(ltrim(pending, '*,'), ',') p ORDER BY 1
-        LOOP
-            PERFORM pg_advisory_xact_lock(1869505911, wanted);
-        END LOOP;
-    END IF;
     IF pending <> '*' THEN
-        PERFORM set_config('onewrite.placing', '*', true);
+        IF pending LIKE '%,%,%' OR pending LIKE '*%' THEN
+            FOR wanted IN
+                SELECT DISTINCT p::integer FROM regexp_split_to_table(ltrim(pending, '*,'), ',') p ORDER BY 1
+            LOOP
+                PERFORM pg_advisory_xact_lock(1869505911, wanted);
+            END LOOP;
+        END IF;
+        pending := set_config('onewrite.placing', '*', true);
     END IF;
-    PERFORM pg_advisory_xact_lock(1869505911, NEW.partition);
-    SELECT segment, place INTO STRICT here FROM onewrite.source;
-    IF here.place <> onewrite.place() THEN
+    IF NOT pg_try_advisory_xact_lock(1869505911, NEW.partition) THEN
+        PERFORM pg_advisory_xact_lock(1869505911, NEW.partition);
+    END IF;
+    SELECT s.segment, s.place <> onewrite.place(), a.last_value > 0 INTO STRICT here, moved, asleep
+        FROM onewrite.source s, onewrite.asleep a;
+    IF moved THEN
         PERFORM onewrite.begin_life('moved');
     END IF;
     INSERT INTO onewrite.log VALUES (
-        here.segment, nextval('onewrite.sequence'), NEW.partition, clock_timestamp(), NEW.time, NEW.id, NEW.type,
+        here, nextval('onewrite.sequence'), NEW.partition, clock_timestamp(), NEW.time, NEW.id, NEW.type,
         NEW.aggregatetype, NEW.aggregateid, NEW.key, NEW.content_type, NEW.schema_version, NEW.source,
         NEW.data_schema, NEW.correlation_id, NEW.causation_id, NEW.user_id, NEW.dedup_key, NEW.traceparent,
         NEW.headers, coalesce(NEW.payload_bytes, convert_to(NEW.payload, 'UTF8'))
     );
     DELETE FROM onewrite.outbox WHERE n = NEW.n;
-    PERFORM onewrite.wake();
+    IF current_setting('synchronous_commit') = 'off' THEN
+        pending := set_config('synchronous_commit', 'on', true); -- what a relay sees must not be undone by a crash
+    END IF;
+    IF asleep AND coalesce(current_setting('onewrite.notify', true), '') <> 'off' THEN
+        PERFORM pg_notify('onewrite', '');
+    END IF;
     RETURN NULL;
 END $$;
 
@@ -128,19 +129,23 @@ CREATE FUNCTION onewrite.append(
 ) RETURNS bigint[]
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    here record;
     drawn bigint[];
     now timestamptz;
+    here smallint;
+    moved boolean;
+    asleep boolean;
+    ignored text;
 BEGIN
     PERFORM pg_advisory_xact_lock(1869505911, p) FROM (SELECT DISTINCT p FROM unnest(partitions) p ORDER BY p) wanted;
-    SELECT segment, place INTO STRICT here FROM onewrite.source;
-    IF here.place <> onewrite.place() THEN
+    SELECT s.segment, s.place <> onewrite.place(), a.last_value > 0 INTO STRICT here, moved, asleep
+        FROM onewrite.source s, onewrite.asleep a;
+    IF moved THEN
         PERFORM onewrite.begin_life('moved');
     END IF;
     now := clock_timestamp();
     WITH placed AS (
         INSERT INTO onewrite.log
-        SELECT here.segment, nextval('onewrite.sequence'), e.partition, now, coalesce(e.time, now), e.id, e.type,
+        SELECT here, nextval('onewrite.sequence'), e.partition, now, coalesce(e.time, now), e.id, e.type,
             e.aggregatetype, e.aggregateid, e.key, e.content_type, e.schema_version, e.source, e.data_schema,
             e.correlation_id, e.causation_id, e.user_id, e.dedup_key, e.traceparent, e.headers, e.payload
         FROM unnest(partitions, times, ids, types, aggregatetypes, aggregateids, keys, content_types, schema_versions,
@@ -152,8 +157,13 @@ BEGIN
         RETURNING sequence
     )
     SELECT array_agg(sequence) INTO drawn FROM placed;
-    PERFORM set_config('onewrite.placing', '*' || replace(coalesce(current_setting('onewrite.placing', true), ''), '*', ''), true);
-    PERFORM onewrite.wake();
+    ignored := set_config('onewrite.placing', '*' || replace(coalesce(current_setting('onewrite.placing', true), ''), '*', ''), true);
+    IF current_setting('synchronous_commit') = 'off' THEN
+        ignored := set_config('synchronous_commit', 'on', true);
+    END IF;
+    IF asleep AND coalesce(current_setting('onewrite.notify', true), '') <> 'off' THEN
+        PERFORM pg_notify('onewrite', '');
+    END IF;
     RETURN drawn;
 END $$;
 

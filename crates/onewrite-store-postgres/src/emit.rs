@@ -1,10 +1,10 @@
 //! Emitting: into the outbox of the user's own open transaction, or appended to the log at once.
 
 use onewrite_core::{
-    Code, Error, Event, Partition, Result, Sequence, Text, position::partition_of,
+    BoxFuture, Code, Error, Event, Partition, Result, Sequence, Text, position::partition_of,
 };
 use tokio_postgres::{
-    Transaction,
+    Row,
     types::{ToSql, Type},
 };
 
@@ -22,15 +22,52 @@ pub(crate) const EMIT: &str = "INSERT INTO onewrite.outbox (id, type, aggregatet
 /// Appends events at once; the arguments are arrays, one element for each event.
 pub(crate) const APPEND: &str = "SELECT onewrite.append($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18)";
 
+/// A user's open transaction: of `tokio-postgres`, or of `deadpool-postgres`, whose connections remember
+/// prepared statements.
+pub trait UserTransaction: Sync {
+    /// Runs one statement within it.
+    fn run<'a>(
+        &'a self,
+        sql: &'static str,
+        binds: &'a [(&'a (dyn ToSql + Sync), Type)],
+    ) -> BoxFuture<'a, Result<Vec<Row>, tokio_postgres::Error>>;
+}
+
+/// Without a prepared statement: it costs the server more, and works behind any pooler.
+impl UserTransaction for tokio_postgres::Transaction<'_> {
+    fn run<'a>(
+        &'a self,
+        sql: &'static str,
+        binds: &'a [(&'a (dyn ToSql + Sync), Type)],
+    ) -> BoxFuture<'a, Result<Vec<Row>, tokio_postgres::Error>> {
+        Box::pin(self.query_typed(sql, binds))
+    }
+}
+
+impl UserTransaction for deadpool_postgres::Transaction<'_> {
+    fn run<'a>(
+        &'a self,
+        sql: &'static str,
+        binds: &'a [(&'a (dyn ToSql + Sync), Type)],
+    ) -> BoxFuture<'a, Result<Vec<Row>, tokio_postgres::Error>> {
+        Box::pin(async move {
+            let types: Vec<Type> = binds.iter().map(|(_, kind)| kind.clone()).collect();
+            let statement = self.prepare_typed_cached(sql, &types).await?;
+            let values: Vec<&(dyn ToSql + Sync)> = binds.iter().map(|(value, _)| *value).collect();
+            self.query(&statement, &values).await
+        })
+    }
+}
+
 /// Emits `event` within the transaction `tx`: it is committed with the caller's own rows or not at all.
 /// Returns its id. It takes its place when the transaction commits, so it may be emitted at any time.
 ///
-/// One round trip, without a prepared statement, so that it works behind any pooler.
+/// One round trip.
 ///
 /// # Errors
 /// [`Code::InvalidEvent`], [`Code::EventTooLarge`], [`Code::SchemaMissing`], or what the database says;
 /// the transaction is then aborted.
-pub async fn emit(tx: &Transaction<'_>, event: &Event) -> Result<Text> {
+pub async fn emit(tx: &impl UserTransaction, event: &Event) -> Result<Text> {
     let id = event.id.clone().unwrap_or_else(new_id);
     // The trigger checks the size against the source's own limit.
     event.check(usize::MAX)?;
@@ -62,7 +99,7 @@ pub async fn emit(tx: &Transaction<'_>, event: &Event) -> Result<Text> {
         (&&*event.data, Type::BYTEA),
         (&time, Type::TIMESTAMPTZ),
     ];
-    tx.execute_typed(EMIT, &binds).await.during("emit an event")?;
+    tx.run(EMIT, &binds).await.during("emit an event")?;
     Ok(id)
 }
 
@@ -83,9 +120,9 @@ pub struct Placed {
 ///
 /// # Errors
 /// As [`emit`].
-pub async fn emit_at_once(tx: &Transaction<'_>, event: &Event) -> Result<Placed> {
-    let terms = terms(tx.client()).await?;
-    let placed = append(tx.client(), terms, std::slice::from_ref(event)).await?;
+pub async fn emit_at_once(tx: &impl UserTransaction, event: &Event) -> Result<Placed> {
+    let found = tx.run(TERMS, &[]).await.during("read the source's terms")?;
+    let placed = append(tx, Terms::of(&found)?, std::slice::from_ref(event)).await?;
     placed.into_iter().next().ok_or_else(|| Error::new(Code::Database, "nothing was appended"))
 }
 
@@ -96,23 +133,27 @@ pub(crate) struct Terms {
     pub(crate) event_bytes_max: usize,
 }
 
-pub(crate) async fn terms(client: &tokio_postgres::Client) -> Result<Terms> {
-    let found = client
-        .query_typed("SELECT partitions, event_bytes_max FROM onewrite.source", &[])
-        .await
-        .during("read the source's terms")?;
-    let Some(found) = found.first() else {
-        return Err(Error::new(Code::SchemaMissing, "the schema onewrite holds no source"));
-    };
-    Ok(Terms {
-        partitions: row::partition(found, 0)?,
-        event_bytes_max: usize::try_from(found.get::<_, i32>(1)).unwrap_or(0),
-    })
+const TERMS: &str = "SELECT partitions, event_bytes_max FROM onewrite.source";
+
+impl Terms {
+    fn of(found: &[Row]) -> Result<Self> {
+        let Some(found) = found.first() else {
+            return Err(Error::new(Code::SchemaMissing, "the schema onewrite holds no source"));
+        };
+        Ok(Self {
+            partitions: row::partition(found, 0)?,
+            event_bytes_max: usize::try_from(found.get::<_, i32>(1)).unwrap_or(0),
+        })
+    }
+
+    pub(crate) async fn read(client: &tokio_postgres::Client) -> Result<Self> {
+        Self::of(&client.query(TERMS, &[]).await.during("read the source's terms")?)
+    }
 }
 
 /// Appends events in order, in one statement.
 pub(crate) async fn append(
-    client: &tokio_postgres::Client,
+    tx: &impl UserTransaction,
     terms: Terms,
     events: &[Event],
 ) -> Result<Vec<Placed>> {
@@ -123,7 +164,7 @@ pub(crate) async fn append(
         event.check(terms.event_bytes_max)?;
     }
     let columns = Columns::of(events, terms.partitions);
-    let found = client.query_typed(APPEND, &columns.binds()).await.during("append events")?;
+    let found = tx.run(APPEND, &columns.binds()).await.during("append events")?;
     let drawn: Vec<i64> = found
         .first()
         .map(|row| row.try_get(0))

@@ -25,7 +25,8 @@ mod trim;
 mod wake;
 
 pub use connect::Options;
-pub use emit::{Placed, emit, emit_at_once};
+pub use deadpool_postgres;
+pub use emit::{Placed, UserTransaction, emit, emit_at_once};
 pub use inbox::{Context, PostgresInbox};
 pub use onewrite_core::{
     inbox::{HandlerError, InboxOptions},

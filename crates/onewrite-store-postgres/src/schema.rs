@@ -2,9 +2,7 @@
 
 use deadpool_postgres::{Client, Transaction};
 use onewrite_core::{
-    Code, Error, Incarnation, Result, Sequence, Text,
-    position::Source,
-    sabotage::Defect,
+    Code, Error, Incarnation, Result, Sequence, Text, position::Source, sabotage::Defect,
     store::Copied,
 };
 

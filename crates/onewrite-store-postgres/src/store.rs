@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, OnceLock, RwLock};
 
-use deadpool_postgres::{Client, Pool};
+use deadpool_postgres::{Client, Pool, Transaction};
 use onewrite_core::{
     BoxFuture, Partition, Result, Sequence, Text, Timestamp,
     flow::Trace,
@@ -14,12 +14,11 @@ use onewrite_core::{
         Watch,
     },
 };
-use tokio_postgres::Transaction;
 
 use crate::{
     Options, claim, commit,
     connect::Use,
-    emit::{self, Terms},
+    emit::Terms,
     error::{While, after_commit},
     find, gap, guard, parking, read, row, schema, trim,
     wake::{Listener, LogWatch},
@@ -68,7 +67,7 @@ impl PostgresStore {
         F: for<'t> FnOnce(&'t Transaction<'t>) -> BoxFuture<'t, Result<T>>,
     {
         let mut client = self.work().await?;
-        let tx = tokio_postgres::Client::transaction(&mut client).await.during("begin a write")?;
+        let tx = client.transaction().await.during("begin a write")?;
         let value = work(&tx).await?;
         tx.commit().await.map_err(after_commit)?;
         Ok(value)
@@ -97,7 +96,7 @@ impl PostgresStore {
         if let Some(terms) = self.inner.terms.get() {
             return Ok(*terms);
         }
-        let terms = emit::terms(&*self.engine().await?).await?;
+        let terms = Terms::read(&*self.engine().await?).await?;
         Ok(*self.inner.terms.get_or_init(|| terms))
     }
 

@@ -1,5 +1,6 @@
 //! What a handler is given.
 
+use deadpool_postgres::Transaction;
 use onewrite_core::{Event, Record, Result, Text};
 use tokio_postgres::types::Type;
 
@@ -7,7 +8,7 @@ use crate::{emit, error::While};
 
 /// What a handler is given: the event, and the transaction in which its reaction is committed.
 pub struct Context<'a> {
-    pub(super) tx: &'a tokio_postgres::Transaction<'a>,
+    pub(super) tx: &'a Transaction<'a>,
     pub(super) record: &'a Record,
     pub(super) redriven: bool,
     /// Events to append when the batch ends.
@@ -17,7 +18,7 @@ pub struct Context<'a> {
 impl Context<'_> {
     /// The open transaction: what is written here is committed together with the mark.
     #[must_use]
-    pub fn tx(&self) -> &tokio_postgres::Transaction<'_> {
+    pub fn tx(&self) -> &Transaction<'_> {
         self.tx
     }
 

@@ -144,7 +144,7 @@ impl PostgresInbox {
     async fn finish(&self, tx: Transaction<'_>, emitted: &[Event]) -> Result<()> {
         if !emitted.is_empty() {
             let terms = self.store.terms().await?;
-            emit::append(tx.client(), terms, emitted).await?;
+            emit::append(&tx, terms, emitted).await?;
         }
         failpoint::hit("receiver.after_handler_before_commit");
         tx.commit().await.map_err(after_commit)
@@ -164,9 +164,7 @@ impl PostgresInbox {
             return self.run(tx, record, redriven, emitted).await;
         }
         let before = emitted.len();
-        let savepoint = tokio_postgres::Transaction::savepoint(&mut *tx, "onewrite")
-            .await
-            .during("begin a savepoint")?;
+        let savepoint = tx.savepoint("onewrite").await.during("begin a savepoint")?;
         savepoint.batch_execute(UNCHANGED).await.during("begin a savepoint")?;
         let mut refusal = self.run(&savepoint, record, redriven, emitted).await?;
         if refusal.is_none() {
@@ -184,7 +182,7 @@ impl PostgresInbox {
 
     async fn run(
         &self,
-        tx: &tokio_postgres::Transaction<'_>,
+        tx: &Transaction<'_>,
         record: &Record,
         redriven: bool,
         emitted: &mut Vec<Event>,
@@ -387,10 +385,7 @@ impl Inbox for PostgresInbox {
 const UNCHANGED: &str = "SELECT set_config('onewrite.changed', '', true)";
 
 /// What a handler overlooked that said it was done: a statement that failed, or an event that is owed.
-async fn overlooked(
-    tx: &tokio_postgres::Transaction<'_>,
-    has_emitted: bool,
-) -> Result<Option<Text>> {
+async fn overlooked(tx: &Transaction<'_>, has_emitted: bool) -> Result<Option<Text>> {
     let found = tx
         .query_typed(
             "SELECT coalesce(current_setting('onewrite.changed', true), '') = 'yes'
