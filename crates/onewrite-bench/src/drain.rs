@@ -89,7 +89,9 @@ pub(crate) async fn timed(
 
 pub(crate) async fn null<S: Store + Clone + 'static>(
     store: &S,
-    name: &str, backlog: u64) -> Result<f64> {
+    name: &str,
+    backlog: u64,
+) -> Result<f64> {
     let sink = Arc::new(NullSink::default());
     let relay = shared_relay(store, Arc::clone(&sink) as Arc<dyn broker::Sink>, name);
     timed(store, name, relay, backlog, || sink.deliveries(), &Shutdown::default()).await
@@ -119,9 +121,7 @@ async fn memory_inbox(store: &SqliteStore, backlog: u64, path: &Path) -> Result<
     rate
 }
 
-pub(crate) async fn http<S: Store + Clone + 'static>(
-    store: &S,
-    backlog: u64) -> Result<f64> {
+pub(crate) async fn http<S: Store + Clone + 'static>(store: &S, backlog: u64) -> Result<f64> {
     let (mut tasks, shutdown) = (JoinSet::new(), Shutdown::default());
     let seen = Arc::new(AtomicU64::new(0));
     let consumed = Arc::clone(&seen);

@@ -45,7 +45,9 @@ impl Sweeper {
         while !shutdown.has_begun() {
             match self.sweep().await {
                 // A full batch: more is waiting, after everyone else's turn.
-                Ok(deleted) if deleted >= u64::from(self.store.trim_max()) => tokio::task::yield_now().await,
+                Ok(deleted) if deleted >= u64::from(self.store.trim_max()) => {
+                    tokio::task::yield_now().await
+                }
                 Ok(_) => pause(self.retention.every, &shutdown).await,
                 Err(error) => {
                     tracing::warn!(%error, "retention did not run");

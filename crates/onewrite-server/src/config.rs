@@ -9,6 +9,8 @@ use std::{
 use onewrite::{Code, Error, Result};
 use serde::{Deserialize, Serialize};
 
+use crate::backends::shown;
+
 /// The file looked for when none is named.
 pub(crate) const FILE: &str = "onewrite.toml";
 
@@ -231,6 +233,17 @@ impl Config {
                 origins.get(key).unwrap_or(&Origin::Default)
             ))),
         }
+    }
+
+    /// The same with every URL as it may be shown.
+    pub(crate) fn without_secrets(mut self) -> Self {
+        for service in &mut self.service {
+            service.store = shown(&service.store);
+            for sink in &mut service.sink {
+                sink.urls = sink.urls.iter().map(|url| shown(url)).collect();
+            }
+        }
+        self
     }
 
     /// As TOML, each key with where it comes from.

@@ -4,11 +4,11 @@ use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
 
 use axum::{Router, extract::State, http::StatusCode, routing::get};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
-use onewrite::{Code, Error, Result, Shutdown, Store, sqlite::SqliteStore};
+use onewrite::{Code, Error, Result, Shutdown, Store};
 use tokio::task::JoinHandle;
 
 struct Health {
-    stores: Vec<SqliteStore>,
+    stores: Vec<Arc<dyn Store>>,
     recorder: PrometheusHandle,
     shutdown: Shutdown,
 }
@@ -17,7 +17,7 @@ struct Health {
 /// addresses are allowed.
 pub(crate) async fn serve(
     listen: Option<SocketAddr>,
-    stores: Vec<SqliteStore>,
+    stores: Vec<Arc<dyn Store>>,
     shutdown: &Shutdown,
 ) -> Result<Option<JoinHandle<()>>> {
     let Some(address) = listen else { return Ok(None) };
@@ -51,14 +51,14 @@ pub(crate) async fn serve(
 /// takeovers.
 async fn measure(State(health): State<Arc<Health>>) -> (StatusCode, String) {
     for store in &health.stores {
-        if let Err(error) = ask(store).await {
+        if let Err(error) = ask(&**store).await {
             return (StatusCode::SERVICE_UNAVAILABLE, format!("{error}\n"));
         }
     }
     (StatusCode::OK, health.recorder.render())
 }
 
-async fn ask(store: &SqliteStore) -> Result<()> {
+async fn ask(store: &dyn Store) -> Result<()> {
     let source = store.source().name.to_string();
     let mut parked: BTreeMap<String, u64> = BTreeMap::new();
     for sink in store.sinks().await? {

@@ -232,3 +232,50 @@ BEGIN
     PERFORM setval('onewrite.asleep', 0) FROM onewrite.asleep WHERE last_value = sign;
     SELECT h.head, h.busy, h.lives INTO head, busy, lives FROM onewrite.horizon() h;
 END $$;
+
+-- Renews a member's leases and takes its fair share of free and expired ones, in one call: a process that
+-- stands still must not hold up the others' claims. The share is that of onewrite-core's `lease::share`.
+CREATE FUNCTION onewrite.claim(
+    wanted text, leases integer, claimant text, ttl interval, takes boolean,
+    OUT partitions integer[], OUT epochs bigint[], OUT give_back integer
+) LANGUAGE plpgsql AS $$
+DECLARE
+    members integer;
+    held integer;
+    extras integer;
+    fair integer;
+    taken integer := 0;
+BEGIN
+    PERFORM pg_advisory_xact_lock(1869505912, hashtext(wanted)); -- claims of one scope follow one another
+    INSERT INTO onewrite.member (scope, owner, seen_until) VALUES (wanted, claimant, clock_timestamp() + ttl)
+        ON CONFLICT (scope, owner) DO UPDATE SET seen_until = excluded.seen_until;
+    DELETE FROM onewrite.member WHERE scope = wanted AND seen_until < clock_timestamp();
+    IF (SELECT count(*) FROM onewrite.lease WHERE scope = wanted) < leases THEN
+        INSERT INTO onewrite.lease (scope, partition) SELECT wanted, p FROM generate_series(0, leases - 1) p
+            ON CONFLICT DO NOTHING;
+    END IF;
+    UPDATE onewrite.lease SET expires_at = clock_timestamp() + ttl WHERE scope = wanted AND owner = claimant;
+    GET DIAGNOSTICS held = ROW_COUNT;
+    SELECT count(*) INTO members FROM onewrite.member WHERE scope = wanted;
+    SELECT count(*) INTO extras FROM (
+        SELECT 1 FROM onewrite.lease WHERE scope = wanted AND owner <> claimant
+        GROUP BY owner HAVING count(*) > leases / members) more;
+    fair := leases / members + (extras < leases % members)::integer;
+    IF takes AND fair > held THEN
+        UPDATE onewrite.lease l SET owner = claimant, epoch = l.epoch + 1, expires_at = clock_timestamp() + ttl,
+                takeovers = l.takeovers + (l.owner IS NOT NULL)::integer
+            FROM (SELECT f.partition FROM onewrite.lease f
+                  WHERE f.scope = wanted AND (f.owner IS NULL OR (f.owner <> claimant AND f.expires_at <= clock_timestamp()))
+                  ORDER BY f.partition LIMIT fair - held FOR UPDATE SKIP LOCKED) free
+            WHERE l.scope = wanted AND l.partition = free.partition;
+        GET DIAGNOSTICS taken = ROW_COUNT;
+    END IF;
+    SELECT array_agg(l.partition ORDER BY l.partition), array_agg(l.epoch ORDER BY l.partition)
+        INTO partitions, epochs FROM onewrite.lease l WHERE l.scope = wanted AND l.owner = claimant;
+    give_back := greatest(held - fair, 0);
+    IF taken = 0 THEN
+        -- A renewal that a crash of the server undoes only ends a lease early. An epoch must not be undone:
+        -- the next owner would get the same one.
+        PERFORM set_config('synchronous_commit', 'off', true);
+    END IF;
+END $$;

@@ -61,14 +61,19 @@ pub(crate) async fn batch(
     // each other.
     emit::append(&tx, terms.placing, &emitted).await?;
     if durable {
-        failpoint::hit("store.before_commit");
+        finish(tx).await?;
+    } else {
+        tx.commit().await.map_err(after_commit)?;
     }
-    let committed = tx.commit().await;
-    if durable {
-        failpoint::hit("store.after_commit_before_reply");
-    }
-    committed.map_err(after_commit)?;
     Ok(outcomes)
+}
+
+/// Commits what must not be lost.
+pub(crate) async fn finish(tx: Transaction<'_>) -> Result<()> {
+    failpoint::hit("store.before_commit");
+    let committed = tx.commit().await;
+    failpoint::hit("store.after_commit_before_reply");
+    committed.map_err(after_commit)
 }
 
 /// A relaxed commit is not waited for: it survives any process of ours.

@@ -20,13 +20,14 @@ use crate::error::While;
 const CONNECTIONS_MAX: usize = 16;
 
 /// Set on each of the engine's connections. Its plans follow an index whatever the statistics say, for
-/// a log that has just been emptied or filled has none; and a process that stands still must not hold
-/// locks for ever.
+/// a log that has just been emptied or filled has none; and a process that stands still must neither hold
+/// locks for long nor have others wait for them for ever.
 const ENGINE: &str = "SET jit = off; SET enable_seqscan = off; SET enable_bitmapscan = off; \
-    SET idle_in_transaction_session_timeout = '60s'";
+    SET lock_timeout = '10s'; SET idle_in_transaction_session_timeout = '3s'";
 
-/// Set on the connections that run handlers: their statements are the user's.
-const WORK: &str = "SET idle_in_transaction_session_timeout = '10min'";
+/// Set on the connections that run handlers: their statements are the user's. A handler that waits for
+/// something else for longer, in the middle of its transaction, is taken for one that stands still.
+const WORK: &str = "SET idle_in_transaction_session_timeout = '30s'";
 
 /// What a connection is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

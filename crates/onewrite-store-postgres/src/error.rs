@@ -10,7 +10,7 @@ pub(crate) trait While<T> {
 
 impl<T> While<T> for Result<T, tokio_postgres::Error> {
     fn during(self, context: &str) -> Result<T, Error> {
-        self.map_err(|error| database(context, error))
+        self.map_err(|error| database(context, &error))
     }
 }
 
@@ -50,7 +50,8 @@ fn unreachable((state, error): (Option<SqlState>, tokio_postgres::Error)) -> Err
         }
         None => "the server cannot be reached: check host and port, and that it runs",
     };
-    Error::new(Code::StoreUnreachable, format!("connect to PostgreSQL: {cure}")).with_source(error)
+    Error::new(Code::StoreUnreachable, format!("connect to PostgreSQL: {cure}"))
+        .with_source(said(&error))
 }
 
 fn is_tls(error: &tokio_postgres::Error) -> bool {
@@ -69,8 +70,8 @@ fn is_tls(error: &tokio_postgres::Error) -> bool {
 }
 
 /// The error's meaning, with `context` saying what was being done.
-pub(crate) fn database(context: impl Into<String>, error: tokio_postgres::Error) -> Error {
-    let code = code_of(&error);
+pub(crate) fn database(context: impl Into<String>, error: &tokio_postgres::Error) -> Error {
+    let code = code_of(error);
     let mut context = context.into();
     if code == Code::EventForgotten || code == Code::EventTooLarge {
         // Our own functions say it better than whoever called them.
@@ -80,35 +81,21 @@ pub(crate) fn database(context: impl Into<String>, error: tokio_postgres::Error)
     if let Some(hint) = error.as_db_error().and_then(|error| error.hint()) {
         context = format!("{context} (hint: {hint})");
     }
-    Error::new(code, context).with_source(Cause::of(error))
+    Error::new(code, context).with_source(said(error))
 }
 
 /// `tokio_postgres::Error` prints only "db error"; what matters is its source.
-#[derive(Debug)]
-struct Cause(tokio_postgres::Error);
-
-impl Cause {
-    fn of(error: tokio_postgres::Error) -> Self {
-        Self(error)
+fn said(error: &tokio_postgres::Error) -> String {
+    match error.as_db_error() {
+        Some(error) => format!("{} ({})", error.message(), error.code().code()),
+        None => std::error::Error::source(error)
+            .map_or_else(|| error.to_string(), |cause| format!("{error}: {cause}")),
     }
 }
 
-impl std::fmt::Display for Cause {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self.0.as_db_error() {
-            Some(error) => write!(f, "{} ({})", error.message(), error.code().code()),
-            None => self.0.fmt(f),
-        }
-    }
-}
-
-impl std::error::Error for Cause {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        match self.0.as_db_error() {
-            Some(_) => None,
-            None => std::error::Error::source(&self.0),
-        }
-    }
+/// What a handler's error says.
+pub(crate) fn told(error: &(dyn std::error::Error + 'static)) -> String {
+    error.downcast_ref().map_or_else(|| error.to_string(), said)
 }
 
 pub(crate) fn code_of(error: &tokio_postgres::Error) -> Code {
@@ -142,8 +129,9 @@ pub(crate) fn is_unknown(error: &Error) -> bool {
 }
 
 /// What is known of a commit that came to `error`.
+#[expect(clippy::needless_pass_by_value, reason = "as `map_err` hands it over")]
 pub(crate) fn after_commit(error: tokio_postgres::Error) -> Error {
-    let known = database("commit", error);
+    let known = database("commit", &error);
     if is_unknown(&known) {
         return Error::new(Code::CommitUnknown, "commit").with_source(known);
     }

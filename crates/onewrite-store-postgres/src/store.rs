@@ -19,7 +19,7 @@ use crate::{
     Options, claim, commit,
     connect::Use,
     emit::Terms,
-    error::{While, after_commit},
+    error::While,
     find, gap, guard, parking, read, row, schema, trim,
     wake::{Listener, LogWatch},
 };
@@ -69,7 +69,7 @@ impl PostgresStore {
         let mut client = self.work().await?;
         let tx = client.transaction().await.during("begin a write")?;
         let value = work(&tx).await?;
-        tx.commit().await.map_err(after_commit)?;
+        commit::finish(tx).await?;
         Ok(value)
     }
 
@@ -151,11 +151,7 @@ impl Store for PostgresStore {
     }
 
     fn claim(&self, request: Claim) -> BoxFuture<'_, Result<Claimed>> {
-        Box::pin(async move {
-            let mut client = self.engine().await?;
-            let tx = client.transaction().await.during("claim leases")?;
-            claim::claim(tx, &request).await
-        })
+        Box::pin(async move { claim::claim(&self.engine().await?, &request).await })
     }
 
     fn cursors<'a>(&'a self, sink: &'a str) -> BoxFuture<'a, Result<Vec<Cursor>>> {
@@ -192,7 +188,7 @@ impl Store for PostgresStore {
     }
 
     fn leases(&self) -> BoxFuture<'_, Result<Vec<LeaseState>>> {
-        Box::pin(async { claim::leases(&*self.engine().await?).await })
+        Box::pin(async { claim::leases(&self.engine().await?).await })
     }
 
     fn parked_keys<'a>(&'a self, scope: Option<&'a str>) -> BoxFuture<'a, Result<Vec<ParkedKey>>> {

@@ -160,7 +160,7 @@ async fn empty_segments(tx: &Transaction<'_>) -> Result<()> {
             Ok(()) if is_trimmed(tx, segment).await? => format!("TRUNCATE onewrite.log_{segment};"),
             _ => "ROLLBACK TO emptying;".to_owned(),
         };
-        tx.batch_execute(&format!("{truncate} RELEASE emptying; SET LOCAL lock_timeout = 0"))
+        tx.batch_execute(&format!("{truncate} RELEASE emptying; SET LOCAL lock_timeout = '10s'"))
             .await
             .during("empty a segment of the log")?;
     }

@@ -4,6 +4,8 @@
 //! database; a relay reads that database's log in order and delivers; the receiving side makes repeats
 //! harmless. This crate is what a service imports.
 //!
+//! The features `postgres` and `nats` add a store and a broker, `sqlx` the transactions of its users.
+//!
 //! ```
 //! use std::sync::Arc;
 //! use onewrite::{Event, Relay, RelayOptions, Receiver, ReceiverOptions, Shutdown, memory, sqlite};
@@ -51,15 +53,19 @@
 
 pub use onewrite_broker_http as http;
 pub use onewrite_broker_local::{MemoryFeed, MemorySink, NullSink, StdoutSink, memory};
+#[cfg(feature = "nats")]
+pub use onewrite_broker_nats as nats;
 pub use onewrite_core::{
-    Bytes, Code, Delivery, Error, Event, Record, Result, Text, Timestamp, broker, cloudevents,
-    envelope, error, failpoint, flow, inbox, lease, parking, position, record, relay, retry,
-    sabotage, store,
+    BoxFuture, Bytes, Code, Delivery, Error, Event, Record, Result, Text, Timestamp, broker,
+    cloudevents, envelope, error, failpoint, flow, inbox, lease, parking, position, record, relay,
+    retry, sabotage, store,
     store::{From as StartFrom, Store},
 };
 pub use onewrite_engine::{
     Budget, Receiver, ReceiverOptions, Relay, RelayOptions, Retention, Shutdown, Sweeper, control,
 };
+#[cfg(feature = "postgres")]
+pub use onewrite_store_postgres as postgres;
 pub use onewrite_store_sqlite as sqlite;
 
 /// Wraps an error of the caller's own work, to be returned from a transaction.

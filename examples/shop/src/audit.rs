@@ -1,14 +1,11 @@
 //! What the four databases say in the end: who lost, who doubled, does the money add up.
 
-use std::{collections::BTreeMap, path::Path};
+use std::collections::{BTreeMap, BTreeSet};
 
-use onewrite::{
-    Result, other,
-    sqlite::rusqlite::{self, Connection, OpenFlags, types::ValueRef},
-};
+use onewrite::Result;
 use serde::Serialize;
 
-use crate::Role;
+use crate::{Books, Role, database::Database};
 
 /// The verdict over a whole run.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
@@ -43,75 +40,78 @@ impl Verdict {
     }
 }
 
-/// Judges the databases in `folder`, given the ids of all orders that were acknowledged.
+/// Events that took effect more than once, in any database.
+const DUPLICATED: &str = "SELECT CAST(coalesce(sum(times - 1), 0) AS BIGINT)
+    FROM (SELECT count(*) AS times FROM effects GROUP BY source, event_id) AS counted";
+
+/// Effects that came before an earlier event of their key, in any database.
+const OUT_OF_ORDER: &str = "SELECT count(*) FROM (
+    SELECT sequence, lag(sequence) OVER (PARTITION BY source, key ORDER BY n) AS previous
+    FROM effects WHERE sequence > 0) AS ordered WHERE previous >= sequence";
+
+/// Judges what `books` say, given the ids of all orders that were acknowledged.
 ///
 /// # Errors
 /// When a database cannot be read.
-pub fn judge(folder: &Path, acknowledged: &[String]) -> Result<Verdict> {
-    let open = |role: Role| {
-        let path = folder.join(format!("{}.db", role.name()));
-        Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY).map_err(other)
-    };
-    let (orders, payments) = (open(Role::Order)?, open(Role::Payment)?);
-    let (stock, shipping) = (open(Role::Stock)?, open(Role::Shipping)?);
+pub async fn judge(books: &Books, acknowledged: &[String]) -> Result<Verdict> {
     let mut verdict = Verdict::default();
-    let states = pairs(&orders, "SELECT id, state FROM orders")?;
+    let orders = books.of(Role::Order)?;
+    let states = pairs(orders, "SELECT id, state FROM orders").await?;
     verdict.orders = states.len() as u64;
     let in_state = |wanted: &str| states.values().filter(|state| *state == wanted).count() as u64;
     verdict.completed = in_state("completed");
     verdict.compensated = in_state("cancelled");
     let ended = |id: &String| states.get(id).is_some_and(|state| state != "pending");
     verdict.lost = acknowledged.iter().filter(|id| !ended(id)).count() as u64;
-    for database in [&orders, &payments, &stock, &shipping] {
-        verdict.duplicated += number(
-            database,
-            "SELECT coalesce(sum(times - 1), 0) FROM (SELECT count(*) AS times FROM effects GROUP BY source, event_id)",
-        )?;
-        verdict.out_of_order += number(
-            database,
-            "SELECT count(*) FROM (SELECT sequence, lag(sequence) OVER (PARTITION BY source, key ORDER BY n) AS before FROM effects WHERE sequence > 0) WHERE before >= sequence",
-        )?;
+    for role in Role::ALL {
+        let database = books.of(role)?;
+        verdict.duplicated += database.number(DUPLICATED).await?.cast_unsigned();
+        verdict.out_of_order += database.number(OUT_OF_ORDER).await?.cast_unsigned();
     }
-    let completed: std::collections::BTreeSet<&String> =
+    let completed: BTreeSet<&String> =
         states.iter().filter(|(_, state)| *state == "completed").map(|(id, _)| id).collect();
-    let sums = |database: &Connection, sql: &str| -> Result<bool> {
-        let owed = pairs(database, sql)?;
-        Ok(owed.iter().all(|(id, sum)| (sum == "0") != completed.contains(id))
-            && completed.iter().all(|id| owed.contains_key(*id)))
-    };
-    let accounts = number(&payments, "SELECT coalesce(sum(opened_with - cents), 0) FROM accounts")?;
-    let sold =
-        number(&orders, "SELECT coalesce(sum(cents), 0) FROM orders WHERE state = 'completed'")?;
-    verdict.money_balanced = accounts == sold
-        && sums(&payments, "SELECT order_id, sum(cents) FROM payments GROUP BY order_id")?;
-    let gone = number(&stock, "SELECT coalesce(sum(delivered - units), 0) FROM articles")?;
-    let reserved = number(&stock, "SELECT coalesce(sum(units), 0) FROM reservations")?;
-    let shipped = pairs(
-        &shipping,
-        "SELECT order_id, CASE count(*) WHEN 1 THEN 'once' ELSE 'often' END FROM shipments GROUP BY order_id",
-    )?;
-    let shipped_once = shipped.values().all(|times| times == "once")
-        && completed.iter().copied().eq(shipped.keys());
-    verdict.stock_balanced = gone == reserved
-        && shipped_once
-        && sums(&stock, "SELECT order_id, sum(units) FROM reservations GROUP BY order_id")?;
+    verdict.money_balanced = money_balances(books, &completed).await?;
+    verdict.stock_balanced = stock_balances(books, &completed).await?;
     Ok(verdict)
 }
 
-fn number(database: &Connection, sql: &str) -> Result<u64> {
-    let value: i64 = database.query_row(sql, [], |row| row.get(0)).map_err(other)?;
-    // A negative sum is a broken balance; as a huge number it matches nothing.
-    Ok(value.cast_unsigned())
+async fn money_balances(books: &Books, completed: &BTreeSet<&String>) -> Result<bool> {
+    let (orders, payments) = (books.of(Role::Order)?, books.of(Role::Payment)?);
+    let spent = payments
+        .number("SELECT CAST(coalesce(sum(opened_with - cents), 0) AS BIGINT) FROM accounts")
+        .await?;
+    let sold = orders
+        .number(
+            "SELECT CAST(coalesce(sum(cents), 0) AS BIGINT) FROM orders WHERE state = 'completed'",
+        )
+        .await?;
+    let sql = "SELECT order_id, CAST(sum(cents) AS TEXT) FROM payments GROUP BY order_id";
+    Ok(spent == sold && is_owed_for(completed, &pairs(payments, sql).await?))
 }
 
-fn pairs(database: &Connection, sql: &str) -> Result<BTreeMap<String, String>> {
-    let mut statement = database.prepare(sql).map_err(other)?;
-    let text = |row: &rusqlite::Row<'_>, index| -> rusqlite::Result<String> {
-        match row.get_ref(index)? {
-            ValueRef::Integer(number) => Ok(number.to_string()),
-            value => Ok(String::from_utf8_lossy(value.as_bytes().unwrap_or_default()).into_owned()),
-        }
-    };
-    let rows = statement.query_map([], |row| Ok((text(row, 0)?, text(row, 1)?))).map_err(other)?;
-    rows.collect::<std::result::Result<_, _>>().map_err(other)
+async fn stock_balances(books: &Books, completed: &BTreeSet<&String>) -> Result<bool> {
+    let (stock, shipping) = (books.of(Role::Stock)?, books.of(Role::Shipping)?);
+    let gone = stock
+        .number("SELECT CAST(coalesce(sum(delivered - units), 0) AS BIGINT) FROM articles")
+        .await?;
+    let reserved =
+        stock.number("SELECT CAST(coalesce(sum(units), 0) AS BIGINT) FROM reservations").await?;
+    let sql = "SELECT order_id, CAST(count(*) AS TEXT) FROM shipments GROUP BY order_id";
+    let shipped = pairs(shipping, sql).await?;
+    let once = shipped.values().all(|times| times == "1");
+    let sql = "SELECT order_id, CAST(sum(units) AS TEXT) FROM reservations GROUP BY order_id";
+    Ok(gone == reserved
+        && once
+        && completed.iter().copied().eq(shipped.keys())
+        && is_owed_for(completed, &pairs(stock, sql).await?))
+}
+
+/// Whether each completed order, and none else, has a sum that is not zero.
+fn is_owed_for(completed: &BTreeSet<&String>, sums: &BTreeMap<String, String>) -> bool {
+    sums.iter().all(|(id, sum)| (sum == "0") != completed.contains(id))
+        && completed.iter().all(|id| sums.contains_key(*id))
+}
+
+async fn pairs(database: &dyn Database, sql: &'static str) -> Result<BTreeMap<String, String>> {
+    Ok(database.pairs(sql).await?.into_iter().collect())
 }

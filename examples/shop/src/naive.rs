@@ -3,63 +3,71 @@
 //! The business code is the same; what differs is that an event is sent right after the commit, once,
 //! and that a receiver has no memory of what it handled.
 
-use std::sync::Arc;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
-use axum::{Json, Router, body::Bytes, extract::State, http::StatusCode, routing::post};
+use axum::{Json, Router, extract::State, http::StatusCode, routing::post};
 use onewrite::{
-    Delivery, Event, Result, Shutdown, Timestamp, broker::Sink, cloudevents, failpoint, http,
-    other, record::Order as Sequence, sqlite::SqliteStore,
+    Code, Delivery, Error, Event, Record, Result, Shutdown, Text, Timestamp,
+    broker::{Arrival, Feed, Receipt, Sink},
+    failpoint,
+    record::Order as Sequence,
 };
 
 use crate::{
-    Order, Role, order,
-    reaction::note_effect,
+    Order, Role, broker,
+    database::Database,
+    rows::now,
     service::{ServiceOptions, listen, open},
 };
 
+/// A publish waits for all that follows from it, from service to service.
+const ANSWER_WITHIN: Duration = Duration::from_secs(30);
+
 struct Naive {
     role: Role,
-    store: SqliteStore,
-    sinks: Vec<(Vec<onewrite::Text>, http::HttpSink)>,
+    database: Arc<dyn Database>,
+    sinks: Vec<(Vec<Text>, Arc<dyn Sink>)>,
+    /// Makes the ids of events unique in this process.
+    published: AtomicU64,
 }
 
 /// Runs a naive service until the shutdown begins; calls `ready` once it listens.
 ///
 /// # Errors
-/// When its database cannot be opened or its address cannot be listened on.
+/// When its database cannot be opened, its address cannot be listened on, or the broker cannot be
+/// reached.
 pub async fn run(options: ServiceOptions, ready: impl FnOnce(), shutdown: Shutdown) -> Result<()> {
     let role = options.role;
-    let store = open(role, options.database.clone(), false).await?;
+    let database = open(role, &options.store, false).await?;
     let mut sinks = Vec::new();
     for (subscriber, _) in role.subscribers() {
-        let urls =
-            options.peers.iter().find(|(peer, _)| peer == subscriber).map(|(_, urls)| urls.clone());
-        let sink = http::HttpSink::new(http::HttpSinkOptions {
-            urls: urls.unwrap_or_default(),
-            allow_private: true,
-            ..http::HttpSinkOptions::new(String::new())
-        })?;
+        let sink = broker::sink(options.urls_of(*subscriber), ANSWER_WITHIN).await?;
         sinks.push((role.kinds_for(*subscriber), sink));
     }
-    let naive = Arc::new(Naive { role, store, sinks });
-    let api = Router::new()
-        .route("/orders", post(place))
-        .route("/events", post(receive))
-        .with_state(naive);
+    let naive = Arc::new(Naive { role, database, sinks, published: AtomicU64::new(0) });
+    let incoming = broker::incoming(&options, naive.database.store(), None).await?;
+    let mut api = Router::new().route("/orders", post(place)).with_state(Arc::clone(&naive));
+    if let Some(routes) = incoming.routes {
+        api = api.nest("/events", routes);
+    }
     let listener = listen(options.listen).await?;
+    let receiver = tokio::spawn(naive.receive(incoming.feed));
     ready();
-    let end = shutdown.clone();
-    axum::serve(listener, api)
-        .with_graceful_shutdown(async move { end.begun().await })
-        .await
-        .map_err(|error| {
-            onewrite::Error::new(onewrite::Code::Stopped, "serve the shop's API").with_source(error)
-        })
+    let served = axum::serve(listener, api)
+        .with_graceful_shutdown(async move { shutdown.begun().await })
+        .await;
+    receiver.abort();
+    served.map_err(|error| Error::new(Code::Stopped, "serve the shop's API").with_source(error))
 }
 
 async fn place(State(naive): State<Arc<Naive>>, Json(placed): Json<Order>) -> StatusCode {
-    let written = naive.store.write(move |tx| order::place(tx, &placed)).await;
-    match written {
+    match naive.database.place(placed, false).await {
         Ok(event) => {
             // The first write is done. From here on nothing remembers that a second one is due.
             if let Some(event) = event {
@@ -71,51 +79,40 @@ async fn place(State(naive): State<Arc<Naive>>, Json(placed): Json<Order>) -> St
     }
 }
 
-async fn receive(State(naive): State<Arc<Naive>>, body: Bytes) -> StatusCode {
-    let Ok(deliveries) = cloudevents::decode_batch(&body) else { return StatusCode::BAD_REQUEST };
-    failpoint::hit("receiver.after_attempt_before_handler");
-    for delivery in deliveries {
-        let role = naive.role;
-        let reacted = naive
-            .store
-            .write(move |tx| {
-                let events = role.reaction()(tx, &delivery.record.event).map_err(|error| {
-                    onewrite::Error::new(onewrite::Code::HandlerFailed, error.to_string())
-                })?;
-                note_effect(tx, &delivery.record)?;
-                failpoint::hit("receiver.after_handler_before_commit");
-                let caused = |event: Event| event.caused_by(&delivery.record.event);
-                Ok(events.into_iter().map(caused).collect::<Vec<_>>())
-            })
-            .await;
-        let Ok(events) = reacted else { return StatusCode::SERVICE_UNAVAILABLE };
-        for event in events {
-            naive.publish(event).await;
+impl Naive {
+    async fn receive(self: Arc<Self>, mut feed: Box<dyn Feed>) {
+        while let Some(arrival) = feed.next().await {
+            tokio::spawn(Arc::clone(&self).handle(arrival));
         }
     }
-    failpoint::hit("receiver.after_commit_before_reply");
-    StatusCode::NO_CONTENT
-}
 
-impl Naive {
+    async fn handle(self: Arc<Self>, mut arrival: Box<dyn Arrival>) {
+        failpoint::hit("receiver.after_attempt_before_handler");
+        let deliveries = arrival.take();
+        let receipts = vec![Receipt::Accepted; deliveries.len()];
+        for Delivery { record, .. } in deliveries {
+            let cause = record.event.clone();
+            let Ok(events) = self.database.react(self.role, record).await else { return };
+            for event in events {
+                self.publish(event.caused_by(&cause)).await;
+            }
+        }
+        failpoint::hit("receiver.after_commit_before_reply");
+        if let Err(error) = arrival.settle(receipts).await {
+            tracing::debug!(%error, "a sender did not wait for its receipts");
+        }
+    }
+
     /// Sends an event once; what fails is logged, as such code does.
     async fn publish(&self, event: Event) {
         let Some((_, sink)) = self.sinks.iter().find(|(kinds, _)| kinds.contains(&event.kind))
         else {
             return;
         };
-        let Ok(id) = self
-            .store
-            .read_with(|db| {
-                db.query_row("SELECT lower(hex(randomblob(16)))", [], |row| row.get::<_, String>(0))
-                    .map_err(other)
-            })
-            .await
-        else {
-            return;
-        };
-        let event = Event { id: Some(id.into()), time: Some(Timestamp::default()), ..event };
-        let record = onewrite::Record {
+        let number = self.published.fetch_add(1, Ordering::Relaxed);
+        let id = format!("{}-{}-{}-{number}", self.role.name(), std::process::id(), now());
+        let event = Event { id: Some(id.into()), time: Some(Timestamp(now())), ..event };
+        let record = Record {
             source: self.role.name().into(),
             incarnation: onewrite::position::Incarnation::default(),
             partition: 0,

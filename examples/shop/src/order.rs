@@ -1,40 +1,44 @@
 //! The order service: takes orders, completes or cancels them.
 
-use onewrite::{
-    Event, other,
-    sqlite::rusqlite::{Connection, params},
+use onewrite::Event;
+
+use crate::{
+    Order, ReactionError,
+    rows::{Rows, now},
 };
 
-use crate::{Order, ReactionError};
-
 pub(crate) const TABLES: &str = "CREATE TABLE IF NOT EXISTS orders (
-    id TEXT PRIMARY KEY, customer TEXT, cents INTEGER, state TEXT, reason TEXT, placed_at REAL, ended_at REAL)";
+    id TEXT PRIMARY KEY, customer TEXT, cents BIGINT, state TEXT, reason TEXT, placed_at BIGINT, ended_at BIGINT)";
 
 /// Places an order: its row, and the event to emit with it. Nothing to emit when it was placed before.
-pub fn place(tx: &Connection, order: &Order) -> Result<Option<Event>, onewrite::Error> {
-    let placed = tx
-        .prepare_cached(
+pub async fn place<R: Rows>(rows: &mut R, order: &Order) -> Result<Option<Event>, ReactionError> {
+    let placed = rows
+        .execute(
             "INSERT INTO orders (id, customer, cents, state, placed_at)
-             VALUES (?1, ?2, ?3, 'pending', julianday('now')) ON CONFLICT DO NOTHING",
+             VALUES ($1, $2, $3, 'pending', $4) ON CONFLICT DO NOTHING",
+            &[(&order.id).into(), (&order.customer).into(), order.cents.into(), now().into()],
         )
-        .and_then(|mut statement| statement.execute(params![order.id, order.customer, order.cents]))
-        .map_err(other)?;
+        .await?;
     if placed == 0 {
         return Ok(None);
     }
-    order.event("OrderCreated").map(Some)
+    Ok(Some(order.event("OrderCreated")?))
 }
 
-pub(crate) fn react(tx: &Connection, event: &Event) -> Result<Vec<Event>, ReactionError> {
+pub(crate) async fn react<R: Rows>(
+    rows: &mut R,
+    event: &Event,
+) -> Result<Vec<Event>, ReactionError> {
     let order = Order::of(event)?;
     let (state, kind) = match &*event.kind {
         "ShippingScheduled" => ("completed", "OrderCompleted"),
         "PaymentFailed" | "PaymentRefunded" => ("cancelled", "OrderCancelled"),
         other => return Err(format!("the order service does not know `{other}` events").into()),
     };
-    tx.prepare_cached(
-        "UPDATE orders SET state = ?2, reason = ?3, ended_at = julianday('now') WHERE id = ?1",
-    )?
-    .execute(params![order.id, state, &*event.kind])?;
+    rows.execute(
+        "UPDATE orders SET state = $1, reason = $2, ended_at = $3 WHERE id = $4",
+        &[state.into(), (&*event.kind).into(), now().into(), (&order.id).into()],
+    )
+    .await?;
     Ok(vec![order.event(kind)?])
 }

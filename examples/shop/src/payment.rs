@@ -1,53 +1,61 @@
 //! The payment service: charges and refunds.
 
-use onewrite::{
-    Event,
-    sqlite::rusqlite::{Connection, params},
-};
+use onewrite::Event;
 
 use crate::{
     Order, ReactionError,
     model::{ACCOUNT_CENTS, POOR_CENTS},
+    rows::Rows,
 };
 
-pub(crate) const TABLES: &str = "CREATE TABLE IF NOT EXISTS accounts (customer TEXT PRIMARY KEY, opened_with INTEGER, cents INTEGER);
-    CREATE TABLE IF NOT EXISTS payments (order_id TEXT, cents INTEGER)";
+pub(crate) const TABLES: &str = "CREATE TABLE IF NOT EXISTS accounts (customer TEXT PRIMARY KEY, opened_with BIGINT, cents BIGINT);
+    CREATE TABLE IF NOT EXISTS payments (order_id TEXT, cents BIGINT)";
 
-pub(crate) fn react(tx: &Connection, event: &Event) -> Result<Vec<Event>, ReactionError> {
+pub(crate) async fn react<R: Rows>(
+    rows: &mut R,
+    event: &Event,
+) -> Result<Vec<Event>, ReactionError> {
     let order = Order::of(event)?;
     match &*event.kind {
-        "OrderCreated" => charge(tx, &order),
-        "StockFailed" | "StockReleased" => refund(tx, &order),
+        "OrderCreated" => charge(rows, &order).await,
+        "StockFailed" | "StockReleased" => refund(rows, &order).await,
         other => Err(format!("the payment service does not know `{other}` events").into()),
     }
 }
 
-fn charge(tx: &Connection, order: &Order) -> Result<Vec<Event>, ReactionError> {
+async fn charge<R: Rows>(rows: &mut R, order: &Order) -> Result<Vec<Event>, ReactionError> {
     let first = if order.customer.starts_with("poor") { POOR_CENTS } else { ACCOUNT_CENTS };
-    tx.prepare_cached("INSERT INTO accounts (customer, opened_with, cents) VALUES (?1, ?2, ?2) ON CONFLICT DO NOTHING")?
-        .execute(params![order.customer, first])?;
-    let paid = tx
-        .prepare_cached(
-            "UPDATE accounts SET cents = cents - ?2 WHERE customer = ?1 AND cents >= ?2",
-        )?
-        .execute(params![order.customer, order.cents])?;
+    rows.execute(
+        "INSERT INTO accounts (customer, opened_with, cents) VALUES ($1, $2, $2) ON CONFLICT DO NOTHING",
+        &[(&order.customer).into(), first.into()],
+    )
+    .await?;
+    let paid = rows
+        .execute(
+            "UPDATE accounts SET cents = cents - $1 WHERE customer = $2 AND cents >= $1",
+            &[order.cents.into(), (&order.customer).into()],
+        )
+        .await?;
     if paid == 0 {
         return Ok(vec![order.event("PaymentFailed")?]);
     }
-    book(tx, order, order.cents)?;
+    book(rows, order, order.cents).await?;
     Ok(vec![order.event("PaymentCompleted")?])
 }
 
 /// The compensation of a charge.
-fn refund(tx: &Connection, order: &Order) -> Result<Vec<Event>, ReactionError> {
-    tx.prepare_cached("UPDATE accounts SET cents = cents + ?2 WHERE customer = ?1")?
-        .execute(params![order.customer, order.cents])?;
-    book(tx, order, -order.cents)?;
+async fn refund<R: Rows>(rows: &mut R, order: &Order) -> Result<Vec<Event>, ReactionError> {
+    rows.execute(
+        "UPDATE accounts SET cents = cents + $1 WHERE customer = $2",
+        &[order.cents.into(), (&order.customer).into()],
+    )
+    .await?;
+    book(rows, order, -order.cents).await?;
     Ok(vec![order.event("PaymentRefunded")?])
 }
 
-fn book(tx: &Connection, order: &Order, cents: i64) -> Result<(), ReactionError> {
-    tx.prepare_cached("INSERT INTO payments (order_id, cents) VALUES (?1, ?2)")?
-        .execute(params![order.id, cents])?;
+async fn book<R: Rows>(rows: &mut R, order: &Order, cents: i64) -> Result<(), ReactionError> {
+    let values = [(&order.id).into(), cents.into()];
+    rows.execute("INSERT INTO payments (order_id, cents) VALUES ($1, $2)", &values).await?;
     Ok(())
 }

@@ -1,27 +1,21 @@
 //! A reaction: rows and events that belong together, whoever carries the events away.
 
-use onewrite::{
-    Event, Record, other,
-    sqlite::rusqlite::{Connection, params},
-};
+use onewrite::{Event, Record};
 
-use crate::{Role, order, payment, shipping, stock};
-
-/// Why a service could not react. It is not a business failure: those are events.
-pub type ReactionError = onewrite::sqlite::HandlerError;
-
-/// What one service does about one event: writes rows on `tx` and returns the events to emit.
-pub type Reaction = fn(tx: &Connection, event: &Event) -> Result<Vec<Event>, ReactionError>;
+use crate::{ReactionError, Role, order, payment, rows::Rows, shipping, stock};
 
 impl Role {
-    /// Its reaction.
-    #[must_use]
-    pub fn reaction(self) -> Reaction {
+    /// What this service does about one event: writes rows and returns the events to emit.
+    pub async fn react<R: Rows>(
+        self,
+        rows: &mut R,
+        event: &Event,
+    ) -> Result<Vec<Event>, ReactionError> {
         match self {
-            Self::Order => order::react,
-            Self::Payment => payment::react,
-            Self::Stock => stock::react,
-            Self::Shipping => shipping::react,
+            Self::Order => order::react(rows, event).await,
+            Self::Payment => payment::react(rows, event).await,
+            Self::Stock => stock::react(rows, event).await,
+            Self::Shipping => shipping::react(rows, event).await,
         }
     }
 
@@ -37,24 +31,26 @@ impl Role {
     }
 }
 
-/// Every committed reaction, for the audit: it has no unique key, so a double effect shows.
-pub(crate) const EFFECTS: &str = "CREATE TABLE IF NOT EXISTS effects (
-    n INTEGER PRIMARY KEY AUTOINCREMENT, source TEXT, event_id TEXT, key TEXT, sequence INTEGER)";
+/// The reaction with its note for the audit: what belongs into one commit.
+pub(crate) async fn noted<R: Rows>(
+    role: Role,
+    rows: &mut R,
+    record: &Record,
+) -> Result<Vec<Event>, ReactionError> {
+    let events = role.react(rows, &record.event).await?;
+    note_effect(rows, record).await?;
+    Ok(events)
+}
 
-/// Notes the effect of one event, in the reaction's own transaction.
-pub(crate) fn note_effect(tx: &Connection, record: &Record) -> Result<(), onewrite::Error> {
+/// Notes the effect of one event. The table has no unique key, so a double effect shows.
+async fn note_effect<R: Rows>(rows: &mut R, record: &Record) -> Result<(), ReactionError> {
     let sequence = i64::try_from(record.sequence).unwrap_or(i64::MAX);
-    tx.prepare_cached(
-        "INSERT INTO effects (source, event_id, key, sequence) VALUES (?1, ?2, ?3, ?4)",
+    let key: &str = record.event.order_key();
+    let values = [(&*record.source).into(), record.id().into(), key.into(), sequence.into()];
+    rows.execute(
+        "INSERT INTO effects (source, event_id, key, sequence) VALUES ($1, $2, $3, $4)",
+        &values,
     )
-    .and_then(|mut statement| {
-        statement.execute(params![
-            &*record.source,
-            record.id(),
-            &**record.event.order_key(),
-            sequence
-        ])
-    })
-    .map(|_| ())
-    .map_err(other)
+    .await?;
+    Ok(())
 }

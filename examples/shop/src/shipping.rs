@@ -1,16 +1,16 @@
 //! The shipping service: schedules shipments, where the carrier goes.
 
-use onewrite::{
-    Event,
-    sqlite::rusqlite::{Connection, params},
-};
+use onewrite::Event;
 
-use crate::{Order, ReactionError, model::UNREACHABLE};
+use crate::{Order, ReactionError, model::UNREACHABLE, rows::Rows};
 
 pub(crate) const TABLES: &str =
     "CREATE TABLE IF NOT EXISTS shipments (order_id TEXT, country TEXT)";
 
-pub(crate) fn react(tx: &Connection, event: &Event) -> Result<Vec<Event>, ReactionError> {
+pub(crate) async fn react<R: Rows>(
+    rows: &mut R,
+    event: &Event,
+) -> Result<Vec<Event>, ReactionError> {
     let order = Order::of(event)?;
     if &*event.kind != "StockReserved" {
         return Err(format!("the shipping service does not know `{}` events", event.kind).into());
@@ -18,7 +18,7 @@ pub(crate) fn react(tx: &Connection, event: &Event) -> Result<Vec<Event>, Reacti
     if order.country == UNREACHABLE {
         return Ok(vec![order.event("ShippingFailed")?]);
     }
-    tx.prepare_cached("INSERT INTO shipments (order_id, country) VALUES (?1, ?2)")?
-        .execute(params![order.id, order.country])?;
+    let values = [(&order.id).into(), (&order.country).into()];
+    rows.execute("INSERT INTO shipments (order_id, country) VALUES ($1, $2)", &values).await?;
     Ok(vec![order.event("ShippingScheduled")?])
 }

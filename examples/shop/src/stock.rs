@@ -1,54 +1,65 @@
 //! The stock service: reserves and releases.
 
-use onewrite::{
-    Event,
-    sqlite::rusqlite::{Connection, params},
-};
+use onewrite::Event;
 
 use crate::{
     Order, ReactionError,
     model::{RARE_UNITS, STOCK_UNITS},
+    rows::Rows,
 };
 
 pub(crate) const TABLES: &str =
-    "CREATE TABLE IF NOT EXISTS articles (sku TEXT PRIMARY KEY, delivered INTEGER, units INTEGER);
-    CREATE TABLE IF NOT EXISTS reservations (order_id TEXT, sku TEXT, units INTEGER)";
+    "CREATE TABLE IF NOT EXISTS articles (sku TEXT PRIMARY KEY, delivered BIGINT, units BIGINT);
+    CREATE TABLE IF NOT EXISTS reservations (order_id TEXT, sku TEXT, units BIGINT)";
 
-pub(crate) fn react(tx: &Connection, event: &Event) -> Result<Vec<Event>, ReactionError> {
+pub(crate) async fn react<R: Rows>(
+    rows: &mut R,
+    event: &Event,
+) -> Result<Vec<Event>, ReactionError> {
     let order = Order::of(event)?;
+    // Customers are the keys, and all of them want the same few articles.
+    rows.wait_in_line("articles").await?;
     match &*event.kind {
-        "PaymentCompleted" => reserve(tx, &order),
-        "ShippingFailed" => release(tx, &order),
+        "PaymentCompleted" => reserve(rows, &order).await,
+        "ShippingFailed" => release(rows, &order).await,
         other => Err(format!("the stock service does not know `{other}` events").into()),
     }
 }
 
-fn reserve(tx: &Connection, order: &Order) -> Result<Vec<Event>, ReactionError> {
+async fn reserve<R: Rows>(rows: &mut R, order: &Order) -> Result<Vec<Event>, ReactionError> {
     let first = if order.sku.starts_with("rare") { RARE_UNITS } else { STOCK_UNITS };
-    tx.prepare_cached(
-        "INSERT INTO articles (sku, delivered, units) VALUES (?1, ?2, ?2) ON CONFLICT DO NOTHING",
-    )?
-    .execute(params![order.sku, first])?;
-    let reserved = tx
-        .prepare_cached("UPDATE articles SET units = units - ?2 WHERE sku = ?1 AND units >= ?2")?
-        .execute(params![order.sku, order.quantity])?;
+    rows.execute(
+        "INSERT INTO articles (sku, delivered, units) VALUES ($1, $2, $2) ON CONFLICT DO NOTHING",
+        &[(&order.sku).into(), first.into()],
+    )
+    .await?;
+    let reserved = rows
+        .execute(
+            "UPDATE articles SET units = units - $1 WHERE sku = $2 AND units >= $1",
+            &[order.quantity.into(), (&order.sku).into()],
+        )
+        .await?;
     if reserved == 0 {
         return Ok(vec![order.event("StockFailed")?]);
     }
-    book(tx, order, order.quantity)?;
+    book(rows, order, order.quantity).await?;
     Ok(vec![order.event("StockReserved")?])
 }
 
 /// The compensation of a reservation.
-fn release(tx: &Connection, order: &Order) -> Result<Vec<Event>, ReactionError> {
-    tx.prepare_cached("UPDATE articles SET units = units + ?2 WHERE sku = ?1")?
-        .execute(params![order.sku, order.quantity])?;
-    book(tx, order, -order.quantity)?;
+async fn release<R: Rows>(rows: &mut R, order: &Order) -> Result<Vec<Event>, ReactionError> {
+    rows.execute(
+        "UPDATE articles SET units = units + $1 WHERE sku = $2",
+        &[order.quantity.into(), (&order.sku).into()],
+    )
+    .await?;
+    book(rows, order, -order.quantity).await?;
     Ok(vec![order.event("StockReleased")?])
 }
 
-fn book(tx: &Connection, order: &Order, units: i64) -> Result<(), ReactionError> {
-    tx.prepare_cached("INSERT INTO reservations (order_id, sku, units) VALUES (?1, ?2, ?3)")?
-        .execute(params![order.id, order.sku, units])?;
+async fn book<R: Rows>(rows: &mut R, order: &Order, units: i64) -> Result<(), ReactionError> {
+    let values = [(&order.id).into(), (&order.sku).into(), units.into()];
+    rows.execute("INSERT INTO reservations (order_id, sku, units) VALUES ($1, $2, $3)", &values)
+        .await?;
     Ok(())
 }

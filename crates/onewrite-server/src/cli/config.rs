@@ -22,6 +22,7 @@ pub(crate) struct ConfigArgs {
 
 pub(crate) fn run(args: &ConfigArgs) -> Result<()> {
     let (config, origins) = Config::load_with_origins(args.config.as_deref())?;
+    let config = config.without_secrets();
     if !args.json {
         report::out(format_args!("{}", config.to_toml(&origins)?));
         return Ok(());

@@ -1,15 +1,16 @@
 //! `onewrite dead-letter list|show|retry|discard`.
 
+use std::sync::Arc;
+
 use clap::{Args, Subcommand};
 use onewrite::{
     Code, Error, Result, Store,
     parking::{ParkedKey, Request},
-    sqlite::SqliteStore,
-    store::{Batch, Durability, Item, Op, Outcome},
+    store::Op,
 };
 use serde_json::{Value, json};
 
-use super::Stores;
+use super::{Stores, carry_out, done};
 use crate::report;
 
 #[derive(Debug, Subcommand)]
@@ -49,7 +50,7 @@ pub(crate) async fn run(verb: DeadLetter) -> Result<()> {
 
 async fn list(stores: &Stores) -> Result<()> {
     let mut keys = Vec::new();
-    for store in stores.open()? {
+    for store in stores.open().await? {
         keys.extend(
             store.parked_keys(None).await?.into_iter().map(|key| (store.source().name, key)),
         );
@@ -89,12 +90,12 @@ fn to_json(store: &str, key: &ParkedKey) -> Value {
 }
 
 /// The one parked key that `args` names, with its store.
-async fn find(args: &KeyArgs) -> Result<(SqliteStore, ParkedKey)> {
+async fn find(args: &KeyArgs) -> Result<(Arc<dyn Store>, ParkedKey)> {
     let mut found = Vec::new();
-    for store in args.stores.open()? {
+    for store in args.stores.open().await? {
         for key in store.parked_keys(args.scope.as_deref()).await? {
             if *key.key == *args.key {
-                found.push((store.clone(), key));
+                found.push((Arc::clone(&store), key));
             }
         }
     }
@@ -151,11 +152,7 @@ async fn request(args: &KeyArgs, request: Request) -> Result<()> {
     let (store, key) = find(args).await?;
     let (scope, source) = (key.scope.clone(), key.source.clone());
     let op = Op::Request { scope, source, key: key.key.clone(), request, reason: None };
-    let batch =
-        Batch { durability: Durability::Durable, items: vec![Item { fence: None, ops: vec![op] }] };
-    if let Some(Outcome::Failed(error)) = store.commit(batch).await?.pop() {
-        return Err(error);
-    }
+    carry_out(&*store, op).await?;
     let owner = if key.scope.starts_with("relay/") {
         "the relay that holds its partition"
     } else {
@@ -167,10 +164,6 @@ async fn request(args: &KeyArgs, request: Request) -> Result<()> {
         key.waiting,
         key.key
     );
-    if args.stores.json {
-        report::json(&json!({ "done": said }));
-    } else {
-        report::say!("{said}");
-    }
+    done(&said, args.stores.json);
     Ok(())
 }

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use clap::Args;
 use onewrite::{
-    Code, Error, Result, Store, Timestamp,
+    Code, Error, Result, Timestamp,
     flow::{Graph, Story, Trace, Whereabouts, story},
     store::Find,
 };
@@ -27,7 +27,7 @@ pub(crate) struct FlowArgs {
 
 pub(crate) async fn run(args: FlowArgs) -> Result<()> {
     let find = args.id.as_ref().map_or(Find::All, |id| Find::Correlation(id.clone().into()));
-    let stores = args.stores.open()?;
+    let stores = args.stores.open().await?;
     let mut traces = Vec::new();
     for store in &stores {
         traces.extend(store.find(find.clone()).await?);

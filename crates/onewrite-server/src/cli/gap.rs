@@ -1,13 +1,10 @@
 //! `onewrite gap list|accept`.
 
 use clap::Subcommand;
-use onewrite::{
-    Code, Error, Result, Store,
-    store::{Batch, Durability, Item, Op, Outcome},
-};
+use onewrite::{Code, Error, Result, store::Op};
 use serde_json::json;
 
-use super::Stores;
+use super::{Stores, carry_out, done};
 use crate::report;
 
 #[derive(Debug, Subcommand)]
@@ -39,7 +36,7 @@ pub(crate) async fn run(verb: Gap) -> Result<()> {
 
 async fn list(stores: &Stores) -> Result<()> {
     let mut gaps = Vec::new();
-    for store in stores.open()? {
+    for store in stores.open().await? {
         gaps.extend(store.gaps().await?);
     }
     if stores.json {
@@ -69,30 +66,20 @@ async fn list(stores: &Stores) -> Result<()> {
 }
 
 async fn accept(consumer: &str, source: &str, stores: &Stores) -> Result<()> {
-    let store = stores.open_one()?;
+    let store = stores.open_one().await?;
     let op =
         Op::AcceptGaps { consumer: consumer.to_owned().into(), source: source.to_owned().into() };
-    let batch =
-        Batch { durability: Durability::Durable, items: vec![Item { fence: None, ops: vec![op] }] };
-    let accepted = match store.commit(batch).await?.pop() {
-        Some(Outcome::Applied(accepted @ 1..)) => accepted,
-        Some(Outcome::Failed(error)) => return Err(error),
-        _ => {
-            return Err(Error::new(
-                Code::NotFound,
-                format!(
-                    "no lane of consumer `{}` is stopped by a gap of source `{}`",
-                    consumer.escape_debug(),
-                    source.escape_debug()
-                ),
-            ));
-        }
-    };
-    let said = format!("{accepted} partitions go on without what is gone");
-    if stores.json {
-        report::json(&json!({ "done": said }));
-    } else {
-        report::say!("{said}");
+    let accepted = carry_out(&*store, op).await?;
+    if accepted == 0 {
+        return Err(Error::new(
+            Code::NotFound,
+            format!(
+                "no lane of consumer `{}` is stopped by a gap of source `{}`",
+                consumer.escape_debug(),
+                source.escape_debug()
+            ),
+        ));
     }
+    done(&format!("{accepted} partitions go on without what is gone"), stores.json);
     Ok(())
 }

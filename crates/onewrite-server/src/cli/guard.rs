@@ -1,9 +1,9 @@
 //! `onewrite guard add|list|remove`.
 
 use clap::Subcommand;
-use onewrite::{Result, sqlite::guard};
+use onewrite::{Result, store::Op};
 
-use super::Stores;
+use super::{Stores, carry_out, done};
 use crate::report;
 
 #[derive(Debug, Subcommand)]
@@ -30,36 +30,28 @@ pub(crate) enum Guard {
 }
 
 pub(crate) async fn run(verb: Guard) -> Result<()> {
-    let (stores, said) = match verb {
+    match verb {
         Guard::List { stores } => {
-            let tables = stores.open_one()?.read_with(guard::list).await?;
+            let tables = stores.open_one().await?.guards().await?;
             if stores.json {
-                report::json(&serde_json::json!(tables));
+                report::json(&tables.iter().map(|table| &**table).collect());
             } else {
                 tables.iter().for_each(|table| report::say!("{table}"));
             }
-            return Ok(());
         }
         Guard::Add { table, stores } => {
-            let name = table.clone();
-            stores.open_one()?.write(move |tx| guard::add(tx, &name)).await?;
-            (
-                stores,
-                format!(
-                    "`{table}` is guarded: a transaction that changes it must emit an event afterwards"
-                ),
-            )
+            let op = Op::Guard { table: table.clone().into() };
+            carry_out(&*stores.open_one().await?, op).await?;
+            let said = format!(
+                "`{table}` is guarded: a transaction that changes it must emit an event afterwards"
+            );
+            done(&said, stores.json);
         }
         Guard::Remove { table, stores } => {
-            let name = table.clone();
-            stores.open_one()?.write(move |tx| guard::remove(tx, &name)).await?;
-            (stores, format!("`{table}` is no longer guarded"))
+            let op = Op::Unguard { table: table.clone().into() };
+            carry_out(&*stores.open_one().await?, op).await?;
+            done(&format!("`{table}` is no longer guarded"), stores.json);
         }
-    };
-    if stores.json {
-        report::json(&serde_json::json!({ "done": said }));
-    } else {
-        report::say!("{said}");
     }
     Ok(())
 }

@@ -2,6 +2,7 @@
 
 mod config;
 mod dead_letter;
+mod doctor;
 mod explain;
 mod flow;
 mod gap;
@@ -11,15 +12,15 @@ mod sink;
 mod store;
 mod why;
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{path::PathBuf, process::ExitCode, sync::Arc};
 
 use clap::{Args, Parser, Subcommand};
 use onewrite::{
-    Code, Error, Result,
-    sqlite::{Copied, SqliteStore},
+    Code, Error, Result, Store,
+    store::{Batch, Copied, Durability, Item, Op, Outcome},
 };
 
-use crate::{backends, config::Config, demo};
+use crate::{backends, config::Config, demo, report};
 
 /// Write to one, derive the rest: consistent data across services.
 #[derive(Debug, Parser)]
@@ -57,6 +58,8 @@ enum Verb {
     /// Create a store, look at it, or say what a copied file is.
     #[command(subcommand)]
     Store(store::StoreVerb),
+    /// Say which settings of databases and brokers weaken a promise.
+    Doctor(doctor::DoctorArgs),
     /// Show the configuration in force.
     Config(config::ConfigArgs),
     /// Explain an error code.
@@ -76,6 +79,7 @@ impl Cli {
             Verb::Gap(verb) => gap::run(verb).await?,
             Verb::Sink(verb) => sink::run(verb).await?,
             Verb::Store(verb) => store::run(verb).await?,
+            Verb::Doctor(args) => return doctor::run(args).await,
             Verb::Config(args) => config::run(&args)?,
             Verb::Explain(args) => explain::run(&args)?,
         }
@@ -86,11 +90,12 @@ impl Cli {
 /// Which stores a verb works on: one by URL, or those of the configuration.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Stores {
-    /// The store's URL, for example sqlite:shop.db.
-    #[arg(long, env = "ONEWRITE_STORE")]
+    /// The store's URL, for example sqlite:shop.db; ONEWRITE_STORE by default, unless --config names a
+    /// file.
+    #[arg(long)]
     store: Vec<String>,
-    /// The configuration file; onewrite.toml in this folder by default.
-    #[arg(long, env = "ONEWRITE_CONFIG")]
+    /// The configuration file; ONEWRITE_CONFIG, or onewrite.toml in this folder by default.
+    #[arg(long)]
     config: Option<PathBuf>,
     /// Print JSON.
     #[arg(long)]
@@ -98,29 +103,51 @@ pub(crate) struct Stores {
 }
 
 impl Stores {
+    /// The stores named by URL. A file that was named by hand stands over the environment.
+    fn named(&self) -> Vec<String> {
+        if !self.store.is_empty() || self.config.is_some() {
+            return self.store.clone();
+        }
+        std::env::var("ONEWRITE_STORE").ok().filter(|url| !url.is_empty()).into_iter().collect()
+    }
+
+    /// The configuration in force.
+    fn configuration(&self) -> Result<Config> {
+        let path = self.config.clone().or_else(|| {
+            std::env::var_os("ONEWRITE_CONFIG").filter(|path| !path.is_empty()).map(PathBuf::from)
+        });
+        Config::load(path.as_deref())
+    }
+
+    /// The URLs of every store named.
+    fn urls(&self) -> Result<Vec<String>> {
+        let named = self.named();
+        if !named.is_empty() {
+            return Ok(named);
+        }
+        let services = self.configuration()?.service;
+        Ok(services.into_iter().map(|service| service.store).collect())
+    }
+
     /// Opens every store named, without creating any.
-    fn open(&self) -> Result<Vec<SqliteStore>> {
-        let urls: Vec<String> = if self.store.is_empty() {
-            Config::load(self.config.as_deref())?
-                .service
-                .into_iter()
-                .map(|service| service.store)
-                .collect()
-        } else {
-            self.store.clone()
-        };
+    async fn open(&self) -> Result<Vec<Arc<dyn Store>>> {
+        let urls = self.urls()?;
         if urls.is_empty() {
             return Err(Error::new(
                 Code::InvalidConfig,
                 "no store is named: give --store URL, or a configuration with services",
             ));
         }
-        urls.iter().map(|url| backends::open_store(url, false, Copied::Refuse)).collect()
+        let mut stores = Vec::new();
+        for url in &urls {
+            stores.push(backends::open_store(url, false, Copied::Refuse).await?);
+        }
+        Ok(stores)
     }
 
     /// Opens the one store named.
-    fn open_one(&self) -> Result<SqliteStore> {
-        let mut stores = self.open()?;
+    async fn open_one(&self) -> Result<Arc<dyn Store>> {
+        let mut stores = self.open().await?;
         match (stores.pop(), stores.is_empty()) {
             (Some(store), true) => Ok(store),
             _ => Err(Error::new(
@@ -128,5 +155,27 @@ impl Stores {
                 "this verb works on one store: name it with --store URL",
             )),
         }
+    }
+}
+
+/// Carries out one operation; returns how many rows it touched.
+async fn carry_out(store: &dyn Store, op: Op) -> Result<u64> {
+    let items = vec![Item { fence: None, ops: vec![op] }];
+    let batch = Batch { durability: Durability::Durable, items };
+    match store.commit(batch).await?.pop() {
+        Some(Outcome::Applied(count)) => Ok(count),
+        Some(Outcome::Failed(error)) => Err(error),
+        Some(Outcome::Fenced) | None => {
+            Err(Error::new(Code::InvariantBroken, "an operation without a fence was not answered"))
+        }
+    }
+}
+
+/// Prints what was done.
+fn done(said: &str, json: bool) {
+    if json {
+        report::json(&serde_json::json!({ "done": said }));
+    } else {
+        report::say!("{said}");
     }
 }

@@ -1,17 +1,16 @@
 //! `onewrite relay`: delivery as a process of its own.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, net::SocketAddr, sync::Arc, time::Duration};
 
 use clap::Args;
 use onewrite::{
-    Budget, Code, Error, Relay, RelayOptions, Result, Retention, Shutdown, StartFrom, Sweeper,
-    retry::Backoff,
-    sqlite::{Copied, SqliteStore},
+    Budget, Code, Error, Relay, RelayOptions, Result, Retention, Shutdown, StartFrom, Store,
+    Sweeper, Text, Timestamp, retry::Backoff, store::Copied,
 };
 
 use super::Stores;
 use crate::{
-    backends::{self, SinkTarget},
+    backends::{self, SinkTarget, shown},
     config::{Config, RelayConfig, SinkConfig},
     http,
 };
@@ -20,8 +19,9 @@ use crate::{
 pub(crate) struct RelayArgs {
     #[command(flatten)]
     stores: Stores,
-    /// Where to deliver, when it is not in the configuration: http://…, stdout:, null:, memory:NAME.
-    #[arg(long, requires = "store", env = "ONEWRITE_SINK")]
+    /// Where to deliver, when it is not in the configuration: http://…, nats://HOST/STREAM, stdout:,
+    /// null:, memory:NAME.
+    #[arg(long, env = "ONEWRITE_SINK", hide_env_values = true)]
     sink: Vec<String>,
     /// The sink's name, which names its cursors; derived from its URL by default.
     #[arg(long, requires = "sink")]
@@ -29,9 +29,10 @@ pub(crate) struct RelayArgs {
     /// Only these event types, separated by commas.
     #[arg(long, value_delimiter = ',', requires = "sink")]
     types: Vec<String>,
-    /// Let a new sink start with the next event instead of the oldest in the log.
-    #[arg(long)]
-    from_now: bool,
+    /// Where a new sink starts: at the beginning of the log, with the next event (now), or with the first
+    /// one placed at this time or later (RFC 3339: 2026-11-20T08:00:00Z).
+    #[arg(long, default_value = "beginning", value_name = "beginning|now|TIME", value_parser = start)]
+    from: StartFrom,
     /// Allow targets in private and loopback address ranges.
     #[arg(long)]
     allow_private: bool,
@@ -49,40 +50,50 @@ pub(crate) struct RelayArgs {
     listen: Option<SocketAddr>,
 }
 
+fn start(text: &str) -> std::result::Result<StartFrom, String> {
+    match text {
+        "beginning" => Ok(StartFrom::Beginning),
+        "now" => Ok(StartFrom::Now),
+        time => Timestamp::parse(time).map(StartFrom::Time).ok_or_else(|| {
+            "`beginning`, `now` or a time such as 2026-11-20T08:00:00Z is needed".into()
+        }),
+    }
+}
+
 pub(crate) async fn run(args: RelayArgs) -> Result<()> {
     let shutdown = Shutdown::on_signals()
         .map_err(|error| Error::new(Code::Stopped, "listen for signals").with_source(error))?;
-    let config = Config::load(args.stores.config.as_deref())?;
-    let work =
-        if args.stores.store.is_empty() { configured(&args, &config)? } else { named(&args)? };
-    let metrics =
-        http::serve(args.listen, work.iter().map(|(store, _)| store.clone()).collect(), &shutdown)
-            .await?;
+    let config = args.stores.configuration()?;
+    let work = match (args.stores.named().is_empty(), args.sink.is_empty()) {
+        (false, _) => named(&args).await?,
+        (true, true) => configured(&args, &config).await?,
+        (true, false) => {
+            return Err(Error::new(
+                Code::InvalidConfig,
+                "a sink is named and no store: give --store URL too",
+            ));
+        }
+    };
+    let stores = work.iter().map(|(store, _)| Arc::clone(store)).collect();
+    let metrics = http::serve(args.listen, stores, &shutdown).await?;
     // All sinks are opened before the first event moves: a wrong one stops nothing half-way.
     let mut relays = Vec::new();
     let mut sweepers = Vec::new();
+    let mut warned = BTreeSet::new();
     let owner = format!("{}-{}-{}", host(), std::process::id(), uuid::Uuid::new_v4().simple());
     for (store, sinks) in work {
-        let store = Arc::new(store);
+        warn(store.warnings().await, &mut warned);
         for sink in sinks {
-            let target = SinkTarget {
-                urls: sink.urls.clone(),
-                allow_private: sink.allow_private || args.allow_private,
-                secrets: secrets(&sink.secrets_env)?,
-                single: args.single,
-                timeout: None,
-            };
-            let options = options(&config.relay, &sink, args.from_now);
-            let opened = backends::open_sink(&target)?;
-            let relay = Relay::new(store.clone(), opened, options, owner.clone());
+            let target = target(&sink, args.allow_private, args.single)?;
+            let options = options(&config.relay, &sink, args.from);
+            let opened = backends::open_sink(&target).await?;
+            warn(opened.warnings().await, &mut warned);
+            let relay = Relay::new(Arc::clone(&store), opened, options, owner.clone());
             // Retention waits for every sink it knows: each is known before the first sweep.
             relay.subscribe().await?;
-            eprintln!(
-                "relaying {} to {} as `{}`",
-                store.options().path.display(),
-                shown(&sink.urls),
-                sink.name
-            );
+            let urls: Vec<String> = sink.urls.iter().map(|url| shown(url)).collect();
+            let (source, urls) = (store.source().name, urls.join(", "));
+            eprintln!("relaying {source} to {urls} as `{}`", sink.name);
             relays.push(relay);
         }
         let retention = Retention {
@@ -107,39 +118,41 @@ pub(crate) async fn run(args: RelayArgs) -> Result<()> {
     Ok(())
 }
 
-type Work = Vec<(SqliteStore, Vec<SinkConfig>)>;
+/// Says each warning once. What cannot be asked now is reached later, and does not keep a relay from
+/// its other work.
+fn warn(found: Result<Vec<Text>>, said: &mut BTreeSet<Text>) {
+    match found {
+        Ok(warnings) => {
+            for warning in warnings {
+                if said.insert(warning.clone()) {
+                    eprintln!("warning: {warning}");
+                }
+            }
+        }
+        Err(error) => eprintln!("warning: the settings could not be looked at: {error}"),
+    }
+}
 
-fn named(args: &RelayArgs) -> Result<Work> {
-    if args.sink.is_empty() {
+type Work = Vec<(Arc<dyn Store>, Vec<SinkConfig>)>;
+
+async fn named(args: &RelayArgs) -> Result<Work> {
+    let Some(first) = args.sink.first() else {
         return Err(Error::new(
             Code::InvalidConfig,
             "no sink is named: give --sink URL, or a configuration with sinks",
         ));
-    }
-    let name = args.name.clone().unwrap_or_else(|| derived_name(&args.sink));
+    };
     let sink = SinkConfig {
-        name,
+        name: args.name.clone().unwrap_or_else(|| backends::name_of(first)),
         urls: args.sink.clone(),
         types: args.types.clone(),
         allow_private: args.allow_private,
         secrets_env: args.secrets_env.clone(),
     };
-    Ok(vec![(args.stores.open_one()?, vec![sink])])
+    Ok(vec![(args.stores.open_one().await?, vec![sink])])
 }
 
-/// The first URL without what is secret in it.
-fn derived_name(urls: &[String]) -> String {
-    let url = urls.first().map_or("", String::as_str);
-    let plain = url.split(['?', '#']).next().unwrap_or_default();
-    match plain.split_once("://") {
-        Some((_, rest)) => {
-            rest.rsplit_once('@').map_or(rest, |(_, host)| host).trim_end_matches('/').to_owned()
-        }
-        None => plain.trim_end_matches(':').to_owned(),
-    }
-}
-
-fn configured(args: &RelayArgs, config: &Config) -> Result<Work> {
+async fn configured(args: &RelayArgs, config: &Config) -> Result<Work> {
     let wanted: Vec<_> = config
         .service
         .iter()
@@ -157,19 +170,29 @@ fn configured(args: &RelayArgs, config: &Config) -> Result<Work> {
             "there is nothing to relay: give --store and --sink, or a configuration with services and sinks",
         ));
     }
-    wanted
-        .into_iter()
-        .filter(|service| !service.sink.is_empty())
-        .map(|service| {
-            Ok((backends::open_store(&service.store, false, Copied::Refuse)?, service.sink.clone()))
-        })
-        .collect()
+    let mut work = Work::new();
+    for service in wanted.into_iter().filter(|service| !service.sink.is_empty()) {
+        let store = backends::open_store(&service.store, false, Copied::Refuse).await?;
+        work.push((store, service.sink.clone()));
+    }
+    Ok(work)
 }
 
-fn options(config: &RelayConfig, sink: &SinkConfig, from_now: bool) -> RelayOptions {
+/// How a configured sink is reached.
+pub(super) fn target(sink: &SinkConfig, allow_private: bool, single: bool) -> Result<SinkTarget> {
+    Ok(SinkTarget {
+        urls: sink.urls.clone(),
+        allow_private: sink.allow_private || allow_private,
+        secrets: secrets(&sink.secrets_env)?,
+        single,
+        timeout: None,
+    })
+}
+
+fn options(config: &RelayConfig, sink: &SinkConfig, from: StartFrom) -> RelayOptions {
     RelayOptions {
         kinds: sink.types.iter().map(|kind| kind.clone().into()).collect(),
-        from: if from_now { StartFrom::Now } else { StartFrom::Beginning },
+        from,
         batch_max: config.batch_max,
         batch_bytes_max: config.batch_bytes_max,
         lease_ttl: Duration::from_millis(config.lease_ms),
@@ -197,11 +220,6 @@ fn secrets(variables: &[String]) -> Result<Vec<String>> {
         })
     };
     variables.iter().map(read).collect()
-}
-
-/// Addresses without what is secret in them.
-fn shown(urls: &[String]) -> String {
-    urls.iter().map(|url| derived_name(std::slice::from_ref(url))).collect::<Vec<_>>().join(", ")
 }
 
 fn host() -> String {

@@ -1,13 +1,10 @@
 //! `onewrite sink list|resume`.
 
 use clap::Subcommand;
-use onewrite::{
-    Code, Error, Result, Store, Timestamp,
-    store::{Batch, Durability, Item, Op, Outcome},
-};
+use onewrite::{Code, Error, Result, Timestamp, store::Op};
 use serde_json::json;
 
-use super::Stores;
+use super::{Stores, carry_out, done};
 use crate::report;
 
 #[derive(Debug, Subcommand)]
@@ -30,28 +27,15 @@ pub(crate) async fn run(verb: Sink) -> Result<()> {
     match verb {
         Sink::List { stores } => list(&stores).await,
         Sink::Resume { sink, stores } => {
-            let store = stores.open_one()?;
+            let store = stores.open_one().await?;
             let op = Op::Suspend { sink: sink.clone().into(), reason: None };
-            let batch = Batch {
-                durability: Durability::Durable,
-                items: vec![Item { fence: None, ops: vec![op] }],
-            };
-            match store.commit(batch).await?.pop() {
-                Some(Outcome::Applied(1..)) => {}
-                Some(Outcome::Failed(error)) => return Err(error),
-                _ => {
-                    return Err(Error::new(
-                        Code::NotFound,
-                        format!("there is no sink `{}`", sink.escape_debug()),
-                    ));
-                }
+            if carry_out(&*store, op).await? == 0 {
+                return Err(Error::new(
+                    Code::NotFound,
+                    format!("there is no sink `{}`", sink.escape_debug()),
+                ));
             }
-            let said = format!("`{sink}` goes on");
-            if stores.json {
-                report::json(&json!({ "done": said }));
-            } else {
-                report::say!("{said}");
-            }
+            done(&format!("`{sink}` goes on"), stores.json);
             Ok(())
         }
     }
@@ -59,7 +43,7 @@ pub(crate) async fn run(verb: Sink) -> Result<()> {
 
 async fn list(stores: &Stores) -> Result<()> {
     let mut sinks = Vec::new();
-    for store in stores.open()? {
+    for store in stores.open().await? {
         let now = store.now().await?;
         let name = store.source().name;
         sinks.extend(store.sinks().await?.into_iter().map(|sink| (name.clone(), now, sink)));

@@ -1,7 +1,7 @@
 //! `onewrite store init|show|adopt|fork`.
 
 use clap::{Args, Subcommand};
-use onewrite::{Result, Store, sqlite::Copied};
+use onewrite::{Result, store::Copied};
 use serde_json::json;
 
 use crate::{backends, report};
@@ -28,7 +28,7 @@ pub(crate) enum StoreVerb {
 #[derive(Debug, Args)]
 pub(crate) struct StoreArgs {
     /// The store's URL, for example sqlite:shop.db.
-    #[arg(long, env = "ONEWRITE_STORE")]
+    #[arg(long, env = "ONEWRITE_STORE", hide_env_values = true)]
     store: String,
     /// Print JSON.
     #[arg(long)]
@@ -42,7 +42,7 @@ pub(crate) async fn run(verb: StoreVerb) -> Result<()> {
         StoreVerb::Adopt(args) => (args, false, Copied::Adopt),
         StoreVerb::Fork { since, store } => (store, false, Copied::Fork(*since)),
     };
-    let store = backends::open_store(&args.store, create, copied)?;
+    let store = backends::open_store(&args.store, create, copied).await?;
     let source = store.source();
     let head = store.head().await?;
     let trimmed = store.trimmed().await?.into_iter().map(|(_, last)| last).max().unwrap_or(0);
@@ -56,7 +56,6 @@ pub(crate) async fn run(verb: StoreVerb) -> Result<()> {
             .collect();
         report::json(&json!({
             "source": &*source.name, "partitions": source.partitions, "head": head, "trimmed": trimmed, "incarnations": lives,
-            "schema_version": onewrite::sqlite::SCHEMA_VERSION,
         }));
         return Ok(());
     }

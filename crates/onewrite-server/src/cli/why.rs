@@ -4,7 +4,6 @@ use clap::Args;
 use onewrite::{
     Code, Error, Result, Store, Timestamp,
     flow::{Trace, Whereabouts},
-    sqlite::SqliteStore,
     store::{Cursor, Find, LeaseState, SinkState},
 };
 use serde_json::{Value, json};
@@ -22,13 +21,13 @@ pub(crate) struct WhyArgs {
 
 pub(crate) async fn run(args: WhyArgs) -> Result<()> {
     let mut answers = Vec::new();
-    for store in args.stores.open()? {
+    for store in args.stores.open().await? {
         let mut traces = store.find(Find::Id(args.what.clone().into())).await?;
         if traces.is_empty() {
             traces = store.find(Find::Key(args.what.clone().into())).await?;
         }
         for trace in traces {
-            answers.extend(answer(&store, &trace).await?);
+            answers.extend(answer(&*store, &trace).await?);
         }
     }
     if answers.is_empty() {
@@ -68,7 +67,7 @@ impl Answer {
 }
 
 /// One answer for each sink of an event in the log; one for an event elsewhere.
-async fn answer(store: &SqliteStore, trace: &Trace) -> Result<Vec<Answer>> {
+async fn answer(store: &dyn Store, trace: &Trace) -> Result<Vec<Answer>> {
     let name = store.source().name;
     let head = format!(
         "{} {} ({} {}/{})",

@@ -1,13 +1,16 @@
 //! The processes of a demo: who they are, how they are started and started again.
 
-use std::{net::SocketAddr, path::Path};
+use std::{fs, io::Write as _, net::SocketAddr, os::unix::fs::OpenOptionsExt as _, time::Duration};
 
 use onewrite::{Code, Error, Result};
 use onewrite_shop::Role;
 use onewrite_testkit::child::{Child, End};
 use tokio::process::Command;
 
-use super::DemoArgs;
+use super::{DemoArgs, stage::Stage};
+
+/// A process that was asked to end and has not within this time is killed.
+const END_WITHIN: Duration = Duration::from_secs(5);
 
 /// One process, restarted under the same address whenever it dies.
 pub(crate) struct Actor {
@@ -51,7 +54,9 @@ impl Actor {
         };
         let child = self.child()?;
         child.terminate().map_err(failed)?;
-        match child.wait().await.map_err(failed)? {
+        let end = child.wait().await.map_err(failed)?;
+        self.child = None;
+        match end {
             End::Exit(0) => Ok(()),
             end => Err(Error::new(
                 Code::InvariantBroken,
@@ -64,8 +69,32 @@ impl Actor {
     }
 }
 
+/// Asks every process to end: each settles what is in flight.
+pub(crate) async fn end(actors: &mut [Actor]) -> Result<()> {
+    for actor in actors {
+        actor.end().await?;
+    }
+    Ok(())
+}
+
+/// Ends every process that still runs, whatever it is doing.
+pub(crate) async fn stop(actors: &mut [Actor]) {
+    let mut running: Vec<_> = actors.iter_mut().filter_map(|actor| actor.child.take()).collect();
+    // A process that has ended by itself cannot be asked: nothing has to be done then.
+    for child in &running {
+        let _ = child.resume();
+        let _ = child.terminate();
+    }
+    for child in &mut running {
+        if tokio::time::timeout(END_WITHIN, child.wait()).await.is_err() {
+            let _ = child.kill();
+            let _ = child.wait().await;
+        }
+    }
+}
+
 /// Lays out the processes and writes the configuration that `flow` and `why` read.
-pub(crate) fn lay_out(args: &DemoArgs, folder: &Path) -> Result<Vec<Actor>> {
+pub(crate) fn lay_out(args: &DemoArgs, stage: &Stage) -> Result<Vec<Actor>> {
     let mut actors = Vec::new();
     let processes = args.consumers.max(args.relays);
     let mut held = Vec::new();
@@ -85,38 +114,52 @@ pub(crate) fn lay_out(args: &DemoArgs, folder: &Path) -> Result<Vec<Actor>> {
             });
         }
     }
-    let peers: Vec<String> = actors
-        .iter()
-        .filter(|actor| actor.serves)
-        .map(|actor| format!("{}=http://{}/events", actor.role.name(), actor.address))
+    let peers: Vec<String> = Role::ALL
+        .into_iter()
+        .flat_map(|role| {
+            addresses(&actors, stage, role)
+                .into_iter()
+                .map(move |url| format!("{}={url}", role.name()))
+        })
         .collect();
     for actor in &mut actors {
-        let database = folder.join(format!("{}.db", actor.role.name()));
-        actor.arguments =
-            ["demo-service", "--role", actor.role.name(), "--listen", &actor.address.to_string()]
-                .map(str::to_owned)
-                .to_vec();
-        actor.arguments.extend([
-            "--lease-ms".into(),
-            args.lease_ms.to_string(),
-            "--database".into(),
-            database.display().to_string(),
-        ]);
+        actor.arguments = arguments(actor, args, stage);
         actor.arguments.extend(peers.iter().flat_map(|peer| ["--peer".to_owned(), peer.clone()]));
-        let flags = [
-            ("--relay", actor.relays && !args.dual_write),
-            ("--relay-only", !actor.serves),
-            ("--naive", args.dual_write),
-        ];
-        actor.arguments.extend(
-            flags.into_iter().filter(|(_, wanted)| *wanted).map(|(flag, _)| flag.to_owned()),
-        );
     }
     if args.dual_write {
         actors.retain(|actor| actor.serves);
     }
-    write_configuration(folder, &actors)?;
+    write_configuration(stage, &actors)?;
     Ok(actors)
+}
+
+/// Where events for `role` go.
+fn addresses(actors: &[Actor], stage: &Stage, role: Role) -> Vec<String> {
+    let listening: Vec<String> = actors
+        .iter()
+        .filter(|actor| actor.role == role && actor.serves)
+        .map(|actor| format!("http://{}/events", actor.address))
+        .collect();
+    stage.peers(role, listening)
+}
+
+fn arguments(actor: &Actor, args: &DemoArgs, stage: &Stage) -> Vec<String> {
+    let (address, lease_ms) = (actor.address.to_string(), args.lease_ms.to_string());
+    let settings = [
+        ("--role", actor.role.name()),
+        ("--listen", &address),
+        ("--lease-ms", &lease_ms),
+        ("--store", stage.store(actor.role)),
+        ("--receives", stage.receives(actor.role)),
+    ];
+    let flags = [
+        ("--relay", actor.relays && !args.dual_write),
+        ("--relay-only", !actor.serves),
+        ("--naive", args.dual_write),
+    ];
+    let settings = settings.into_iter().flat_map(|(name, value)| [name, value]);
+    let flags = flags.into_iter().filter(|(_, wanted)| *wanted).map(|(flag, _)| flag);
+    ["demo-service"].into_iter().chain(settings).chain(flags).map(str::to_owned).collect()
 }
 
 fn free_address() -> Result<(SocketAddr, std::net::TcpListener)> {
@@ -127,27 +170,23 @@ fn free_address() -> Result<(SocketAddr, std::net::TcpListener)> {
         })
 }
 
-fn write_configuration(folder: &Path, actors: &[Actor]) -> Result<()> {
+fn write_configuration(stage: &Stage, actors: &[Actor]) -> Result<()> {
     let mut text = String::from("# Written by `onewrite demo`.\n");
     for role in Role::ALL {
-        text.push_str(&format!(
-            "\n[[service]]\nname = \"{0}\"\nstore = \"sqlite:{0}.db\"\n",
-            role.name()
-        ));
+        let (name, store) = (role.name(), stage.configured_store(role));
+        text.push_str(&format!("\n[[service]]\nname = {name:?}\nstore = {store:?}\n"));
         for (subscriber, kinds) in role.subscribers() {
-            let urls: Vec<String> = actors
-                .iter()
-                .filter(|actor| actor.role == *subscriber && actor.serves)
-                .map(|actor| format!("http://{}/events", actor.address))
-                .collect();
+            let (name, urls) = (subscriber.name(), addresses(actors, stage, *subscriber));
             text.push_str(&format!(
-                "\n[[service.sink]]\nname = \"{}\"\nurls = {urls:?}\ntypes = {kinds:?}\nallow_private = true\n",
-                subscriber.name()
+                "\n[[service.sink]]\nname = {name:?}\nurls = {urls:?}\ntypes = {kinds:?}\nallow_private = true\n"
             ));
         }
     }
-    let path = folder.join(crate::config::FILE);
-    std::fs::write(&path, text).map_err(|error| {
+    let path = stage.folder().join(crate::config::FILE);
+    // URLs may hold passwords: nobody else is to read them.
+    let mut options = fs::OpenOptions::new();
+    let file = options.write(true).create(true).truncate(true).mode(0o600).open(&path);
+    file.and_then(|mut file| file.write_all(text.as_bytes())).map_err(|error| {
         Error::new(Code::ReadOnly, format!("write {}", path.display())).with_source(error)
     })
 }

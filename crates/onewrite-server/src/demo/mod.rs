@@ -2,21 +2,24 @@
 
 mod cast;
 mod chaos;
+mod databases;
 mod feed;
+mod interrupt;
 mod orders;
 mod run;
 pub(crate) mod service;
+mod stage;
+mod streams;
 mod verdict;
 
-use std::{
-    path::{Path, PathBuf},
-    process::ExitCode,
-};
+use std::{path::PathBuf, process::ExitCode};
 
 use clap::Args;
 use onewrite::{Code, Error, Result};
+use onewrite_shop::{Order, Role};
 
 pub(crate) use self::verdict::Verdict;
+use self::{cast::Actor, interrupt::Interrupts, stage::Stage};
 
 /// Kills unless told otherwise.
 const KILLS_DEFAULT: usize = 5;
@@ -47,6 +50,13 @@ pub(crate) struct DemoArgs {
     /// The same shop with dual writes (commit, then publish), to see what is lost.
     #[arg(long)]
     dual_write: bool,
+    /// The databases: `sqlite`, files in the demo's folder, or `postgres://HOST:PORT`, a new database for each
+    /// service.
+    #[arg(long, value_name = "URL", default_value = stage::SQLITE)]
+    store: String,
+    /// How events travel: `http`, from process to process, or `nats://HOST:PORT`, a stream for each service.
+    #[arg(long, value_name = "URL", default_value = onewrite_shop::broker::HTTP)]
+    broker: String,
     /// Keep stores and configuration in this folder, for `flow` and `why`. It must be empty or new.
     #[arg(long)]
     dir: Option<PathBuf>,
@@ -90,35 +100,50 @@ pub(crate) async fn run(args: DemoArgs) -> Result<ExitCode> {
             ),
         ));
     }
-    let unwritable = |error: std::io::Error| {
-        Error::new(Code::ReadOnly, "make a folder for the demo's databases").with_source(error)
+    let mut interrupts = Interrupts::listen()?;
+    let stage = Stage::set(&args).await?;
+    let mut actors = Vec::new();
+    let played = tokio::select! {
+        biased;
+        code = interrupts.next() => Ok(code),
+        played = play(&args, orders, &stage, &mut actors) => match played {
+            Ok(code) if args.hold => hold(&mut actors, &stage, &mut interrupts).await.map(|()| code),
+            played => played,
+        },
     };
-    let temporary =
-        tempfile::Builder::new().prefix("onewrite-demo-").tempdir().map_err(unwritable)?;
-    let folder = match &args.dir {
-        Some(dir) => prepared(dir)?,
-        None => temporary.path().to_owned(),
-    };
-    let verdict = run::perform(&args, orders, &folder).await?;
+    // Whatever happened, nobody works on what is cleared away.
+    cast::stop(&mut actors).await;
+    stage.clear().await?;
+    played
+}
+
+/// The run and its verdict. The exit code is not zero when a promise was broken.
+async fn play(
+    args: &DemoArgs,
+    orders: Vec<Order>,
+    stage: &Stage,
+    actors: &mut Vec<Actor>,
+) -> Result<ExitCode> {
+    *actors = cast::lay_out(args, stage)?;
+    let verdict = run::perform(args, orders, stage, actors).await?;
+    verdict.print(args);
     // Dual writes are expected to lose: that is the point of showing them.
     Ok(if verdict.is_clean() || args.dual_write { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-fn prepared(dir: &Path) -> Result<PathBuf> {
-    let failed = |error: std::io::Error| {
-        Error::new(Code::ReadOnly, format!("use the folder {}", dir.display())).with_source(error)
-    };
-    std::fs::create_dir_all(dir).map_err(failed)?;
-    if std::fs::read_dir(dir).map_err(failed)?.next().is_some() {
-        return Err(Error::new(
-            Code::InvalidInput,
-            format!(
-                "the folder {} is not empty: the demo starts with new databases",
-                dir.display()
-            ),
-        ));
+/// Keeps the shop open until somebody closes it. What is ordered from now on is not judged.
+async fn hold(actors: &mut [Actor], stage: &Stage, interrupts: &mut Interrupts) -> Result<()> {
+    eprintln!("The shop stays open; Ctrl-C closes it. Place an order:");
+    if let Some(shop) = actors.iter().find(|actor| actor.role == Role::Order && actor.serves) {
+        eprintln!(
+            "  curl -i http://{}/orders -H 'content-type: application/json' -d '{{\"id\":\"mine\",\"customer\":\"me\",\"sku\":\"book\",\"quantity\":1,\"cents\":1500,\"country\":\"Korea\"}}'",
+            shop.address
+        );
     }
-    dir.canonicalize().map_err(failed)
+    let configuration = stage.folder().join(crate::config::FILE);
+    eprintln!("and follow it: onewrite flow mine --config {}", configuration.display());
+    interrupts.next().await;
+    cast::end(actors).await
 }
 
 fn few(text: &str) -> std::result::Result<usize, String> {

@@ -1,16 +1,20 @@
 //! One run: start everyone, take orders, strike, wait until the shop is quiet, judge.
 
-use std::{
-    path::Path,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
-use onewrite::{Code, Error, Result, other, sqlite::rusqlite};
-use onewrite_shop::{Order, Role};
+use onewrite::{Code, Error, Result};
+use onewrite_shop::{Books, Order, Role};
 use onewrite_testkit::child::End;
 
-use super::{DemoArgs, Verdict, cast, cast::Actor, chaos, chaos::Blow, feed::Feed, verdict::Blows};
+use super::{
+    DemoArgs, Verdict,
+    cast::{self, Actor},
+    chaos::{self, Blow},
+    feed::Feed,
+    stage::Stage,
+    verdict::Blows,
+};
 
 /// Without progress for so long, what has not ended is lost.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -19,12 +23,17 @@ const PATIENCE_DUAL: Duration = Duration::from_secs(4);
 /// A failpoint that is not passed within this time is struck from outside.
 const STRIKE_WITHIN: Duration = Duration::from_secs(5);
 
-/// Runs it, prints what it came to, and returns that.
-pub(crate) async fn perform(args: &DemoArgs, orders: Vec<Order>, folder: &Path) -> Result<Verdict> {
-    let mut actors = cast::lay_out(args, folder)?;
-    for actor in &mut actors {
+/// Runs it and says what it came to. The processes go on when they are to be held.
+pub(crate) async fn perform(
+    args: &DemoArgs,
+    orders: Vec<Order>,
+    stage: &Stage,
+    actors: &mut [Actor],
+) -> Result<Verdict> {
+    for actor in &mut *actors {
         actor.start().await?;
     }
+    let books = Books::open(stage.stores()).await?;
     let began = Instant::now();
     let shops: Vec<_> = actors
         .iter()
@@ -34,41 +43,27 @@ pub(crate) async fn perform(args: &DemoArgs, orders: Vec<Order>, folder: &Path) 
     let feed = Feed::new(orders);
     let mut customers = feed.start(&shops);
     let bar = progress(feed.total());
-    let plan = chaos::plan(args.seed, args.kills(feed.total()), args.stalls, &actors);
+    let plan = chaos::plan(args.seed, args.kills(feed.total()), args.stalls, actors);
     let mut blows = Blows::default();
     for (number, blow) in plan.iter().enumerate() {
         let share = |number: usize| feed.total() * number / (plan.len() + 1);
         feed.allow(share(number + 1).max(1));
         let trickle = Trickle { feed: &feed, from: feed.allowed(), to: share(number + 2) };
-        strike(args, blow, &mut actors, &trickle, &mut blows, &bar).await?;
+        strike(args, blow, actors, &trickle, &mut blows, &bar).await?;
     }
     feed.allow(feed.total());
     while customers.join_next().await.is_some() {}
     let patience = if args.dual_write { PATIENCE_DUAL } else { PATIENCE };
     let patience = args.patience_s.map_or(patience, Duration::from_secs);
-    let watch = Watch { folder, bar: &bar, patience };
+    let watch = Watch { books: &books, bar: &bar, patience };
     watch.until_quiet(feed.total()).await?;
     let elapsed = began.elapsed();
     bar.finish_and_clear();
     let acknowledged = feed.acknowledged().await;
     if !args.hold {
-        end(&mut actors).await?;
+        cast::end(actors).await?;
     }
-    let verdict = Verdict::reach(args, folder, &acknowledged, blows, elapsed)?;
-    verdict.print(args);
-    if args.hold {
-        // What is ordered from now on is not judged.
-        hold(&actors, folder).await;
-        end(&mut actors).await?;
-    }
-    Ok(verdict)
-}
-
-async fn end(actors: &mut [Actor]) -> Result<()> {
-    for actor in actors {
-        actor.end().await?;
-    }
-    Ok(())
+    Verdict::reach(args, &books, &acknowledged, blows, elapsed).await
 }
 
 async fn strike(
@@ -149,7 +144,7 @@ fn progress(total: usize) -> ProgressBar {
 }
 
 struct Watch<'a> {
-    folder: &'a Path,
+    books: &'a Books,
     bar: &'a ProgressBar,
     patience: Duration,
 }
@@ -157,21 +152,12 @@ struct Watch<'a> {
 impl Watch<'_> {
     /// Waits until every order has ended, or nothing has moved for too long.
     async fn until_quiet(&self, total: usize) -> Result<()> {
-        let path = self.folder.join("order.db");
-        let database =
-            rusqlite::Connection::open_with_flags(path, rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY)
-                .map_err(other)?;
-        database.busy_timeout(Duration::from_secs(5)).map_err(other)?;
         let (mut last, mut moved) = (0, Instant::now());
         loop {
-            let ended: i64 = database
-                .query_row("SELECT count(*) FROM orders WHERE state <> 'pending'", [], |row| {
-                    row.get(0)
-                })
-                .map_err(other)?;
+            let ended = self.books.ended().await?;
             self.bar.set_message("waiting for the last orders");
-            self.bar.set_position(ended.cast_unsigned());
-            if ended.cast_unsigned() >= total as u64 {
+            self.bar.set_position(ended);
+            if ended >= total as u64 {
                 return Ok(());
             }
             if ended != last {
@@ -183,19 +169,4 @@ impl Watch<'_> {
             tokio::time::sleep(Duration::from_millis(25)).await;
         }
     }
-}
-
-async fn hold(actors: &[Actor], folder: &Path) {
-    eprintln!("The shop stays open; Ctrl-C closes it. Place an order:");
-    if let Some(shop) = actors.iter().find(|actor| actor.role == Role::Order && actor.serves) {
-        eprintln!(
-            "  curl -i http://{}/orders -H 'content-type: application/json' -d '{{\"id\":\"mine\",\"customer\":\"me\",\"sku\":\"book\",\"quantity\":1,\"cents\":1500,\"country\":\"Korea\"}}'",
-            shop.address
-        );
-    }
-    eprintln!(
-        "and follow it: onewrite flow mine --config {}",
-        folder.join(crate::config::FILE).display()
-    );
-    let _ = tokio::signal::ctrl_c().await;
 }

@@ -1,6 +1,6 @@
 //! One process of the demo: a service of the shop, with or without a relay.
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{net::SocketAddr, time::Duration};
 
 use clap::Args;
 use onewrite::{Code, Error, Result, Retention, Shutdown};
@@ -11,11 +11,15 @@ use onewrite_testkit::child::READY;
 pub(crate) struct ServiceArgs {
     #[arg(long, value_parser = role)]
     role: Role,
+    /// The URL of its database.
     #[arg(long)]
-    database: PathBuf,
+    store: String,
+    /// `http`, or the URL of what it reads from a broker.
+    #[arg(long, default_value = onewrite_shop::broker::HTTP)]
+    receives: String,
     #[arg(long)]
     listen: SocketAddr,
-    /// `ROLE=URL`, once for each process that receives for a role.
+    /// `ROLE=URL`, once for each address that takes events for a role.
     #[arg(long)]
     peer: Vec<String>,
     #[arg(long)]
@@ -51,7 +55,8 @@ pub(crate) async fn run(args: ServiceArgs) -> Result<()> {
         .collect();
     let options = service::ServiceOptions {
         role: args.role,
-        database: args.database,
+        store: args.store,
+        receives: args.receives,
         listen: args.listen,
         peers,
         relay: args.relay,
@@ -59,9 +64,9 @@ pub(crate) async fn run(args: ServiceArgs) -> Result<()> {
         retention: Retention::default(),
     };
     if args.relay_only {
-        let store = service::open(options.role, options.database.clone(), !args.naive).await?;
+        let database = service::open(options.role, &options.store, !args.naive).await?;
         let mut relays = tokio::task::JoinSet::new();
-        for relay in service::relays(&store, &options)? {
+        for relay in service::relays(&*database, &options).await? {
             relays.spawn(relay.run(shutdown.clone()));
         }
         println!("{READY}");

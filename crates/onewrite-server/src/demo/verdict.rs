@@ -1,12 +1,9 @@
 //! What a run came to.
 
-use std::{collections::BTreeMap, path::Path, time::Duration};
+use std::{collections::BTreeMap, time::Duration};
 
-use onewrite::{
-    Result, other,
-    sqlite::rusqlite::{Connection, OpenFlags},
-};
-use onewrite_shop::{Role, audit};
+use onewrite::Result;
+use onewrite_shop::{Books, audit};
 use serde_json::json;
 
 use super::DemoArgs;
@@ -41,16 +38,17 @@ pub(crate) struct Verdict {
 }
 
 impl Verdict {
-    pub(crate) fn reach(
+    pub(crate) async fn reach(
         args: &DemoArgs,
-        folder: &Path,
+        books: &Books,
         acknowledged: &[String],
         blows: Blows,
         elapsed: Duration,
     ) -> Result<Self> {
-        let audit = audit::judge(folder, acknowledged)?;
-        let (p50_ms, p99_ms) = latencies(&open(folder, Role::Order)?)?;
-        let takeovers = if args.dual_write { 0 } else { takeovers(folder)? };
+        let audit = audit::judge(books, acknowledged).await?;
+        let times = books.latencies_us().await?;
+        let (p50_ms, p99_ms) = (percentile(&times, 0.5), percentile(&times, 0.99));
+        let takeovers = if args.dual_write { 0 } else { books.takeovers().await? };
         Ok(Self {
             audit,
             blows,
@@ -144,37 +142,11 @@ impl Verdict {
     }
 }
 
-fn open(folder: &Path, role: Role) -> Result<Connection> {
-    let path = folder.join(format!("{}.db", role.name()));
-    Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY).map_err(other)
-}
-
-fn takeovers(folder: &Path) -> Result<u64> {
-    let mut sum = 0;
-    for role in Role::ALL {
-        let found: i64 = open(folder, role)?
-            .query_row("SELECT coalesce(sum(takeovers), 0) FROM onewrite_lease", [], |row| {
-                row.get(0)
-            })
-            .map_err(other)?;
-        sum += found.cast_unsigned();
-    }
-    Ok(sum)
-}
-
-/// From placed to ended, in milliseconds: median and 99th percentile.
-fn latencies(orders: &Connection) -> Result<(f64, f64)> {
-    let mut statement = orders
-        .prepare("SELECT (ended_at - placed_at) * 86400000 FROM orders WHERE ended_at IS NOT NULL ORDER BY 1")
-        .map_err(other)?;
-    let times: Vec<f64> =
-        statement.query_map([], |row| row.get(0)).and_then(Iterator::collect).map_err(other)?;
-    let at = |share: f64| {
-        times
-            .get(((times.len() as f64 * share) as usize).min(times.len().saturating_sub(1)))
-            .copied()
-            .unwrap_or(0.0)
-    };
-    let rounded = |value: f64| (value * 100.0).round() / 100.0;
-    Ok((rounded(at(0.5)), rounded(at(0.99))))
+/// What so large a share of the sorted `times` does not exceed, in milliseconds.
+fn percentile(times_us: &[i64], share: f64) -> f64 {
+    let last = times_us.len().saturating_sub(1);
+    let index = ((times_us.len() as f64 * share) as usize).min(last);
+    let micros = times_us.get(index).copied().unwrap_or(0);
+    // Two digits behind the point are enough to read.
+    (micros as f64 / 10.0).round() / 100.0
 }

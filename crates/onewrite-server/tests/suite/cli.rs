@@ -10,8 +10,18 @@ use crate::support::{Place, Run, emit, event, execute, number};
 fn help_and_version_are_data() {
     let place = Place::new();
     let help = place.run(&["--help"]).ok().out;
-    for verb in ["demo", "relay", "dead-letter", "guard", "flow", "why", "sink", "store", "config"]
-    {
+    for verb in [
+        "demo",
+        "relay",
+        "dead-letter",
+        "guard",
+        "flow",
+        "why",
+        "sink",
+        "store",
+        "doctor",
+        "config",
+    ] {
         assert!(help.contains(&format!("\n  {verb} ")), "{verb}: {help}");
     }
     assert!(!help.contains("demo-service"), "the demo's own processes are not for users: {help}");
@@ -110,6 +120,67 @@ fn without_a_file_the_defaults_are_in_force() {
         (&json["relay"]["batch_max"], &json["service"]),
         (&1000.into(), &[(); 0][..].into())
     );
+}
+
+#[test]
+fn a_file_named_by_hand_stands_over_a_store_of_the_environment() {
+    let place = Place::with_store();
+    place.write("onewrite.toml", FILE);
+    let listed = |args: &[&str]| {
+        let mut command = place.command(args);
+        command.env("ONEWRITE_STORE", "sqlite:other.db");
+        Run::of(command)
+    };
+    listed(&["sink", "list"]).refused("OW0002", &["other.db"]);
+    listed(&["sink", "list", "--store", "sqlite:shop.db"]).ok();
+    listed(&["sink", "list", "--config", "onewrite.toml"]).ok();
+    place.run(&["relay", "--sink", "null:"]).refused("OW0023", &["--store"]);
+}
+
+#[test]
+fn what_is_secret_in_a_url_is_not_shown() {
+    let place = Place::new();
+    let store = "postgres://me:hunter2@127.0.0.1:1/shop?password=hunter2";
+    let sink = "https://me:hunter2@example.org/hook?token=hunter2";
+    place.write(
+        "onewrite.toml",
+        &format!("[[service]]\nname = \"shop\"\nstore = \"{store}\"\n[[service.sink]]\nname = \"out\"\nurls = [\"{sink}\"]\n"),
+    );
+    let config = ["config", "--effective"];
+    let text = place.run(&config).ok().out;
+    assert!(text.contains("postgres://127.0.0.1:1/shop") && text.contains("//example.org/hook"));
+    let json = place.run(&[&config[..], &["--json"]].concat()).ok().out;
+    let mut runs = vec![text, json];
+    for args in
+        [&["doctor"][..], &["relay"], &["sink", "list"], &["store", "show", "--store", store]]
+    {
+        let run = place.run(args);
+        assert_eq!(run.code, Some(1), "{run:?}");
+        runs.extend([run.out, run.err]);
+    }
+    let mut help = place.command(&["relay", "--help"]);
+    help.env("ONEWRITE_STORE", store).env("ONEWRITE_SINK", sink);
+    runs.push(Run::of(help).ok().out);
+    for said in runs {
+        assert!(!said.contains("hunter2"), "{said}");
+    }
+}
+
+#[test]
+fn the_doctor_looks_at_everything_and_fails_for_what_it_cannot_reach() {
+    let place = Place::with_store();
+    let doctor = ["doctor", "--store", "sqlite:shop.db", "--sink", "stdout:"];
+    let text = place.run(&doctor).ok().out;
+    assert!(text.contains("store sqlite:shop.db: nothing to mend"), "{text}");
+    let json = place.json(&[&doctor[..], &["--json"]].concat());
+    let place_of = |index: usize| (json[index]["what"].clone(), json[index]["name"].clone());
+    assert_eq!(place_of(0), ("store".into(), "sqlite:shop.db".into()));
+    assert_eq!(place_of(1), ("sink".into(), "stdout:".into()));
+    assert_eq!(json[0]["warnings"], serde_json::json!([]));
+    let run = place.run(&["doctor", "--store", "sqlite:gone.db", "--store", "sqlite:shop.db"]);
+    assert_eq!(run.code, Some(1), "{run:?}");
+    assert!(run.err.contains("error[OW0002]") && run.out.contains("shop.db: nothing"), "{run:?}");
+    place.run(&["doctor"]).refused("OW0023", &["--store"]);
 }
 
 #[test]

@@ -11,7 +11,7 @@ pub(crate) fn verdict(run: &Run) -> Value {
         .unwrap_or_else(|error| panic!("{error}: {run:?}"))
 }
 
-fn is_clean(run: &Run, kills: u64) -> Value {
+pub(crate) fn is_clean(run: &Run, kills: u64) -> Value {
     let found = verdict(run);
     assert_eq!(run.code, Some(0), "{run:?}");
     for fault in ["lost", "duplicated", "out_of_order"] {
@@ -122,6 +122,35 @@ fn a_shop_on_hold_stays_open_until_it_is_interrupted() {
         run.out.contains("every promise held"),
         "what was ordered meanwhile is not judged: {run:?}"
     );
+}
+
+#[test]
+fn a_demo_that_is_told_to_end_leaves_nothing_behind() {
+    for (signal, code) in [(Signal::TERM, 143), (Signal::INT, 130)] {
+        let place = Place::new();
+        let mut command = place.command(&["demo", "--orders", "100000", "--chaos", "4"]);
+        command.env("TMPDIR", place.root());
+        let demo = crate::support::Running::of(command);
+        let left = || std::fs::read_dir(place.root()).unwrap().count();
+        crate::support::eventually("it has begun", || {
+            let mut folders = std::fs::read_dir(place.root()).unwrap().filter_map(Result::ok);
+            folders.any(|folder| folder.path().join("shipping.db").exists())
+        });
+        demo.signal(signal);
+        let run = demo.end();
+        assert_eq!((run.code, left()), (Some(code), 0), "{run:?}");
+    }
+}
+
+#[test]
+fn a_demo_on_an_unknown_database_or_broker_is_not_begun() {
+    let place = Place::new();
+    for args in [["--store", "oracle://x"], ["--broker", "pigeon://loft"]] {
+        let run = place.run(&[&["demo", "--dir", "kept"], &args[..]].concat());
+        run.refused("OW0001", &[&args[0][2..]]);
+        assert!(!place.path("kept").exists());
+    }
+    place.run(&["demo", "--orders", "5", "--store", "sqlite", "--broker", "http"]).ok();
 }
 
 #[test]

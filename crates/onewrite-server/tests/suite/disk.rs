@@ -144,7 +144,6 @@ fn missing_permissions_are_named_and_what_is_there_stays() {
 /// The shop's order service on `database`, which takes orders at the address.
 fn order_service(place: &Place, database: &Path) -> (Running, SocketAddr) {
     let listen = free_address();
-    let database = database.display().to_string();
     let service = place.start(&[
         "demo-service",
         "--role",
@@ -153,8 +152,8 @@ fn order_service(place: &Place, database: &Path) -> (Running, SocketAddr) {
         "300",
         "--listen",
         &listen.to_string(),
-        "--database",
-        &database,
+        "--store",
+        &url(database),
     ]);
     assert_eq!(service.lines(1), ["ready"]);
     (service, listen)

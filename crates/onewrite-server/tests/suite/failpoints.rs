@@ -1,9 +1,9 @@
 //! Each failpoint in turn: a service of the shop is killed there, and the audit is clean.
 
-use std::{net::SocketAddr, path::Path, time::Duration};
+use std::{net::SocketAddr, time::Duration};
 
 use onewrite::failpoint;
-use onewrite_shop::{Order, Role, audit, model::UNREACHABLE};
+use onewrite_shop::{Books, Order, Role, audit, model::UNREACHABLE};
 use onewrite_testkit::child::{Child, End};
 use tokio::{process::Command, task::JoinSet, time::timeout};
 
@@ -25,7 +25,7 @@ impl Shop {
         command.env("ONEWRITE_LOG", "off");
         command.args(["demo-service", "--relay", "--lease-ms", "300", "--role", role.name()]);
         command.args(["--listen", &self.addresses[index].to_string()]);
-        command.arg("--database").arg(self.database(role));
+        command.args(["--store", &self.store(role)]);
         for (peer, address) in Role::ALL.into_iter().zip(&self.addresses) {
             command.args(["--peer", &format!("{}=http://{address}/events", peer.name())]);
         }
@@ -36,8 +36,8 @@ impl Shop {
         self.place.path(&format!("{}.db", role.name()))
     }
 
-    fn folder(&self) -> &Path {
-        self.place.root()
+    fn store(&self, role: Role) -> String {
+        format!("sqlite:{}", self.database(role).display())
     }
 }
 
@@ -109,7 +109,8 @@ async fn struck(point: &str, role: Role, hits: u32) {
         let end = timeout(PATIENCE, child.wait()).await.expect("it drains").unwrap();
         assert_eq!(end, End::Exit(0), "{point}");
     }
-    let verdict = audit::judge(shop.folder(), &acknowledged).unwrap();
+    let books = Books::open(&Role::ALL.map(|role| (role, shop.store(role)))).await.unwrap();
+    let verdict = audit::judge(&books, &acknowledged).await.unwrap();
     assert!(verdict.is_clean() && verdict.orders == ORDERS as u64, "{point}: {verdict:?}");
     assert!(verdict.completed > 0 && verdict.compensated > 0, "{point}: {verdict:?}");
 }

@@ -14,5 +14,6 @@ mod relay;
 mod restore;
 #[cfg(feature = "sabotage")]
 mod sabotage;
+mod servers;
 mod support;
 mod suspension;

@@ -120,7 +120,7 @@ fn a_sink_gets_the_types_it_asked_for() {
 fn a_new_sink_may_start_with_the_next_event() {
     let place = Place::with_store();
     some(&place, 0, 10);
-    let args = [&STDOUT[..], &["--from-now"]].concat();
+    let args = [&STDOUT[..], &["--from", "now"]].concat();
     let relay = place.start(&args);
     relay.says("relaying");
     eventually("it is registered", || {
@@ -130,6 +130,26 @@ fn a_new_sink_may_start_with_the_next_event() {
     let numbers: BTreeSet<u64> = by_key(&relay.events(5)).into_values().flatten().collect();
     assert_eq!(numbers, (10..15).collect());
     relay.terminate().ok();
+}
+
+#[test]
+fn a_new_sink_may_start_at_a_time() {
+    let place = Place::with_store();
+    some(&place, 0, 10);
+    let placed = "SELECT max(placed_at) FROM onewrite_outbox";
+    let time = onewrite::Timestamp(number(&place.path("shop.db"), placed) + 1).to_string();
+    eventually("time passes", || {
+        let zero = onewrite::Timestamp::parse(&time).unwrap().0;
+        let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+        since.as_micros() > zero.unsigned_abs().into()
+    });
+    some(&place, 10, 5);
+    let relay = place.start(&[&STDOUT[..], &["--from", &time]].concat());
+    let numbers: BTreeSet<u64> = by_key(&relay.events(5)).into_values().flatten().collect();
+    assert_eq!(numbers, (10..15).collect());
+    relay.terminate().ok();
+    let run = place.run(&[&STDOUT[..], &["--from", "yesterday"]].concat());
+    assert!(run.code == Some(2) && run.err.contains("beginning"), "{run:?}");
 }
 
 #[test]

@@ -27,8 +27,8 @@ use tokio_postgres::{Row, error::SqlState};
 pub use self::context::Context;
 use self::lanes::{forget, lock_lanes, move_marks, remember};
 use crate::{
-    PostgresStore, emit,
-    error::{While, after_commit},
+    PostgresStore, commit, emit,
+    error::{While, after_commit, told},
     parking, row,
 };
 
@@ -147,7 +147,7 @@ impl PostgresInbox {
             emit::append(&tx, terms, emitted).await?;
         }
         failpoint::hit("receiver.after_handler_before_commit");
-        tx.commit().await.map_err(after_commit)
+        commit::finish(tx).await
     }
 
     /// Runs the handler. Its refusal is a verdict; trouble with the database is not the event's fault and
@@ -193,11 +193,9 @@ impl PostgresInbox {
             return Ok(None);
         };
         if let Some(code) = database_trouble(&*error) {
-            return Err(
-                Error::new(code, "the handler could not write").with_source(error.to_string())
-            );
+            return Err(Error::new(code, "the handler could not write").with_source(told(&*error)));
         }
-        Ok(Some(Error::new(Code::HandlerFailed, error.to_string()).to_string().into()))
+        Ok(Some(Error::new(Code::HandlerFailed, told(&*error)).to_string().into()))
     }
 
     /// Moves the marks before the effect, in a transaction of their own ([`Defect::MarkBeforeEffect`]).

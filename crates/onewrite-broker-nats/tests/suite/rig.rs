@@ -1,0 +1,267 @@
+//! What the tests share: a source, a receiver, and the stream between them.
+
+use std::{
+    net::SocketAddr,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use async_nats::jetstream;
+use onewrite_broker_nats::{NatsFeed, NatsFeedOptions, NatsSink, NatsSinkOptions};
+use onewrite_core::{
+    Code, Delivery, Error, Event, Record, Text,
+    inbox::{Inbox, InboxOptions, Policy},
+    position::START,
+    record::Order,
+    retry::Backoff,
+    sabotage::Sabotage,
+    store::{Read, Store},
+};
+use onewrite_engine::{Receiver, ReceiverOptions, Relay, RelayOptions, Shutdown};
+use onewrite_store_sqlite::{Context, Options, SqliteInbox, SqliteStore, emit};
+use onewrite_testkit::history::{Committed, Verdict, check};
+use tokio::task::JoinHandle;
+
+/// How long to wait for something that has to happen.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+
+/// The partitions of the tests' sources.
+pub(crate) const PARTITIONS: u16 = 16;
+
+/// A name nobody else has.
+pub(crate) fn unique(prefix: &str) -> String {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    format!("{prefix}-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
+}
+
+/// Waits until `done`, at most for `limit`; says whether it came about.
+pub(crate) async fn within(limit: Duration, mut done: impl AsyncFnMut() -> bool) -> bool {
+    let looks = async {
+        while !done().await {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(limit, looks).await.is_ok()
+}
+
+/// Waits until `done`.
+pub(crate) async fn until(what: &str, done: impl AsyncFnMut() -> bool) {
+    assert!(within(PATIENCE, done).await, "{what} did not happen");
+}
+
+/// The URL of a stream of a server.
+pub(crate) fn url(address: SocketAddr, stream: &str) -> String {
+    format!("nats://{address}/{stream}?timeout=1")
+}
+
+/// A client for looking and for disturbing.
+pub(crate) async fn client(address: SocketAddr) -> jetstream::Context {
+    jetstream::new(async_nats::connect(address.to_string()).await.unwrap())
+}
+
+/// A sink for a stream.
+pub(crate) async fn sink(url: &str) -> NatsSink {
+    NatsSink::connect(NatsSinkOptions::from_url(url).unwrap()).await.unwrap()
+}
+
+/// How to read a stream without losing time.
+pub(crate) fn reading(url: &str, store: Arc<dyn Store>, owner: &str) -> NatsFeedOptions {
+    let options = NatsFeedOptions::from_url(url, "payments", store, owner.to_owned()).unwrap();
+    NatsFeedOptions {
+        lease_ttl: Duration::from_millis(600),
+        ack_wait: Duration::from_millis(500),
+        backoff: Backoff { initial: Duration::from_millis(2), cap: Duration::from_millis(100) },
+        ..options
+    }
+}
+
+/// An event of `key`, with an id.
+pub(crate) fn event(key: impl Into<String>, id: impl Into<String>) -> Event {
+    Event { id: Some(id.into().into()), ..Event::new("Happened", "Thing", key.into()) }
+}
+
+fn other(error: rusqlite::Error) -> Error {
+    Error::new(Code::Database, "a test's statement").with_source(error)
+}
+
+/// A service whose events are committed.
+pub(crate) struct Source {
+    pub(crate) store: SqliteStore,
+    committed: Committed,
+}
+
+impl Source {
+    pub(crate) fn open(folder: &Path) -> Self {
+        let options = Options { partitions: PARTITIONS, ..Options::new(folder.join("shop.db")) };
+        Self { store: SqliteStore::open(options).unwrap(), committed: Committed::default() }
+    }
+
+    /// Emits `count` events over `keys` keys in turn.
+    pub(crate) async fn place(&mut self, count: usize, keys: usize) {
+        let first = self.committed.len();
+        let events: Vec<Event> = (first..first + count)
+            .map(|n| event(format!("k{}", n % keys), format!("e{n}")))
+            .collect();
+        for event in &events {
+            self.committed.push(event.order_key().to_string(), &**event.id.as_ref().unwrap());
+        }
+        let work = move |tx: &rusqlite::Connection| {
+            events.iter().try_for_each(|event| emit(tx, event).map(drop))
+        };
+        self.store.write(work).await.unwrap();
+    }
+
+    /// Runs a relay to `sink`.
+    pub(crate) fn relay(&self, sink: NatsSink) -> Running {
+        let options = RelayOptions {
+            lease_ttl: Duration::from_millis(500),
+            poll: Duration::from_millis(10),
+            backoff: Backoff { initial: Duration::from_millis(2), cap: Duration::from_millis(50) },
+            ..RelayOptions::new("payments")
+        };
+        let store: Arc<dyn Store> = Arc::new(self.store.clone());
+        let relay = Relay::new(store, Arc::new(sink), options, unique("relay"));
+        Running::start(|shutdown| relay.run(shutdown))
+    }
+
+    /// Whether nothing of the log waits for the relay.
+    pub(crate) async fn is_settled(&self) -> bool {
+        let sinks = self.store.sinks().await.unwrap();
+        sinks.iter().any(|sink| sink.behind == 0)
+    }
+
+    /// The whole log, as a relay would deliver it.
+    pub(crate) async fn deliveries(&self) -> Vec<Delivery> {
+        let after = (0..PARTITIONS).map(|partition| (partition, START)).collect();
+        let read = Read { after, limit: 10_000, bytes_max: 1 << 24, kinds: Vec::new() };
+        let mut chain = [START; PARTITIONS as usize];
+        let chained = |record: Record| {
+            let last = &mut chain[usize::from(record.partition)];
+            let previous = std::mem::replace(last, record.sequence);
+            Delivery { record, order: Order::Chained { previous } }
+        };
+        self.store.read(read).await.unwrap().records.into_iter().map(chained).collect()
+    }
+
+    pub(crate) fn count(&self) -> usize {
+        self.committed.len()
+    }
+}
+
+/// A service that reacts: each effect is a row.
+pub(crate) struct Consumer(pub(crate) SqliteStore);
+
+impl Consumer {
+    pub(crate) async fn open(folder: &Path) -> Self {
+        let store = SqliteStore::open(Options::new(folder.join("payments.db"))).unwrap();
+        let sql = "CREATE TABLE IF NOT EXISTS effect (n INTEGER PRIMARY KEY, key TEXT, id TEXT)";
+        store.write(move |tx| tx.execute_batch(sql).map_err(other)).await.unwrap();
+        Self(store)
+    }
+
+    pub(crate) fn store(&self) -> Arc<dyn Store> {
+        Arc::new(self.0.clone())
+    }
+
+    /// An inbox whose handler writes the effect, unless it is to refuse that key.
+    fn inbox(&self, sabotage: Sabotage, refused: &'static str) -> Arc<dyn Inbox> {
+        let policy = Policy { sabotage, ..Policy::new("payments") };
+        let options = InboxOptions { policy, ..InboxOptions::new("payments") };
+        let handler = move |context: &Context<'_>| {
+            let event = context.event();
+            if **event.order_key() == *refused {
+                return Err("refused".into());
+            }
+            let binds = [&**event.order_key(), context.record().id()];
+            context.tx().execute("INSERT INTO effect (key, id) VALUES (?1, ?2)", binds)?;
+            Ok(())
+        };
+        Arc::new(SqliteInbox::new(&self.0, options, handler).unwrap())
+    }
+
+    /// Runs a receiver behind `feed`.
+    pub(crate) fn receive(&self, feed: NatsFeed) -> Running {
+        self.run(feed, Sabotage::default(), "")
+    }
+
+    pub(crate) fn receive_with(&self, feed: NatsFeed, sabotage: Sabotage) -> Running {
+        self.run(feed, sabotage, "")
+    }
+
+    /// Runs a receiver that wants no event of a key.
+    pub(crate) fn receive_refusing(&self, feed: NatsFeed, key: &'static str) -> Running {
+        self.run(feed, Sabotage::default(), key)
+    }
+
+    fn run(&self, feed: NatsFeed, sabotage: Sabotage, refused: &'static str) -> Running {
+        let inbox = self.inbox(sabotage, refused);
+        Running::start(|shutdown| {
+            Receiver::new(inbox, ReceiverOptions::default()).run(Box::new(feed), shutdown)
+        })
+    }
+
+    pub(crate) async fn effects(&self) -> Vec<(String, String)> {
+        let read = |connection: &rusqlite::Connection| {
+            let mut statement =
+                connection.prepare("SELECT key, id FROM effect ORDER BY n").map_err(other)?;
+            let rows =
+                statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?))).map_err(other)?;
+            rows.collect::<rusqlite::Result<_>>().map_err(other)
+        };
+        self.0.read_with(read).await.unwrap()
+    }
+
+    /// Waits until everything `source` committed took effect, and judges it.
+    pub(crate) async fn all_of(&self, source: &Source) -> Verdict {
+        let done = async || self.effects().await.len() >= source.count();
+        if !within(PATIENCE, done).await {
+            println!("{} of {} took effect", self.effects().await.len(), source.count());
+        }
+        self.verdict(source).await
+    }
+
+    pub(crate) async fn verdict(&self, source: &Source) -> Verdict {
+        assert!(!source.committed.is_empty(), "nothing was provoked");
+        let effects = self.effects().await;
+        check(&source.committed, effects.iter().map(|(key, id)| (key.as_str(), id.as_str())))
+    }
+}
+
+/// A relay or receiver at work.
+pub(crate) struct Running {
+    shutdown: Shutdown,
+    task: JoinHandle<()>,
+}
+
+impl Running {
+    fn start<F: Future<Output = ()> + Send + 'static>(run: impl FnOnce(Shutdown) -> F) -> Self {
+        let shutdown = Shutdown::default();
+        Self { task: tokio::spawn(run(shutdown.clone())), shutdown }
+    }
+
+    /// Ends it, once what is in work is done.
+    pub(crate) async fn stop(self) {
+        self.shutdown.begin();
+        self.task.await.unwrap();
+    }
+}
+
+/// How many lanes of the stream each owner reads.
+pub(crate) async fn lanes_of(store: &Arc<dyn Store>) -> Vec<(Option<Text>, usize)> {
+    let mut out: Vec<(Option<Text>, usize)> = Vec::new();
+    for lease in store.leases().await.unwrap() {
+        if !lease.scope.starts_with("feed/") {
+            continue;
+        }
+        match out.iter_mut().find(|(owner, _)| *owner == lease.owner) {
+            Some((_, count)) => *count += 1,
+            None => out.push((lease.owner, 1)),
+        }
+    }
+    out.sort();
+    out
+}
