@@ -44,24 +44,27 @@ BEGIN
 END $$;
 
 -- What every row of the outbox goes through when it is inserted. (Whatever runs for each event is written
--- for speed: assignments and conditions are cheap in this language, statements are not.)
+-- for speed: each expression and each statement costs a microsecond or more.)
 CREATE FUNCTION onewrite.outbox_enters() RETURNS trigger LANGUAGE plpgsql AS $$
 DECLARE
-    bytes integer := coalesce(octet_length(NEW.payload_bytes), octet_length(NEW.payload), 0);
-    source_partitions integer;
-    bytes_max integer;
-    ignored text;
+    terms record;
+    bytes integer;
 BEGIN
-    NEW.key := coalesce(NEW.key, NEW.aggregateid);
-    IF NEW.partition IS NULL OR NEW.partition < 0 OR NEW.partition > 65534 OR bytes > 8192 THEN
-        SELECT partitions, event_bytes_max INTO STRICT source_partitions, bytes_max FROM onewrite.source;
-        IF bytes > bytes_max THEN
-            RAISE EXCEPTION USING ERRCODE = 'OW005', MESSAGE = format('the event takes more than %s bytes', bytes_max),
+    IF NEW.key IS NULL OR NEW.partition IS NULL OR NEW.partition < 0 OR NEW.partition > 65534
+        OR coalesce(octet_length(NEW.payload_bytes), octet_length(NEW.payload), 0) > 8192 THEN
+        SELECT partitions, event_bytes_max INTO STRICT terms FROM onewrite.source;
+        NEW.key := coalesce(NEW.key, NEW.aggregateid);
+        NEW.partition := onewrite.partition_of(NEW.key, terms.partitions);
+        bytes := coalesce(octet_length(NEW.payload_bytes), octet_length(NEW.payload), 0);
+        IF bytes > terms.event_bytes_max THEN
+            RAISE EXCEPTION USING ERRCODE = 'OW005',
+                MESSAGE = format('the event takes more than %s bytes', terms.event_bytes_max),
                 HINT = 'Store the large part elsewhere and emit a reference, or raise onewrite.source.event_bytes_max.';
         END IF;
-        NEW.partition := onewrite.partition_of(NEW.key, source_partitions);
     END IF;
-    ignored := set_config('onewrite.placing', coalesce(current_setting('onewrite.placing', true), '') || ',' || NEW.partition, true);
+    IF set_config('onewrite.placing', coalesce(current_setting('onewrite.placing', true), '') || ',' || NEW.partition, true) IS NULL THEN
+        RETURN NULL; -- never: a setting is never null; a condition is how to evaluate it cheaply
+    END IF;
     RETURN NEW;
 END $$;
 
@@ -71,44 +74,55 @@ END $$;
 CREATE FUNCTION onewrite.outbox_leaves() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    pending text := current_setting('onewrite.placing', true);
-    wanted integer;
-    here smallint;
-    moved boolean;
     asleep boolean;
 BEGIN
-    IF pending <> '*' THEN
-        IF pending LIKE '%,%,%' OR pending LIKE '*%' THEN
-            FOR wanted IN
-                SELECT DISTINCT p::integer FROM regexp_split_to_table(ltrim(pending, '*,'), ',') p ORDER BY 1
-            LOOP
-                PERFORM pg_advisory_xact_lock(1869505911, wanted);
-            END LOOP;
-        END IF;
-        pending := set_config('onewrite.placing', '*', true);
+    IF current_setting('onewrite.placing', true) LIKE ANY ('{"%,%,%","*,%"}') THEN
+        PERFORM onewrite.lock_pending();
     END IF;
     IF NOT pg_try_advisory_xact_lock(1869505911, NEW.partition) THEN
         PERFORM pg_advisory_xact_lock(1869505911, NEW.partition);
     END IF;
-    SELECT s.segment, s.place <> onewrite.place(), a.last_value > 0 INTO STRICT here, moved, asleep
-        FROM onewrite.source s, onewrite.asleep a;
-    IF moved THEN
+    LOOP
+        INSERT INTO onewrite.log
+            SELECT s.segment, nextval('onewrite.sequence'), NEW.partition, clock_timestamp(), NEW.time, NEW.id, NEW.type,
+                NEW.aggregatetype, NEW.aggregateid, NEW.key, NEW.content_type, NEW.schema_version, NEW.source,
+                NEW.data_schema, NEW.correlation_id, NEW.causation_id, NEW.user_id, NEW.dedup_key, NEW.traceparent,
+                NEW.headers, coalesce(NEW.payload_bytes, convert_to(NEW.payload, 'UTF8'))
+            FROM onewrite.source s WHERE s.place = onewrite.place()
+            RETURNING (SELECT last_value > 0 FROM onewrite.asleep) INTO asleep;
+        EXIT WHEN FOUND;
         PERFORM onewrite.begin_life('moved');
-    END IF;
-    INSERT INTO onewrite.log VALUES (
-        here, nextval('onewrite.sequence'), NEW.partition, clock_timestamp(), NEW.time, NEW.id, NEW.type,
-        NEW.aggregatetype, NEW.aggregateid, NEW.key, NEW.content_type, NEW.schema_version, NEW.source,
-        NEW.data_schema, NEW.correlation_id, NEW.causation_id, NEW.user_id, NEW.dedup_key, NEW.traceparent,
-        NEW.headers, coalesce(NEW.payload_bytes, convert_to(NEW.payload, 'UTF8'))
-    );
+    END LOOP;
     DELETE FROM onewrite.outbox WHERE n = NEW.n;
-    IF current_setting('synchronous_commit') = 'off' THEN
-        pending := set_config('synchronous_commit', 'on', true); -- what a relay sees must not be undone by a crash
-    END IF;
-    IF asleep AND coalesce(current_setting('onewrite.notify', true), '') <> 'off' THEN
-        PERFORM pg_notify('onewrite', '');
+    IF asleep OR current_setting('synchronous_commit') = 'off' THEN
+        PERFORM onewrite.announce();
     END IF;
     RETURN NULL;
+END $$;
+
+-- Locks the partitions of everything this transaction inserted, in order.
+CREATE FUNCTION onewrite.lock_pending() RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+    wanted integer;
+BEGIN
+    FOR wanted IN
+        SELECT DISTINCT p::integer FROM regexp_split_to_table(ltrim(current_setting('onewrite.placing'), '*,'), ',') p ORDER BY 1
+    LOOP
+        PERFORM pg_advisory_xact_lock(1869505911, wanted);
+    END LOOP;
+    PERFORM set_config('onewrite.placing', '*', true);
+END $$;
+
+-- Wakes relays that sleep with this commit, and makes it durable: what a relay delivers must not be undone
+-- by a crash.
+CREATE FUNCTION onewrite.announce() RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    IF current_setting('synchronous_commit') = 'off' THEN
+        PERFORM set_config('synchronous_commit', 'on', true);
+    END IF;
+    IF (SELECT last_value FROM onewrite.asleep) > 0 AND coalesce(current_setting('onewrite.notify', true), '') <> 'off' THEN
+        PERFORM pg_notify('onewrite', '');
+    END IF;
 END $$;
 
 CREATE TRIGGER onewrite_enters BEFORE INSERT ON onewrite.outbox
@@ -133,12 +147,10 @@ DECLARE
     now timestamptz;
     here smallint;
     moved boolean;
-    asleep boolean;
     ignored text;
 BEGIN
     PERFORM pg_advisory_xact_lock(1869505911, p) FROM (SELECT DISTINCT p FROM unnest(partitions) p ORDER BY p) wanted;
-    SELECT s.segment, s.place <> onewrite.place(), a.last_value > 0 INTO STRICT here, moved, asleep
-        FROM onewrite.source s, onewrite.asleep a;
+    SELECT s.segment, s.place <> onewrite.place() INTO STRICT here, moved FROM onewrite.source s;
     IF moved THEN
         PERFORM onewrite.begin_life('moved');
     END IF;
@@ -158,12 +170,7 @@ BEGIN
     )
     SELECT array_agg(sequence) INTO drawn FROM placed;
     ignored := set_config('onewrite.placing', '*' || replace(coalesce(current_setting('onewrite.placing', true), ''), '*', ''), true);
-    IF current_setting('synchronous_commit') = 'off' THEN
-        ignored := set_config('synchronous_commit', 'on', true);
-    END IF;
-    IF asleep AND coalesce(current_setting('onewrite.notify', true), '') <> 'off' THEN
-        PERFORM pg_notify('onewrite', '');
-    END IF;
+    PERFORM onewrite.announce();
     RETURN drawn;
 END $$;
 

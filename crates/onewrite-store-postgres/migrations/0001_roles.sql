@@ -28,7 +28,7 @@ BEGIN
     GRANT SELECT ON SEQUENCE onewrite.asleep TO onewrite_emit, onewrite_receive;
     GRANT INSERT ON onewrite.outbox, onewrite.excuse TO onewrite_emit, onewrite_receive;
     GRANT EXECUTE ON FUNCTION onewrite.partition_of, onewrite.emit, onewrite.append, onewrite.no_event,
-        onewrite.outbox_enters, onewrite.outbox_leaves, onewrite.place, onewrite.guard_checks, onewrite.forwards
+        onewrite.outbox_enters, onewrite.outbox_leaves, onewrite.lock_pending, onewrite.announce, onewrite.place, onewrite.guard_checks, onewrite.forwards
         TO onewrite_emit, onewrite_receive, onewrite_relay, onewrite_operator;
     -- A receiver keeps marks, ids and parked records, and leases a broker's lanes.
     GRANT SELECT, INSERT, UPDATE, DELETE ON onewrite.inbox, onewrite.inbox_id, onewrite.parked, onewrite.parked_key,
