@@ -11,7 +11,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 use onewrite::{
-    Shutdown, StartFrom, Store as _, sqlite,
+    Shutdown, StartFrom, Store, sqlite,
     sqlite::{InboxOptions, SqliteInbox, SqliteStore},
     store::{Batch, Durability, Item, Op},
 };
@@ -25,7 +25,7 @@ use crate::{
 };
 
 /// Arrivals before the measured ones: connections are made, caches filled.
-const WARM_UP: Duration = Duration::from_secs(1);
+pub(crate) const WARM_UP: Duration = Duration::from_secs(1);
 
 /// How long the last events may take.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -76,28 +76,40 @@ struct Case {
     behind: u64,
 }
 
-struct Measured {
-    since_commit: Latencies,
-    since_due: Latencies,
-    write: Latencies,
+pub(crate) struct Measured {
+    pub(crate) since_commit: Latencies,
+    pub(crate) since_due: Latencies,
+    pub(crate) write: Latencies,
 }
 
 /// When something happened to each event, in microseconds since the start; 0 for not yet.
-struct Times {
+pub(crate) struct Times {
     began: Instant,
-    due: Vec<AtomicU64>,
-    committed: Vec<AtomicU64>,
-    handled: Vec<AtomicU64>,
+    pub(crate) due: Vec<AtomicU64>,
+    pub(crate) committed: Vec<AtomicU64>,
+    pub(crate) handled: Vec<AtomicU64>,
 }
 
 impl Times {
-    fn new(count: u64) -> Self {
+    pub(crate) fn new(count: u64) -> Self {
         let empty = || (0..count).map(|_| AtomicU64::new(0)).collect();
         Self { began: Instant::now(), due: empty(), committed: empty(), handled: empty() }
     }
 
+    /// Waits until every event reached its handler.
+    pub(crate) async fn until_handled(&self) -> Result<()> {
+        let waited = Instant::now();
+        while self.handled.iter().any(|at| at.load(Ordering::Relaxed) == 0) {
+            if waited.elapsed() > PATIENCE {
+                bail!("some events never reached their handler");
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        Ok(())
+    }
+
     /// The first time counts: a handler may run again.
-    fn note(&self, list: &[AtomicU64], number: u64, at: Instant) {
+    pub(crate) fn note(&self, list: &[AtomicU64], number: u64, at: Instant) {
         let micros = at.saturating_duration_since(self.began).as_micros();
         let micros = u64::try_from(micros).unwrap_or(u64::MAX).max(1);
         if let Some(slot) = usize::try_from(number).ok().and_then(|index| list.get(index)) {
@@ -133,20 +145,18 @@ async fn measure(folder: &Path, case: Case, time: Duration) -> Result<Measured> 
             tokio::task::spawn_blocking(emit).await??;
         }
     }
-    let waited = Instant::now();
-    while times.handled.iter().any(|at| at.load(Ordering::Relaxed) == 0) {
-        if waited.elapsed() > PATIENCE {
-            bail!("some events never reached their handler");
-        }
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    times.until_handled().await?;
     shutdown.begin();
     relay.await.context("the relay")?;
     tasks.shutdown().await;
     evaluate(&times, rate)
 }
 
-async fn subscribe(store: &SqliteStore, sink: &'static str, from: StartFrom) -> Result<()> {
+pub(crate) async fn subscribe(
+    store: &impl Store,
+    sink: &'static str,
+    from: StartFrom,
+) -> Result<()> {
     let items = vec![Item { fence: None, ops: vec![Op::Subscribe { sink: sink.into(), from }] }];
     store.commit(Batch { durability: Durability::Durable, items }).await?;
     Ok(())
@@ -203,7 +213,7 @@ fn connection(path: &Path, rate: u64, time: Duration, times: &Times) -> Result<(
     failed.map_or(Ok(()), Err)
 }
 
-fn evaluate(times: &Times, rate: u64) -> Result<Measured> {
+pub(crate) fn evaluate(times: &Times, rate: u64) -> Result<Measured> {
     let mut measured = Measured {
         since_commit: Latencies::new()?,
         since_due: Latencies::new()?,

@@ -125,7 +125,7 @@ pub(crate) fn http_sink(url: String) -> Result<http::HttpSink> {
 
 /// A receiver for `inbox` with the defaults.
 #[must_use]
-pub(crate) fn receiver(inbox: sqlite::SqliteInbox) -> Receiver {
+pub(crate) fn receiver(inbox: impl onewrite::inbox::Inbox + 'static) -> Receiver {
     Receiver::new(Arc::new(inbox), ReceiverOptions::default())
 }
 

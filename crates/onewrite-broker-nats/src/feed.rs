@@ -159,7 +159,7 @@ impl NatsFeed {
             timeout: options.stream.timeout,
         });
         for lane in 0..shared.layout.lanes {
-            shared.consumer(lane).await?;
+            shared.create_consumer(lane).await?;
         }
         let (sender, arrivals) = mpsc::unbounded_channel();
         let (close, closing) = watch::channel(false);

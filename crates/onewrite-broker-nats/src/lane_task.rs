@@ -11,7 +11,6 @@ use async_nats::{
     },
 };
 use bytes::Bytes;
-use futures::{FutureExt as _, StreamExt as _};
 use onewrite_core::{
     BoxFuture, Code, Delivery, Error, Result, Text,
     broker::{Arrival, Receipt},
@@ -25,11 +24,15 @@ use crate::{
     gaps::gap_subject,
     lane::{Lane, Policy, Ticket},
     message,
+    pull::Pull,
     stream::Layout,
 };
 
 /// The longest pause between two attempts to read a consumer.
 const REOPEN_WITHIN: Duration = Duration::from_secs(2);
+
+/// How soon a lane that waits for its last request or for its consumer looks again.
+const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
 /// Messages taken in between two looks at anything else.
 const DRAIN_MAX: usize = 1_000;
@@ -60,12 +63,16 @@ pub(crate) enum Wish {
 }
 
 impl Shared {
+    fn consumer_name(&self, lane: u16) -> String {
+        format!("{}-{lane}", self.consumer)
+    }
+
     /// Creates the consumer of a lane, or finds it.
     ///
     /// # Errors
     /// [`Code::InvalidConfig`] when the server refuses it, [`Code::SinkUnreachable`].
-    pub(crate) async fn consumer(&self, lane: u16) -> Result<jetstream::consumer::PullConsumer> {
-        let name = format!("{}-{lane}", self.consumer);
+    pub(crate) async fn create_consumer(&self, lane: u16) -> Result<()> {
+        let name = self.consumer_name(lane);
         let config = pull::Config {
             durable_name: Some(name.clone()),
             description: Some(format!("onewrite lane {lane} of {}", self.layout.lanes)),
@@ -77,7 +84,7 @@ impl Shared {
             ..pull::Config::default()
         };
         let stream = self.layout.stream.to_string();
-        self.context.create_consumer_on_stream(config, stream).await.map_err(|error| {
+        self.context.create_consumer_on_stream(config, stream).await.map(drop).map_err(|error| {
             let code = match error.kind() {
                 ConsumerErrorKind::TimedOut | ConsumerErrorKind::Request => Code::SinkUnreachable,
                 _ => Code::InvalidConfig,
@@ -89,16 +96,11 @@ impl Shared {
         })
     }
 
-    async fn messages(&self, lane: u16) -> Result<pull::Stream> {
-        let consumer = self.consumer(lane).await?;
-        let pulling = consumer
-            .stream()
-            .max_messages_per_batch(self.pending_max.min(DRAIN_MAX))
-            .expires(Duration::from_secs(30))
-            .heartbeat(Duration::from_secs(5));
-        pulling.messages().await.map_err(|error| {
-            Error::new(Code::SinkUnreachable, "a consumer cannot be read").with_source(error)
-        })
+    async fn pull(&self, lane: u16) -> Result<Pull> {
+        self.create_consumer(lane).await?;
+        let consumer = self.consumer_name(lane);
+        let batch = self.pending_max.min(DRAIN_MAX);
+        Pull::open(&self.context, &self.layout.stream, &consumer, batch).await
     }
 
     /// Answers for messages. What does not get through in time is delivered again.
@@ -158,13 +160,15 @@ pub(crate) struct LaneTask {
 /// What a lane's task has at hand.
 struct Work {
     lane: Lane,
-    messages: Option<pull::Stream>,
+    pull: Option<Pull>,
     reopen_at: Instant,
     failures: u32,
     in_flight: Option<oneshot::Receiver<Vec<Receipt>>>,
     /// Since when an offer waits for more to come.
     ready_since: Option<Instant>,
     tell_at: Instant,
+    /// Nobody takes anything any more: the feed is gone.
+    unwanted: bool,
 }
 
 impl LaneTask {
@@ -173,25 +177,31 @@ impl LaneTask {
         let now = Instant::now();
         let mut work = Work {
             lane: Lane::new(self.shared.policy),
-            messages: None,
+            pull: None,
             reopen_at: now,
             failures: 0,
             in_flight: None,
             ready_since: None,
             tell_at: now + self.shared.ack_wait / 4,
+            unwanted: false,
         };
         loop {
-            let wish = *self.wish.borrow_and_update();
+            let wish = match *self.wish.borrow_and_update() {
+                Wish::Go if work.unwanted => Wish::Release,
+                wish => wish,
+            };
             match wish {
                 Wish::Lost => return,
-                Wish::Release if work.in_flight.is_none() => break,
+                Wish::Release if is_over(&mut work) => break,
+                Wish::Go if work.pull.is_none() && work.reopen_at <= Instant::now() => {
+                    self.reopen(&mut work).await;
+                }
                 Wish::Go | Wish::Release => {}
             }
-            if work.messages.is_none() && work.reopen_at <= Instant::now() {
-                self.reopen(&mut work).await;
-            }
             if wish == Wish::Go && !self.offer(&mut work) {
-                break;
+                work.in_flight = None;
+                work.unwanted = true;
+                continue;
             }
             self.wait(&mut work).await;
         }
@@ -202,21 +212,24 @@ impl LaneTask {
     async fn wait(&mut self, work: &mut Work) {
         let now = Instant::now();
         let lingering = work.ready_since.map(|since| since + self.shared.linger);
-        let reopening = work.messages.is_none().then_some(work.reopen_at);
-        let times = work.lane.wake_at(now).into_iter().chain(lingering).chain(reopening);
+        let reopening = work.pull.is_none().then_some(work.reopen_at.max(now + LOOK_AGAIN));
+        let is_releasing = work.unwanted || *self.wish.borrow() == Wish::Release;
+        let releasing = is_releasing.then(|| now + LOOK_AGAIN);
+        let times = work.lane.wake_at(now).into_iter().chain(lingering);
+        let times = times.chain(reopening).chain(releasing);
         let wake_at = times.chain([work.tell_at]).min().unwrap_or(now);
         tokio::select! {
             biased;
             _ = self.wish.changed() => {}
             receipts = settled(&mut work.in_flight) => self.settle(work, receipts.as_deref()).await,
-            message = next(&mut work.messages) => self.take_in(work, message).await,
+            message = next(&mut work.pull) => self.take_in(work, message).await,
             () = tokio::time::sleep_until(wake_at) => self.chores(work).await,
         }
     }
 
     async fn reopen(&mut self, work: &mut Work) {
         let opened = tokio::select! {
-            opened = self.shared.messages(self.number) => opened,
+            opened = self.shared.pull(self.number) => opened,
             _ = self.wish.changed() => {
                 // Looked at first; opening goes on afterwards if need be.
                 self.wish.mark_changed();
@@ -224,8 +237,8 @@ impl LaneTask {
             }
         };
         match opened {
-            Ok(messages) => {
-                work.messages = Some(messages);
+            Ok(pull) => {
+                work.pull = Some(pull);
                 work.failures = 0;
             }
             Err(error) => {
@@ -236,32 +249,27 @@ impl LaneTask {
     }
 
     fn pause(&self, work: &mut Work) {
-        work.messages = None;
+        work.pull = None;
         work.failures += 1;
         let pause = Duration::from_millis(50) * work.failures.min(40);
         work.reopen_at = Instant::now() + pause.min(REOPEN_WITHIN);
     }
 
     /// Takes in a message, and those that are there already.
-    async fn take_in(
-        &self,
-        work: &mut Work,
-        message: Option<Result<jetstream::Message, pull::MessagesError>>,
-    ) {
+    async fn take_in(&self, work: &mut Work, message: Result<jetstream::Message>) {
         let mut next = Some(message);
         for _ in 0..DRAIN_MAX {
             match next {
-                Some(Some(Ok(message))) => self.insert(work, message).await,
-                Some(Some(Err(error))) => {
+                Some(Ok(message)) => self.insert(work, message).await,
+                Some(Err(error)) => {
                     tracing::debug!(%error, lane = self.number, "a consumer is read anew");
                     return self.pause(work);
                 }
-                Some(None) => return self.pause(work),
                 None => return,
             }
-            next = work.messages.as_mut().and_then(|messages| messages.next().now_or_never());
+            next = work.pull.as_mut().and_then(Pull::ready);
         }
-        if let Some(Some(Ok(message))) = next {
+        if let Some(Ok(message)) = next {
             self.insert(work, message).await;
         }
     }
@@ -394,18 +402,19 @@ impl LaneTask {
     }
 
     /// Gives everything held back to the server, for the next owner to get at once.
-    async fn hand_back(&self, mut work: Work) {
-        if let Some(mut messages) = work.messages.take() {
-            while let Some(Some(Ok(message))) = messages.next().now_or_never() {
-                self.insert(&mut work, message).await;
-            }
-            // Ends the pull first: what goes back must not come here again.
-            drop(messages);
-        }
+    async fn hand_back(&self, work: Work) {
+        // Ends the pull first, should it not be over: what goes back must not come here again.
+        drop(work.pull);
         self.shared.answer(work.lane.into_replies(), AckKind::Nak(None)).await;
         let flushing = self.shared.client.flush();
         let _ = tokio::time::timeout(self.shared.timeout, flushing).await;
     }
+}
+
+/// Whether a lane that is released can be handed over: nothing is in work, and nothing on its way.
+fn is_over(work: &mut Work) -> bool {
+    work.pull.iter_mut().for_each(Pull::stop);
+    work.in_flight.is_none() && work.pull.as_mut().is_none_or(Pull::is_over)
 }
 
 /// What became of the batch in work, if there is one; `None` when it was dropped.
@@ -416,11 +425,9 @@ async fn settled(in_flight: &mut Option<oneshot::Receiver<Vec<Receipt>>>) -> Opt
     }
 }
 
-async fn next(
-    messages: &mut Option<pull::Stream>,
-) -> Option<Result<jetstream::Message, pull::MessagesError>> {
-    match messages {
-        Some(messages) => messages.next().await,
+async fn next(pull: &mut Option<Pull>) -> Result<jetstream::Message> {
+    match pull {
+        Some(pull) => pull.next().await,
         None => std::future::pending().await,
     }
 }

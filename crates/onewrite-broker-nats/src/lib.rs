@@ -26,6 +26,7 @@ mod lane;
 mod lane_task;
 mod message;
 mod publish;
+mod pull;
 mod sink;
 mod stream;
 mod url;

@@ -6,7 +6,7 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    sync::atomic::Ordering,
+    sync::atomic::{AtomicUsize, Ordering},
     time::Duration,
 };
 
@@ -23,6 +23,9 @@ use crate::{message, stream::Layout};
 
 /// Messages made before they are sent: the connection is woken less often.
 const CHUNK: usize = 64;
+
+/// After a stream was full, so many windows of messages are sent with care.
+const CAREFUL_FOR: usize = 10;
 
 /// How often a silent connection is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
@@ -62,6 +65,10 @@ pub(crate) struct Target<'a> {
     pub(crate) layout: &'a Layout,
     pub(crate) generations: HashMap<Lane, u64>,
     pub(crate) window: usize,
+    /// How many more messages to send with care, one at a time for each partition. A full stream that gets
+    /// some room takes what comes next: with many messages on their way that is not the one it refused
+    /// before, but its successors, which no receiver can take, and which fill it up again.
+    pub(crate) careful: &'a AtomicUsize,
     pub(crate) timeout: Duration,
 }
 
@@ -90,6 +97,8 @@ pub(crate) struct Run<'a> {
     /// What is known of each delivery.
     outcomes: Vec<Option<Receipt>>,
     in_flight: usize,
+    /// Partitions with a message on its way, of those sent with care.
+    busy: HashSet<Lane>,
     /// Partitions of which something was not taken: nothing more of them is sent.
     stopped: HashSet<Lane>,
     /// Why nothing more is sent at all.
@@ -110,6 +119,7 @@ impl<'a> Run<'a> {
             batch,
             outcomes: vec![None; batch.len()],
             in_flight: 0,
+            busy: HashSet::new(),
             stopped: HashSet::new(),
             trouble: None,
             lost: false,
@@ -120,11 +130,14 @@ impl<'a> Run<'a> {
     /// Publishes the batch.
     pub(crate) async fn run(mut self) -> Result<Vec<Receipt>> {
         self.look();
-        let chunk = CHUNK.min(self.target.window);
         let mut first = 0;
         while first < self.batch.len() && self.trouble.is_none() {
-            while self.in_flight + chunk > self.target.window && !self.lost {
+            let careful = self.target.careful.load(Ordering::Relaxed) > 0;
+            let chunk = if careful { 1 } else { CHUNK.min(self.target.window) };
+            let waits = careful && self.busy.contains(&Lane::of(&self.batch[first]));
+            if (waits || self.in_flight + chunk > self.target.window) && !self.lost {
                 self.hear().await;
+                continue;
             }
             let end = (first + chunk).min(self.batch.len());
             self.send(first..end).await;
@@ -152,6 +165,7 @@ impl<'a> Run<'a> {
             }
         }
         self.in_flight += made.len();
+        self.take_care(&made);
         let sending = async {
             for (index, headers, payload) in made {
                 let subject = self.target.layout.subject(self.batch[index].record.partition);
@@ -167,6 +181,16 @@ impl<'a> Run<'a> {
             Ok(Err(error)) => self.lose("cannot take a message", Some(error)),
             Err(_) => self.lose("did not take a message in time", None),
         }
+    }
+
+    /// Notes what is on its way, while care is due.
+    fn take_care(&mut self, made: &[(usize, HeaderMap, Bytes)]) {
+        let careful = self.target.careful.load(Ordering::Relaxed);
+        if careful == 0 {
+            return;
+        }
+        self.target.careful.store(careful.saturating_sub(made.len()), Ordering::Relaxed);
+        self.busy.extend(made.iter().map(|(index, _, _)| Lane::of(&self.batch[*index])));
     }
 
     fn message(&self, index: usize) -> Result<(HeaderMap, Bytes), Text> {
@@ -234,6 +258,9 @@ impl<'a> Run<'a> {
         let Some(index) = self.inbox.index_of(&answer.subject) else { return };
         let Some(None) = self.outcomes.get(index) else { return };
         self.in_flight = self.in_flight.saturating_sub(1);
+        if !self.busy.is_empty() {
+            self.busy.remove(&Lane::of(&self.batch[index]));
+        }
         if answer.status == Some(StatusCode::NO_RESPONDERS) {
             let stream = &self.target.layout.stream;
             let context = format!(
@@ -243,8 +270,10 @@ impl<'a> Run<'a> {
         }
         match serde_json::from_slice::<Answer>(&answer.payload) {
             Ok(Answer { error: Some(refusal), .. }) => self.refused(index, &refusal),
-            Ok(Answer { duplicate: true, .. }) => self.outcomes[index] = Some(Receipt::Duplicate),
-            Ok(_) => self.outcomes[index] = Some(Receipt::Accepted),
+            Ok(answer) => {
+                let kind = if answer.duplicate { Receipt::Duplicate } else { Receipt::Accepted };
+                self.outcomes[index] = Some(kind);
+            }
             Err(error) => {
                 let context = "an answer of the NATS server cannot be read";
                 let error = Error::new(Code::SinkUnreachable, context).with_source(error);
@@ -263,6 +292,7 @@ impl<'a> Run<'a> {
                 self.stop(index, Some(Receipt::Refused(reason.into())));
             }
             ErrorCode::STREAM_STORE_FAILED => {
+                self.target.careful.store(CAREFUL_FOR * self.target.window, Ordering::Relaxed);
                 let context = format!(
                     "stream `{stream}` is full ({why}); raise its limits (`nats stream edit {stream} --max-bytes …`) or remove what was received (`nats stream purge {stream} --seq …`); delivery goes on by itself"
                 );

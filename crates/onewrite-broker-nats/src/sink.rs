@@ -1,7 +1,7 @@
 //! Publishing: many messages on their way at the same time, each confirmed by the server.
 
 use std::{
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Mutex, MutexGuard, PoisonError, atomic::AtomicUsize},
     time::Duration,
 };
 
@@ -64,6 +64,7 @@ pub struct NatsSink {
     /// Those that no call uses now.
     inboxes: Mutex<Vec<Inbox>>,
     window: usize,
+    careful: AtomicUsize,
     timeout: Duration,
 }
 
@@ -80,8 +81,8 @@ impl NatsSink {
         let layout = stream::open(&context, &at).await?;
         let gaps = Gaps::listen(&client, &layout.stream).await?;
         let (window, timeout) = (window.max(1), at.timeout);
-        let inboxes = Mutex::default();
-        Ok(Self { client, context, layout, gaps, inboxes, window, timeout })
+        let (inboxes, careful) = (Mutex::default(), AtomicUsize::new(0));
+        Ok(Self { client, context, layout, gaps, inboxes, window, careful, timeout })
     }
 
     /// How many lanes the stream has.
@@ -104,6 +105,7 @@ impl NatsSink {
             layout: &self.layout,
             generations: self.gaps.generations(),
             window: self.window,
+            careful: &self.careful,
             timeout: self.timeout,
         };
         let receipts = Run::new(target, &mut inbox, batch).run().await;

@@ -36,8 +36,10 @@ pub struct StreamOptions {
     pub lanes: Option<u16>,
     /// How long a new stream keeps messages (seven days).
     pub max_age: Duration,
-    /// The most bytes a new stream keeps; without it, as much as the server allows. A full stream
-    /// refuses new messages, and the relay waits.
+    /// The most bytes a new stream keeps; without it, as much as the server allows. Messages stay until
+    /// `max_age`, received or not, so it must hold what comes in that time: a full stream refuses new
+    /// messages, and the relay waits. For a single receiver, a stream made with retention `workqueue`
+    /// keeps only what was not received.
     pub bytes_max: Option<u64>,
     /// Copies of a new stream in a cluster (1).
     pub replicas: usize,

@@ -106,7 +106,12 @@ pub(crate) fn code_of(error: &tokio_postgres::Error) -> Code {
             Code::Database
         };
     };
-    match state.code() {
+    code_of_state(state.code())
+}
+
+/// What an SQLSTATE means.
+pub(crate) fn code_of_state(state: &str) -> Code {
+    match state {
         "OW005" => Code::EventTooLarge,
         "OW006" => Code::InvalidEvent,
         "OW013" => Code::SinkAhead,

@@ -20,6 +20,9 @@ mod parking;
 mod read;
 mod row;
 mod schema;
+#[cfg(feature = "sqlx")]
+pub mod sqlx;
+mod statement;
 mod store;
 mod trim;
 mod wake;

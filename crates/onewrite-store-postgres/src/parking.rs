@@ -11,7 +11,8 @@ use tokio_postgres::Client;
 use crate::{
     commit::execute,
     error::While,
-    row::{self, Arena, Time, event_columns},
+    row::{self, Arena, event_columns},
+    statement,
     trim::query,
 };
 
@@ -62,18 +63,14 @@ pub(crate) async fn park_record(
     let event = &record.event;
     execute(
         tx,
-        concat!(
-            "INSERT INTO onewrite.parked (scope, origin, incarnation, sequence, partition, ",
-            event_columns!(),
-            ") VALUES ($1, $2, $3, $4, $5, coalesce($6, clock_timestamp()), $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22)"
-        ),
+        statement::PARK_RECORD,
         &[
             &scope,
             &&*record.source,
             &record.incarnation.to_string(),
             &record.sequence.cast_signed(),
             &i32::from(record.partition),
-            &event.time.map(Time),
+            &event.time.map(|time| time.0),
             &record.id(),
             &&*event.kind,
             &&*event.aggregate_type,
@@ -95,7 +92,7 @@ pub(crate) async fn park_record(
     .await?;
     execute(
         tx,
-        "INSERT INTO onewrite.parked_key (scope, source, key, partition, reason) VALUES ($1, $2, $3, $4, $5) ON CONFLICT DO NOTHING",
+        statement::PARK_KEY,
         &[&scope, &&*record.source, &&**event.order_key(), &i32::from(record.partition), &reason],
     )
     .await
@@ -116,31 +113,16 @@ pub(crate) async fn unpark(
         &[&scope, &source, &key],
     )
     .await?;
-    execute(
-        tx,
-        "DELETE FROM onewrite.parked WHERE position = $1 AND scope = $2 AND origin = $3 AND key = $4",
-        &[&position.cast_signed(), &scope, &source, &key],
-    )
-    .await?;
+    execute(tx, statement::UNPARK, &[&position.cast_signed(), &scope, &source, &key]).await?;
     let left = left(tx, scope, (source, key)).await?;
     if left == 0 {
-        execute(
-            tx,
-            "DELETE FROM onewrite.parked_key WHERE scope = $1 AND source = $2 AND key = $3",
-            &[&scope, &source, &key],
-        )
-        .await?;
+        execute(tx, statement::FREE, &[&scope, &source, &key]).await?;
     }
     Ok(left)
 }
 
 async fn left(tx: &Transaction<'_>, scope: &str, (source, key): (&str, &str)) -> Result<u64> {
-    let found = query(
-        tx,
-        "SELECT count(*) FROM onewrite.parked WHERE scope = $1 AND origin = $2 AND key = $3",
-        &[&scope, &source, &key],
-    )
-    .await?;
+    let found = query(tx, statement::LEFT, &[&scope, &source, &key]).await?;
     found.first().map_or(Ok(0), |found| row::number(found, 0))
 }
 
@@ -152,13 +134,7 @@ pub(crate) async fn request(
     request: Request,
     reason: Option<&str>,
 ) -> Result<u64> {
-    execute(
-        tx,
-        "UPDATE onewrite.parked_key SET request = $3, reason = coalesce($4, reason), redrives = redrives + ($4::text IS NOT NULL)::int
-         WHERE scope = $1 AND key = $2 AND source = $5",
-        &[&scope, &key, &request.as_str(), &reason, &source],
-    )
-    .await
+    execute(tx, statement::REQUEST, &[&scope, &key, &request.as_str(), &reason, &source]).await
 }
 
 /// Whether the key is parked. Locks it if so: a re-drive that would free it waits for this transaction.
@@ -168,18 +144,12 @@ pub(crate) async fn is_parked(
     source: &str,
     key: &str,
 ) -> Result<bool> {
-    let found = execute(
-        tx,
-        "SELECT FROM onewrite.parked_key WHERE scope = $1 AND source = $2 AND key = $3 FOR SHARE",
-        &[&scope, &source, &key],
-    )
-    .await?;
+    let found = execute(tx, statement::IS_PARKED, &[&scope, &source, &key]).await?;
     Ok(found > 0)
 }
 
 pub(crate) async fn any_parked(tx: &Transaction<'_>, scope: &str) -> Result<bool> {
-    let found =
-        query(tx, "SELECT FROM onewrite.parked_key WHERE scope = $1 LIMIT 1", &[&scope]).await?;
+    let found = query(tx, statement::ANY_PARKED, &[&scope]).await?;
     Ok(!found.is_empty())
 }
 
@@ -247,12 +217,7 @@ pub(crate) async fn records(
 
 /// What is asked for a parked key now, if it is still parked; locked until this transaction ends.
 pub(crate) async fn requested(tx: &Transaction<'_>, key: &ParkedKey) -> Result<Option<Request>> {
-    let found = query(
-        tx,
-        "SELECT request FROM onewrite.parked_key WHERE scope = $1 AND source = $2 AND key = $3 FOR UPDATE",
-        &[&&*key.scope, &&*key.source, &&*key.key],
-    )
-    .await?;
+    let found = query(tx, statement::REQUESTED, &[&&*key.scope, &&*key.source, &&*key.key]).await?;
     let word: Option<Text> = found.first().map(|found| row::text(found, 0)).transpose()?;
     Ok(word.map(|word| Request::parse(&word)))
 }

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
-use onewrite_store_postgres::{deadpool_postgres::Client, emit, emit_at_once};
+use onewrite::postgres::{deadpool_postgres::Client, emit, emit_at_once};
 use onewrite_testkit::server::Postgres;
 use tokio::task::JoinSet;
 

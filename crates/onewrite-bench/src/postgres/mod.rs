@@ -2,15 +2,16 @@
 
 mod drain;
 mod emit;
+mod latency;
 
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use onewrite_store_postgres::{
+use onewrite::postgres::{
     Options as StoreOptions, PostgresStore, tokio_postgres,
     tokio_postgres::{Client, NoTls},
 };
-use onewrite_testkit::server::Postgres;
+use onewrite_testkit::server::{Nats, Postgres};
 
 use crate::{machine::Machine, report::Report};
 
@@ -37,6 +38,8 @@ enum Phase {
     Emit,
     /// The relay over a backlog.
     Drain,
+    /// From commit to handler.
+    Latency,
 }
 
 /// Measures on a server of its own.
@@ -51,8 +54,12 @@ pub(crate) async fn run(options: Options) -> Result<()> {
     if wanted(Phase::Emit) {
         emit::run(&server, time, &mut report).await?;
     }
+    let nats = Nats::start().await.context("start NATS")?;
     if wanted(Phase::Drain) {
-        drain::run(&server, options.backlog, &mut report).await?;
+        drain::run(&server, &nats, options.backlog, &mut report).await?;
+    }
+    if wanted(Phase::Latency) {
+        latency::run(&server, &nats, time, &mut report).await?;
     }
     report.print(options.json);
     Ok(())

@@ -9,6 +9,7 @@ mod demo;
 mod disk;
 mod failpoints;
 mod flow;
+mod languages;
 mod peer;
 mod relay;
 mod restore;

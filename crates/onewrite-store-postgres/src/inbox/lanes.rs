@@ -9,7 +9,7 @@ use onewrite_core::{
 };
 use tokio_postgres::types::ToSql;
 
-use crate::{commit::execute, row, trim::query};
+use crate::{commit::execute, row, statement, trim::query};
 
 /// The rows of `lanes`, made where they are missing, locked until the transaction ends, in one order.
 pub(super) async fn lock_lanes(
@@ -22,21 +22,8 @@ pub(super) async fn lock_lanes(
     let partitions: Vec<i32> = lanes.iter().map(|lane| i32::from(lane.partition)).collect();
     let consumer = &*policy.consumer;
     let binds: [&(dyn ToSql + Sync); 4] = [&consumer, &sources, &lives, &partitions];
-    execute(
-        tx,
-        "INSERT INTO onewrite.inbox (consumer, source, incarnation, partition)
-         SELECT $1, * FROM unnest($2::text[], $3::text[], $4::int4[]) ORDER BY 2, 3, 4 ON CONFLICT DO NOTHING",
-        &binds,
-    )
-    .await?;
-    let rows = query(
-        tx,
-        "SELECT source, incarnation, partition, sequence, last_id, attempt_first, attempts, redriven, gap FROM onewrite.inbox
-         WHERE consumer = $1 AND (source, incarnation, partition) IN (SELECT * FROM unnest($2::text[], $3::text[], $4::int4[]))
-         ORDER BY source, incarnation, partition FOR NO KEY UPDATE",
-        &binds,
-    )
-    .await?;
+    execute(tx, statement::MAKE_LANES, &binds).await?;
+    let rows = query(tx, statement::LOCK_LANES, &binds).await?;
     rows.iter()
         .map(|found| {
             let lane = Lane {
@@ -75,11 +62,7 @@ pub(super) async fn move_marks(
     };
     execute(
         tx,
-        "UPDATE onewrite.inbox i SET sequence = s.sequence, last_id = s.last_id, attempt_first = s.attempt_first,
-             attempts = s.attempts, redriven = s.redriven, gap = s.gap
-         FROM unnest($2::text[], $3::text[], $4::int4[], $5::int8[], $6::text[], $7::int8[], $8::int8[], $9::int8[], $10::int8[])
-             AS s (source, incarnation, partition, sequence, last_id, attempt_first, attempts, redriven, gap)
-         WHERE i.consumer = $1 AND i.source = s.source AND i.incarnation = s.incarnation AND i.partition = s.partition",
+        statement::MOVE_MARKS,
         &[
             &&*policy.consumer,
             &sources,
@@ -103,21 +86,12 @@ pub(super) async fn remember(
     policy: &Policy,
     record: &Record,
 ) -> Result<bool> {
-    execute(
-        tx,
-        "INSERT INTO onewrite.inbox_id (consumer, source, id) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING",
-        &[&&*policy.consumer, &&*record.source, &record.id()],
-    )
-    .await
-    .map(|inserted| inserted == 1)
+    execute(tx, statement::REMEMBER, &[&&*policy.consumer, &&*record.source, &record.id()])
+        .await
+        .map(|inserted| inserted == 1)
 }
 
 /// Takes back what [`remember`] inserted: the event was refused and is to come again.
 pub(super) async fn forget(tx: &Transaction<'_>, policy: &Policy, record: &Record) -> Result<u64> {
-    execute(
-        tx,
-        "DELETE FROM onewrite.inbox_id WHERE consumer = $1 AND source = $2 AND id = $3",
-        &[&&*policy.consumer, &&*record.source, &record.id()],
-    )
-    .await
+    execute(tx, statement::FORGET, &[&&*policy.consumer, &&*record.source, &record.id()]).await
 }

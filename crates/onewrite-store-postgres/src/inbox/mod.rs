@@ -29,7 +29,7 @@ use self::lanes::{forget, lock_lanes, move_marks, remember};
 use crate::{
     PostgresStore, commit, emit,
     error::{While, after_commit, told},
-    parking, row,
+    parking, row, statement,
 };
 
 /// Reacts to one event with writes on the transaction it is given.
@@ -165,7 +165,7 @@ impl PostgresInbox {
         }
         let before = emitted.len();
         let savepoint = tx.savepoint("onewrite").await.during("begin a savepoint")?;
-        savepoint.batch_execute(UNCHANGED).await.during("begin a savepoint")?;
+        savepoint.batch_execute(statement::UNCHANGED).await.during("begin a savepoint")?;
         let mut refusal = self.run(&savepoint, record, redriven, emitted).await?;
         if refusal.is_none() {
             refusal = overlooked(&savepoint, emitted.len() > before).await?;
@@ -379,18 +379,9 @@ impl Inbox for PostgresInbox {
     }
 }
 
-/// Each handler answers for its own changes.
-const UNCHANGED: &str = "SELECT set_config('onewrite.changed', '', true)";
-
 /// What a handler overlooked that said it was done: a statement that failed, or an event that is owed.
 async fn overlooked(tx: &Transaction<'_>, has_emitted: bool) -> Result<Option<Text>> {
-    let found = tx
-        .query_typed(
-            "SELECT coalesce(current_setting('onewrite.changed', true), '') = 'yes'
-                AND coalesce(current_setting('onewrite.excused', true), '') = ''",
-            &[],
-        )
-        .await;
+    let found = tx.query_typed(statement::OWES, &[]).await;
     let found = match found {
         Err(error) if error.code() == Some(&SqlState::IN_FAILED_SQL_TRANSACTION) => {
             return Ok(Some("the handler went on after a statement had failed".into()));

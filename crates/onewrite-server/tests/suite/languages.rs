@@ -1,0 +1,292 @@
+//! `examples/languages` and the SQL of the book, run as their readers run them: with `psql` and Python.
+
+use std::{
+    collections::BTreeMap,
+    fs::{self, File},
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use onewrite_testkit::{
+    proxy::{Fault, Proxy},
+    server::{shared_postgres, unique},
+};
+use serde_json::Value;
+use tokio::task::block_in_place;
+
+use crate::support::{PROGRAM, Place, Run, Running, eventually, free_address, plain};
+
+/// A file of the repository.
+fn repository(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").join(path)
+}
+
+fn example(name: &str) -> String {
+    repository("examples/languages").join(name).to_str().unwrap().to_owned()
+}
+
+/// Python with what the examples need, in a virtual environment that is made once below `target`.
+fn python() -> PathBuf {
+    let target = Path::new(PROGRAM).ancestors().nth(2).unwrap();
+    let home = target.join("examples-python");
+    let wanted = fs::read_to_string(example("requirements.txt")).unwrap();
+    // Each test is a process of its own, and they run side by side.
+    let lock = File::create(target.join("examples-python.lock")).unwrap();
+    lock.lock().unwrap();
+    let done = home.join("installed.txt");
+    if fs::read_to_string(&done).ok().as_ref() != Some(&wanted) {
+        let _ = fs::remove_dir_all(&home);
+        let made = Command::new("python3").args(["-m", "venv"]).arg(&home).output();
+        let well = made.as_ref().is_ok_and(|made| made.status.success());
+        assert!(
+            well,
+            "Python cannot make a virtual environment (Debian: `apt-get install python3-venv`): {made:?}"
+        );
+        let mut install = Command::new(home.join("bin/python"));
+        install.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check"]);
+        install.args(["--no-input", "--requirement", &example("requirements.txt")]);
+        let run = Run::of(install);
+        assert_eq!(run.code, Some(0), "pip cannot install what the examples need: {run:?}");
+        fs::write(&done, &wanted).unwrap();
+    }
+    home.join("bin/python")
+}
+
+/// `psql` with its variables, and the environment of nobody.
+fn psql(url: &str, file: &str, variables: &[(&str, &str)]) -> Run {
+    let mut command = Command::new("psql");
+    command.args(["-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", url]);
+    for (name, value) in variables {
+        command.arg("-v").arg(format!("{name}={value}"));
+    }
+    Run::of(plainly(command, &["-f", file]))
+}
+
+fn plainly(mut command: Command, args: &[&str]) -> Command {
+    plain(&mut command);
+    for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("PG")) {
+        command.env_remove(name);
+    }
+    command.args(args);
+    command
+}
+
+/// A program of the examples, working on the database at `url`.
+fn program(name: &str, url: &str, args: &[&str]) -> Command {
+    let mut command = Command::new(python());
+    command.arg(example(name)).env("DATABASE_URL", url);
+    plainly(command, args)
+}
+
+/// The two services' databases, with onewrite's tables and the examples'.
+struct Services {
+    place: Place,
+    shop: String,
+    billing: String,
+}
+
+impl Services {
+    async fn new() -> Self {
+        let (shop, billing) = (database("shop").await, database("billing").await);
+        let place = Place::new();
+        for url in [&shop, &billing] {
+            block_in_place(|| {
+                place.run(&["store", "init", "--store", url]).ok();
+                psql(url, &example("tables.sql"), &[]).ok();
+            });
+        }
+        Self { place, shop, billing }
+    }
+
+    /// Customer and order of each invoice, in the order in which they were written.
+    fn invoices(&self) -> Vec<(String, String)> {
+        let sql = self.place.path("invoices.sql");
+        fs::write(&sql, "SELECT customer, order_id FROM invoices ORDER BY n").unwrap();
+        let found = psql(&self.billing, sql.to_str().unwrap(), &[]).ok().out;
+        let pair = |line: &str| line.split_once('|').map(|(a, b)| (a.to_owned(), b.to_owned()));
+        found.lines().filter_map(pair).collect()
+    }
+
+    fn relay(&self, sink: &str, more: &[&str]) -> Command {
+        let args = ["relay", "--store", &self.shop, "--sink", sink, "--name", "billing"];
+        self.place.command(&[&args[..], &["--allow-private"], more].concat())
+    }
+
+    fn emit(&self, args: &[&str]) {
+        Run::of(program("emit.py", &self.shop, args)).ok();
+    }
+
+    fn is_settled(&self) -> bool {
+        let sinks = self.place.json(&["sink", "list", "--store", &self.shop, "--json"]);
+        sinks[0]["behind"] == 0
+    }
+}
+
+/// An empty database on the server of the test run.
+async fn database(name: &str) -> String {
+    let (server, name) = (shared_postgres().await.unwrap(), unique(name));
+    server.create_database(&name).await.unwrap();
+    server.url(&name)
+}
+
+/// Orders flow from emit.py through a relay to receive.py, whose answers are lost for a while and which
+/// is killed and started again. Returns the invoices.
+async fn killed_in_the_middle(receive: &[&str]) -> Vec<(String, String)> {
+    let services = Services::new().await;
+    let address = free_address();
+    let port = address.port().to_string();
+    let receiver = || {
+        let args = [&["--port", &port], receive].concat();
+        let receiver = Running::of(program("receive.py", &services.billing, &args));
+        receiver.lines(1);
+        receiver
+    };
+    let first = block_in_place(receiver);
+    let proxy = Proxy::start(address).await.unwrap();
+    let relay = Running::of(services.relay(&format!("http://{}/events", proxy.addr()), &[]));
+    block_in_place(|| {
+        services.emit(&["--count", "40"]);
+        eventually("the first orders are invoiced", || services.invoices().len() == 40);
+        eventually("the relay knows that", || services.is_settled());
+    });
+    proxy.set(Fault::DropReplies);
+    block_in_place(|| {
+        services.emit(&["--count", "40", "--first", "41", "--insert"]);
+        let last = |invoices: &[(String, String)]| {
+            invoices.iter().any(|(_, order)| order.as_str() == "o-000080")
+        };
+        eventually("the others are too, and nobody hears of it", || last(&services.invoices()));
+        assert!(!services.is_settled());
+        first.kill();
+    });
+    proxy.set(Fault::Pass);
+    let second = block_in_place(receiver);
+    block_in_place(|| {
+        services.emit(&["--count", "20", "--first", "81"]);
+        eventually("everything is settled", || services.is_settled());
+        relay.terminate().ok();
+        drop(second);
+        services.invoices()
+    })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_python_receiver_that_is_killed_invoices_every_order_once_and_in_order() {
+    let invoices = killed_in_the_middle(&[]).await;
+    let mut by_customer: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for (customer, order) in invoices {
+        by_customer.entry(customer).or_default().push(order);
+    }
+    for (customer, orders) in (0..3).map(|n| (n, &by_customer[&format!("customer-{n}")])) {
+        let placed = (1..=100).filter(|number| number % 3 == customer);
+        let placed: Vec<String> = placed.map(|number| format!("o-{number:06}")).collect();
+        assert_eq!(*orders, placed);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_its_call_of_receive_it_invoices_orders_twice() {
+    let invoices = killed_in_the_middle(&["--without-receive"]).await;
+    let mut orders: Vec<_> = invoices.iter().map(|(_, order)| order).collect();
+    let written = orders.len();
+    orders.sort();
+    orders.dedup();
+    assert!(orders.len() == 100 && written > 100, "{written} invoices of {} orders", orders.len());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn psql_emits_and_receives() {
+    let services = Services::new().await;
+    block_in_place(|| {
+        for order in ["o-1", "o-2"] {
+            let values = [("order", order), ("customer", "minjun"), ("cents", "4200")];
+            psql(&services.shop, &example("emit.sql"), &values).ok();
+        }
+        let relay = Running::of(services.relay("stdout:", &[]));
+        let events = relay.events(2);
+        relay.terminate().ok();
+        let receive = |event: &Value| {
+            let text = |name: &str| event[name].as_str().unwrap().to_owned();
+            let (partition, cents) = (&event["onewritepartition"], &event["data"]["cents"]);
+            let values = [
+                ("consumer", "billing".to_owned()),
+                ("source", text("source")),
+                ("id", text("id")),
+                ("incarnation", text("onewriteincarnation")),
+                ("partition", partition.to_string()),
+                ("sequence", text("onewritesequence")),
+                ("previous", text("onewriteprevious")),
+                ("order", text("aggregateid")),
+                ("customer", event["data"]["customer"].as_str().unwrap().to_owned()),
+                ("cents", cents.to_string()),
+            ];
+            let values: Vec<(&str, &str)> = values.iter().map(|(n, v)| (*n, &**v)).collect();
+            psql(&services.billing, &example("receive.sql"), &values)
+        };
+        let early = receive(&events[1]);
+        assert!(early.code != Some(0) && early.err.contains("a predecessor is missing"), "{early:?}");
+        for event in [&events[0], &events[0], &events[1], &events[0], &events[1]] {
+            receive(event).ok();
+        }
+        let wanted = ["o-1", "o-2"].map(|order| ("minjun".to_owned(), order.to_owned()));
+        assert_eq!(services.invoices(), wanted);
+    });
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_python_receiver_takes_only_what_is_signed() {
+    let services = Services::new().await;
+    let (address, secret) = (free_address(), "whsec_MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE=");
+    let port = address.port().to_string();
+    let url = format!("http://{address}/");
+    let mut command = block_in_place(|| program("receive.py", &services.billing, &["--port", &port]));
+    command.env("WEBHOOK_SECRET", secret);
+    let receiver = Running::of(command);
+    block_in_place(|| {
+        receiver.lines(1);
+        services.emit(&["--count", "3"]);
+    });
+    let event = r#"{"specversion":"1.0","id":"1","source":"me","type":"OrderPlaced","aggregateid":"forged","data":{"customer":"me","cents":1}}"#;
+    let unsigned = reqwest::Client::new().post(&url).body(event).send().await.unwrap();
+    assert_eq!(unsigned.status(), 401);
+    block_in_place(|| {
+        let mut relay = services.relay(&url, &["--secrets-env", "BILLING_SECRET"]);
+        let relay = Running::of({
+            relay.env("BILLING_SECRET", secret);
+            relay
+        });
+        eventually("what is signed is taken", || services.invoices().len() == 3);
+        relay.terminate().ok();
+        assert!(services.invoices().iter().all(|(customer, _)| customer != "me"));
+    });
+}
+
+/// Every block of the book's page that is marked as SQL, in order, in one database.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_sql_of_the_book_runs() {
+    let url = database("book").await;
+    let page = fs::read_to_string(repository("book/src/postgres.md")).unwrap();
+    let blocks: Vec<&str> = page
+        .split("\n```sql\n")
+        .skip(1)
+        .map(|rest| rest.split("\n```").next().unwrap_or_default())
+        .collect();
+    assert!(blocks.len() > 3, "{blocks:?}");
+    block_in_place(|| {
+        let place = Place::new();
+        place.run(&["store", "init", "--store", &url]).ok();
+        // Roles belong to the whole server, which other tests use as well.
+        let role = |name: &str| {
+            format!(
+                "DO $$ BEGIN CREATE ROLE {name}; EXCEPTION WHEN duplicate_object OR unique_violation THEN NULL; END $$;"
+            )
+        };
+        let roles = ["shop_app", "shop_relay", "shop_billing", "shop_operator"].map(role).concat();
+        for (number, sql) in [&*roles].iter().chain(&blocks).enumerate() {
+            let file = place.path(&format!("{number}.sql"));
+            fs::write(&file, sql).unwrap();
+            let run = psql(&url, file.to_str().unwrap(), &[]);
+            assert_eq!(run.code, Some(0), "{sql}\n{}", run.err);
+        }
+    });
+}
