@@ -1,5 +1,6 @@
 //! The full forms of hazards' tests: minutes of load, and a verdict.
 
+mod growth;
 mod h1;
 mod h12;
 mod s33;
@@ -36,6 +37,8 @@ enum Hazard {
     H1,
     /// Writes that were acknowledged and are gone.
     S33,
+    /// PostgreSQL under an idle transaction and a slow sink.
+    Growth,
 }
 
 /// What a soak found.
@@ -63,6 +66,7 @@ pub(crate) async fn run(options: Options) -> Result<()> {
         Hazard::H12 => h12::run(folder.path(), time).await?,
         Hazard::H1 => h1::run(folder.path(), time).await?,
         Hazard::S33 => s33::run(folder.path(), time).await?,
+        Hazard::Growth => growth::run(time).await?,
     };
     let mut out = json!({
         "soak": name,
