@@ -160,6 +160,8 @@ pub(crate) struct LaneTask {
 /// What a lane's task has at hand.
 struct Work {
     lane: Lane,
+    /// When it was looked at last: what is due later is waited for.
+    now: Instant,
     pull: Option<Pull>,
     reopen_at: Instant,
     failures: u32,
@@ -177,6 +179,7 @@ impl LaneTask {
         let now = Instant::now();
         let mut work = Work {
             lane: Lane::new(self.shared.policy),
+            now,
             pull: None,
             reopen_at: now,
             failures: 0,
@@ -186,6 +189,7 @@ impl LaneTask {
             unwanted: false,
         };
         loop {
+            work.now = Instant::now();
             let wish = match *self.wish.borrow_and_update() {
                 Wish::Go if work.unwanted => Wish::Release,
                 wish => wish,
@@ -193,7 +197,7 @@ impl LaneTask {
             match wish {
                 Wish::Lost => return,
                 Wish::Release if is_over(&mut work) => break,
-                Wish::Go if work.pull.is_none() && work.reopen_at <= Instant::now() => {
+                Wish::Go if work.pull.is_none() && work.reopen_at <= work.now => {
                     self.reopen(&mut work).await;
                 }
                 Wish::Go | Wish::Release => {}
@@ -210,7 +214,7 @@ impl LaneTask {
 
     /// Waits for whatever comes next, and deals with it.
     async fn wait(&mut self, work: &mut Work) {
-        let now = Instant::now();
+        let now = work.now;
         let lingering = work.ready_since.map(|since| since + self.shared.linger);
         let reopening = work.pull.is_none().then_some(work.reopen_at.max(now + LOOK_AGAIN));
         let is_releasing = work.unwanted || *self.wish.borrow() == Wish::Release;
@@ -317,7 +321,7 @@ impl LaneTask {
 
     /// Hands over what is ready, unless something is in work. Says whether anybody takes it.
     fn offer(&self, work: &mut Work) -> bool {
-        let now = Instant::now();
+        let now = work.now;
         if work.in_flight.is_some() || *self.leased_until.borrow() <= now {
             return true;
         }

@@ -3,9 +3,9 @@
 //! Requests live for a second only, so that a lane can be handed over without a message on its way to
 //! nobody: it asks no more, waits until its last request has ended, and then gives everything back. The
 //! client's own stream of messages can only be dropped, and what is on its way then is missing until the
-//! server's `ack_wait` has passed. A request that got lost with a connection ends by the clock.
+//! server's `ack_wait` has passed. A request ends with its connection, or by the clock.
 
-use std::{collections::VecDeque, time::Duration};
+use std::{collections::VecDeque, sync::atomic::Ordering, time::Duration};
 
 use async_nats::{
     Client, Message, StatusCode, Subscriber,
@@ -21,7 +21,7 @@ use tokio::time::Instant;
 const EXPIRES: Duration = Duration::from_secs(1);
 
 /// How much later a request's end may arrive before it is taken for lost.
-const GRACE: Duration = Duration::from_millis(500);
+const GRACE: Duration = Duration::from_secs(5);
 
 /// How often a lost connection is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
@@ -40,6 +40,8 @@ pub(crate) struct Pull {
     replies: Subscriber,
     batch: usize,
     requests: VecDeque<Request>,
+    /// The connection that the requests belong to, by its number.
+    connects: u64,
     stopping: bool,
 }
 
@@ -67,6 +69,7 @@ impl Pull {
             replies,
             batch: batch.max(1),
             requests: VecDeque::new(),
+            connects: 0,
             stopping: false,
         })
     }
@@ -78,7 +81,7 @@ impl Pull {
 
     /// Whether nothing can be on its way any more.
     pub(crate) fn is_over(&mut self) -> bool {
-        self.expire(Instant::now());
+        self.expire();
         self.stopping && self.requests.is_empty()
     }
 
@@ -89,11 +92,9 @@ impl Pull {
     /// [`Code::SinkUnreachable`] when the consumer has to be looked at: it may be gone.
     pub(crate) async fn next(&mut self) -> Result<jetstream::Message> {
         loop {
+            self.expire();
             self.ask().await?;
-            let pause = match self.requests.front() {
-                Some(request) => request.ends_at.saturating_duration_since(Instant::now()),
-                None => LOOK_EVERY,
-            };
+            let pause = if self.requests.is_empty() { LOOK_EVERY } else { EXPIRES };
             match tokio::time::timeout(pause, self.replies.next()).await {
                 Ok(Some(reply)) => {
                     if let Some(message) = self.take(reply)? {
@@ -101,7 +102,7 @@ impl Pull {
                     }
                 }
                 Ok(None) => return Err(gone("the connection is closed")),
-                Err(_) => self.expire(Instant::now()),
+                Err(_) => {}
             }
         }
     }
@@ -159,7 +160,14 @@ impl Pull {
         Ok(None)
     }
 
-    fn expire(&mut self, now: Instant) {
+    /// Forgets requests that no longer live: those of an earlier connection, and those out of time.
+    fn expire(&mut self) {
+        let connects = self.client.statistics().connects.load(Ordering::Relaxed);
+        if connects != self.connects {
+            self.connects = connects;
+            self.requests.clear();
+        }
+        let now = Instant::now();
         while self.requests.front().is_some_and(|request| request.ends_at <= now) {
             self.requests.pop_front();
         }

@@ -132,7 +132,10 @@ impl Sink for NatsSink {
         Box::pin(async {
             let stream = &self.layout.stream;
             match self.context.get_stream(&**stream).await {
-                Ok(found) => Ok(stream::warnings(found.cached_info())),
+                Ok(found) => {
+                    let refuses = stream::refuses_when_full(&self.client);
+                    Ok(stream::warnings(&found.cached_info().config, refuses))
+                }
                 Err(error) => {
                     let context = format!("stream `{stream}` cannot be looked at");
                     Err(Error::new(Code::SinkUnreachable, context).with_source(error))

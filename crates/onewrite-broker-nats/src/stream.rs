@@ -2,10 +2,13 @@
 
 use std::{fmt, time::Duration};
 
-use async_nats::jetstream::{
-    Context, ErrorCode,
-    context::{CreateStreamErrorKind, GetStreamError, GetStreamErrorKind},
-    stream::{Config, DiscardPolicy, Info, RetentionPolicy, StorageType},
+use async_nats::{
+    Client,
+    jetstream::{
+        Context, ErrorCode,
+        context::{CreateStreamErrorKind, GetStreamError, GetStreamErrorKind},
+        stream::{Config, DiscardPolicy, RetentionPolicy, StorageType},
+    },
 };
 use onewrite_core::{Code, Error, Partition, Result, Text};
 
@@ -252,9 +255,15 @@ fn lanes_of(config: &Config) -> Result<u16> {
     }
 }
 
-/// What weakens a promise, each as one sentence with its cure.
-pub(crate) fn warnings(info: &Info) -> Vec<Text> {
-    let config = &info.config;
+/// Whether a server keeps to `discard new`. Earlier ones underestimate what a message takes, let it in and
+/// then drop the oldest to keep within `max_bytes` (nats-server issue 4771).
+pub(crate) fn refuses_when_full(client: &Client) -> bool {
+    client.is_server_compatible(2, 10, 5)
+}
+
+/// What weakens a promise, each as one sentence with its cure. `refuses` says whether the server keeps
+/// to `discard new`.
+pub(crate) fn warnings(config: &Config, refuses: bool) -> Vec<Text> {
     let stream = &config.name;
     let mut out: Vec<String> = Vec::new();
     if config.storage == StorageType::Memory {
@@ -270,6 +279,11 @@ pub(crate) fn warnings(info: &Info) -> Vec<Text> {
     if config.discard == DiscardPolicy::Old && limited {
         out.push(format!(
             "Stream `{stream}` drops its oldest messages when it is full, whether they were received or not; run `nats stream edit {stream} --discard new`."
+        ));
+    }
+    if config.discard == DiscardPolicy::New && config.max_bytes > 0 && !refuses {
+        out.push(format!(
+            "Stream `{stream}` is set to refuse messages when it is full, but NATS servers before 2.10.5 drop its oldest ones at `max_bytes` all the same (their issue 4771); run a later server, or limit it with `--max-msgs` instead."
         ));
     }
     if config.max_messages_per_subject > 0 {
@@ -328,6 +342,17 @@ mod tests {
         }
         let allowed = StreamOptions { allow_memory: true, ..options };
         assert!(check(&memory, &allowed).is_ok());
+    }
+
+    #[test]
+    fn an_old_server_does_not_keep_to_its_limit() {
+        let mut config = Config { discard: DiscardPolicy::New, ..good() };
+        let told = |config: &Config, refuses| {
+            warnings(config, refuses).iter().any(|warning| warning.contains("issue 4771"))
+        };
+        assert!(!told(&config, false), "without a limit");
+        config.max_bytes = 1_000_000;
+        assert!(told(&config, false) && !told(&config, true));
     }
 
     #[test]

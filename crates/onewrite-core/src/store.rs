@@ -88,7 +88,8 @@ pub enum Op {
         /// Why, without payload.
         reason: Text,
     },
-    /// Parks the log's record at `sequence` behind the others of its key.
+    /// Parks the log's record at `sequence` behind the others of its key. Refused when the log no longer
+    /// has it (its sink was suspended meanwhile), so that what moves the cursor past it is refused as well.
     Park {
         /// The sink whose relay parks it.
         sink: Text,

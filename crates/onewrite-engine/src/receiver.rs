@@ -3,7 +3,7 @@
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use onewrite_core::{
-    Delivery, Result,
+    Delivery, Partition, Result, Text,
     broker::{Arrival, Feed, Receipt},
     failpoint,
     inbox::{Attempt, Inbox, Lane, closed, plan},
@@ -107,9 +107,12 @@ impl Receiver {
         let counted = self.inbox.attempt(attempts.clone(), false).await?;
         failpoint::hit("receiver.after_attempt_before_handler");
         let mut receipts = vec![Receipt::Blocked; deliveries.len()];
-        let mut lanes: HashSet<Lane> = HashSet::new();
+        let mut closed_now: HashSet<(Text, Partition)> = HashSet::new();
+        let is_closed = |now: &HashSet<(Text, Partition)>, index: usize| {
+            now.contains(&Lane::of(&deliveries[index]).partition())
+        };
         for group in plan(&deliveries, &attempts, &counted) {
-            if group.indexes.iter().all(|index| lanes.contains(&Lane::of(&deliveries[*index]))) {
+            if group.indexes.iter().all(|index| is_closed(&closed_now, *index)) {
                 continue;
             }
             let alone =
@@ -118,11 +121,11 @@ impl Receiver {
                 self.inbox.attempt(group.attempts.clone(), true).await?;
             }
             for indexes in group.indexes.chunks(self.options.transaction_max.max(1)) {
-                // What one transaction did not take closes its lane for those behind it.
+                // What one transaction did not take closes its partition for those behind it.
                 let indexes: Vec<usize> = indexes
                     .iter()
                     .copied()
-                    .filter(|index| !lanes.contains(&Lane::of(&deliveries[*index])))
+                    .filter(|index| !is_closed(&closed_now, *index))
                     .collect();
                 let chunk: Vec<Delivery> =
                     indexes.iter().map(|index| deliveries[*index].clone()).collect();
@@ -130,7 +133,7 @@ impl Receiver {
                     continue;
                 }
                 let done = self.inbox.receive(chunk.clone(), group.attempts.clone()).await?;
-                lanes.extend(closed(&chunk, &done));
+                closed_now.extend(closed(&chunk, &done));
                 for (index, receipt) in indexes.into_iter().zip(done) {
                     receipts[index] = receipt;
                 }

@@ -36,10 +36,15 @@ BEGIN
     IF reason = 'moved' AND EXISTS (SELECT FROM onewrite.source WHERE place = here) THEN
         RETURN NULL; -- another transaction has just done it
     END IF;
+    UPDATE onewrite.source SET place = here;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION USING ERRCODE = 'OW003', MESSAGE = 'the schema onewrite holds no source',
+            HINT = 'Create it with `onewrite store init --store URL`.';
+    END IF;
     first := nextval('onewrite.sequence');
     INSERT INTO onewrite.incarnation (first_sequence, incarnation, reason)
-        VALUES (first, encode(substring(uuid_send(gen_random_uuid()) FROM 9), 'hex'), reason);
-    UPDATE onewrite.source SET place = here;
+        VALUES (first, encode(substring(uuid_send(gen_random_uuid()) FROM 9), 'hex'), begin_life.reason)
+        ON CONFLICT (first_sequence) DO UPDATE SET incarnation = excluded.incarnation, reason = excluded.reason;
     RETURN first;
 END $$;
 
@@ -47,32 +52,41 @@ END $$;
 -- for speed: each expression and each statement costs a microsecond or more.)
 CREATE FUNCTION onewrite.outbox_enters() RETURNS trigger LANGUAGE plpgsql AS $$
 DECLARE
-    terms record;
-    bytes integer;
+    source_partitions integer;
+    bytes_max integer;
 BEGIN
-    IF NEW.key IS NULL OR NEW.partition IS NULL OR NEW.partition < 0 OR NEW.partition > 65534
-        OR coalesce(octet_length(NEW.payload_bytes), octet_length(NEW.payload), 0) > 8192 THEN
-        SELECT partitions, event_bytes_max INTO STRICT terms FROM onewrite.source;
-        NEW.key := coalesce(NEW.key, NEW.aggregateid);
-        NEW.partition := onewrite.partition_of(NEW.key, terms.partitions);
-        bytes := coalesce(octet_length(NEW.payload_bytes), octet_length(NEW.payload), 0);
-        IF bytes > terms.event_bytes_max THEN
-            RAISE EXCEPTION USING ERRCODE = 'OW005',
-                MESSAGE = format('the event takes more than %s bytes', terms.event_bytes_max),
-                HINT = 'Store the large part elsewhere and emit a reference, or raise onewrite.source.event_bytes_max.';
-        END IF;
+    SELECT partitions, event_bytes_max INTO STRICT source_partitions, bytes_max FROM onewrite.source;
+    IF NEW.key IS NULL THEN
+        NEW.key := NEW.aggregateid;
     END IF;
-    IF set_config('onewrite.placing', coalesce(current_setting('onewrite.placing', true), '') || ',' || NEW.partition, true) IS NULL THEN
-        RETURN NULL; -- never: a setting is never null; a condition is how to evaluate it cheaply
+    -- Always computed: a wrong one would break the key's order.
+    NEW.partition := onewrite.partition_of(NEW.key, source_partitions);
+    IF coalesce(octet_length(NEW.payload_bytes), octet_length(NEW.payload), 0) > bytes_max THEN
+        RAISE EXCEPTION USING ERRCODE = 'OW005', MESSAGE = format('the event takes more than %s bytes', bytes_max),
+            HINT = 'Store the large part elsewhere and emit a reference, or raise onewrite.source.event_bytes_max.';
+    END IF;
+    IF length(set_config('onewrite.placing', coalesce(current_setting('onewrite.placing', true), '') || ',' || NEW.partition, true))
+        > 32 * source_partitions + 64 THEN
+        PERFORM onewrite.shorten_pending();
     END IF;
     RETURN NEW;
+END $$;
+
+-- Names each partition once in the list of those to be locked.
+CREATE FUNCTION onewrite.shorten_pending() RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+    pending text := current_setting('onewrite.placing');
+BEGIN
+    PERFORM set_config('onewrite.placing', CASE WHEN pending LIKE '*%' THEN '*,' ELSE ',' END || string_agg(DISTINCT p, ','), true)
+        FROM regexp_split_to_table(ltrim(pending, '*,'), ',') p;
 END $$;
 
 -- What happens to it when its transaction commits: it moves to the log. The first row takes the locks of
 -- all, in order, so that two transactions never wait for each other. (NEW is the row as inserted, even if
 -- it was deleted since.)
+-- The table looks empty to the planner, and under an old snapshot it is not: it must follow the index.
 CREATE FUNCTION onewrite.outbox_leaves() RETURNS trigger
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET jit = off AS $$
 DECLARE
     asleep boolean;
 BEGIN
@@ -89,7 +103,7 @@ BEGIN
                 NEW.data_schema, NEW.correlation_id, NEW.causation_id, NEW.user_id, NEW.dedup_key, NEW.traceparent,
                 NEW.headers, coalesce(NEW.payload_bytes, convert_to(NEW.payload, 'UTF8'))
             FROM onewrite.source s WHERE s.place = onewrite.place()
-            RETURNING (SELECT last_value > 0 FROM onewrite.asleep) INTO asleep;
+            RETURNING (SELECT last_value > (extract(epoch FROM clock_timestamp()) * 1000000)::bigint FROM onewrite.asleep) INTO asleep;
         EXIT WHEN FOUND;
         PERFORM onewrite.begin_life('moved');
     END LOOP;
@@ -120,7 +134,7 @@ BEGIN
     IF current_setting('synchronous_commit') = 'off' THEN
         PERFORM set_config('synchronous_commit', 'on', true);
     END IF;
-    IF (SELECT last_value FROM onewrite.asleep) > 0 AND coalesce(current_setting('onewrite.notify', true), '') <> 'off' THEN
+    IF (SELECT last_value FROM onewrite.asleep) > (extract(epoch FROM clock_timestamp()) * 1000000)::bigint AND coalesce(current_setting('onewrite.notify', true), '') <> 'off' THEN
         PERFORM pg_notify('onewrite', '');
     END IF;
 END $$;
@@ -136,28 +150,36 @@ ALTER TABLE onewrite.outbox ENABLE ALWAYS TRIGGER onewrite_leaves;
 -- Appends events at once: their places are known, and their partitions are locked until the transaction
 -- ends. For short transactions, and last in them. Returns their sequences.
 CREATE FUNCTION onewrite.append(
-    partitions integer[], times timestamptz[], ids text[], types text[], aggregatetypes text[], aggregateids text[],
+    times timestamptz[], ids text[], types text[], aggregatetypes text[], aggregateids text[],
     keys text[], content_types text[], schema_versions bigint[], sources text[], data_schemas text[],
     correlation_ids text[], causation_ids text[], user_ids text[], dedup_keys text[], traceparents text[],
     headers text[], payloads bytea[]
 ) RETURNS bigint[]
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
+    terms record;
     drawn bigint[];
     now timestamptz;
-    here smallint;
-    moved boolean;
-    ignored text;
+    partitions integer[];
 BEGIN
+    SELECT s.partitions, s.event_bytes_max INTO STRICT terms FROM onewrite.source s;
+    IF EXISTS (SELECT FROM unnest(payloads) p WHERE octet_length(p) > terms.event_bytes_max) THEN
+        RAISE EXCEPTION USING ERRCODE = 'OW005', MESSAGE = format('the event takes more than %s bytes', terms.event_bytes_max),
+            HINT = 'Store the large part elsewhere and emit a reference, or raise onewrite.source.event_bytes_max.';
+    END IF;
+    IF '' = ANY (ids || types || aggregatetypes || keys) OR array_position(ids || types || aggregatetypes || aggregateids || keys, NULL) IS NOT NULL THEN
+        RAISE EXCEPTION USING ERRCODE = 'OW006',
+            MESSAGE = 'an event needs an id, a type, an aggregate type, and a key or aggregate id, none of them empty';
+    END IF;
+    SELECT array_agg(onewrite.partition_of(k, terms.partitions) ORDER BY n) INTO partitions FROM unnest(keys) WITH ORDINALITY AS u (k, n);
     PERFORM pg_advisory_xact_lock(1869505911, p) FROM (SELECT DISTINCT p FROM unnest(partitions) p ORDER BY p) wanted;
-    SELECT s.segment, s.place <> onewrite.place() INTO STRICT here, moved FROM onewrite.source s;
-    IF moved THEN
+    IF NOT EXISTS (SELECT FROM onewrite.source s WHERE s.place = onewrite.place()) THEN
         PERFORM onewrite.begin_life('moved');
     END IF;
     now := clock_timestamp();
     WITH placed AS (
         INSERT INTO onewrite.log
-        SELECT here, nextval('onewrite.sequence'), e.partition, now, coalesce(e.time, now), e.id, e.type,
+        SELECT (SELECT segment FROM onewrite.source), nextval('onewrite.sequence'), e.partition, now, coalesce(e.time, now), e.id, e.type,
             e.aggregatetype, e.aggregateid, e.key, e.content_type, e.schema_version, e.source, e.data_schema,
             e.correlation_id, e.causation_id, e.user_id, e.dedup_key, e.traceparent, e.headers, e.payload
         FROM unnest(partitions, times, ids, types, aggregatetypes, aggregateids, keys, content_types, schema_versions,
@@ -169,7 +191,7 @@ BEGIN
         RETURNING sequence
     )
     SELECT array_agg(sequence) INTO drawn FROM placed;
-    ignored := set_config('onewrite.placing', '*' || replace(coalesce(current_setting('onewrite.placing', true), ''), '*', ''), true);
+    PERFORM set_config('onewrite.placing', '*' || replace(coalesce(current_setting('onewrite.placing', true), ''), '*', ''), true);
     PERFORM onewrite.announce();
     RETURN drawn;
 END $$;
@@ -186,16 +208,9 @@ CREATE FUNCTION onewrite.emit(
 ) RETURNS text LANGUAGE plpgsql AS $$
 DECLARE
     given text := coalesce(emit.id, gen_random_uuid()::text);
-    terms record;
 BEGIN
-    SELECT s.partitions, s.placement INTO STRICT terms FROM onewrite.source s;
-    IF terms.placement = 'emit' THEN
-        IF coalesce(emit.aggregatetype, '') = '' OR coalesce(emit.type, '') = ''
-            OR coalesce(emit.key, emit.aggregateid, '') = '' OR given = '' THEN
-            RAISE EXCEPTION USING ERRCODE = 'OW006', MESSAGE = 'an event needs a type, an aggregate type, a key or aggregate id, and an id that is not empty';
-        END IF;
+    IF (SELECT s.placement FROM onewrite.source s) = 'emit' THEN
         PERFORM onewrite.append(
-            ARRAY[onewrite.partition_of(coalesce(emit.key, emit.aggregateid), terms.partitions)],
             ARRAY[NULL::timestamptz], ARRAY[given], ARRAY[emit.type], ARRAY[emit.aggregatetype], ARRAY[emit.aggregateid],
             ARRAY[coalesce(emit.key, emit.aggregateid)], ARRAY[emit.content_type], ARRAY[emit.schema_version],
             ARRAY[NULL::text], ARRAY[NULL::text], ARRAY[emit.correlation_id], ARRAY[emit.causation_id], ARRAY[emit.user_id],
@@ -214,30 +229,33 @@ END $$;
 
 -- How far everything is decided: numbers up to `head` in partitions that are not `busy` are visible to the
 -- next statement, or never will be. The number is read before the locks: who drew it held one by then.
-CREATE FUNCTION onewrite.horizon(OUT head bigint, OUT busy integer[], OUT lives bigint) LANGUAGE plpgsql AS $$
+CREATE FUNCTION onewrite.horizon(OUT head bigint, OUT busy integer[]) LANGUAGE plpgsql AS $$
 BEGIN
     SELECT CASE WHEN s.is_called THEN s.last_value ELSE 0 END INTO head FROM onewrite.sequence s;
     SELECT array_agg(DISTINCT l.objid::bigint::integer) INTO busy FROM pg_locks l
         WHERE l.locktype = 'advisory' AND l.classid = 1869505911 AND l.objsubid = 2 AND l.granted
             AND l.objid < 65536 AND l.database = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database());
-    SELECT count(*) INTO lives FROM onewrite.incarnation;
 END $$;
 
--- Sets a relay's sign that it sleeps, and then looks: what was placed by then may have been placed without
--- seeing the sign.
-CREATE FUNCTION onewrite.sleeps(sign bigint, OUT head bigint, OUT busy integer[], OUT lives bigint) LANGUAGE plpgsql AS $$
+-- Sets a relay's sign that it sleeps for so long, and then looks: what was placed by then may have been
+-- placed without seeing the sign. Of several sleepers the one that sleeps longest has its sign there.
+CREATE FUNCTION onewrite.sleeps(within interval, OUT sign bigint, OUT head bigint, OUT busy integer[]) LANGUAGE plpgsql AS $$
 BEGIN
     PERFORM set_config('synchronous_commit', 'off', true); -- nothing here need outlive a crash
-    PERFORM setval('onewrite.asleep', sign);
-    SELECT h.head, h.busy, h.lives INTO head, busy, lives FROM onewrite.horizon() h;
+    sign := (extract(epoch FROM clock_timestamp() + within) * 1000000)::bigint;
+    PERFORM setval('onewrite.asleep', sign) FROM onewrite.asleep WHERE last_value < sign;
+    SELECT h.head, h.busy INTO head, busy FROM onewrite.horizon() h;
 END $$;
 
--- Takes the sign down, unless another relay's stands there by now.
-CREATE FUNCTION onewrite.wakes(sign bigint, OUT head bigint, OUT busy integer[], OUT lives bigint) LANGUAGE plpgsql AS $$
+-- Looks again after a sleep. Who was woken takes the sign down, unless somebody has gone to sleep since;
+-- who was not leaves it to the others, and to its end.
+CREATE FUNCTION onewrite.wakes(sign bigint, woken boolean, OUT head bigint, OUT busy integer[]) LANGUAGE plpgsql AS $$
 BEGIN
     PERFORM set_config('synchronous_commit', 'off', true);
-    PERFORM setval('onewrite.asleep', 0) FROM onewrite.asleep WHERE last_value = sign;
-    SELECT h.head, h.busy, h.lives INTO head, busy, lives FROM onewrite.horizon() h;
+    IF woken THEN
+        PERFORM setval('onewrite.asleep', 0) FROM onewrite.asleep a WHERE a.last_value <= wakes.sign AND a.last_value > 0;
+    END IF;
+    SELECT h.head, h.busy INTO head, busy FROM onewrite.horizon() h;
 END $$;
 
 -- Renews a member's leases and takes its fair share of free and expired ones, in one call: a process that
@@ -269,7 +287,9 @@ BEGIN
         GROUP BY owner HAVING count(*) > leases / members) more;
     fair := leases / members + (extras < leases % members)::integer;
     IF takes AND fair > held THEN
-        UPDATE onewrite.lease l SET owner = claimant, epoch = l.epoch + 1, expires_at = clock_timestamp() + ttl,
+        UPDATE onewrite.lease l SET owner = claimant, expires_at = clock_timestamp() + ttl,
+                -- Beyond what any clock has given: an epoch that a failover lost must not come again.
+                epoch = greatest(l.epoch + 1, (extract(epoch FROM clock_timestamp()) * 1000)::bigint),
                 takeovers = l.takeovers + (l.owner IS NOT NULL)::integer
             FROM (SELECT f.partition FROM onewrite.lease f
                   WHERE f.scope = wanted AND (f.owner IS NULL OR (f.owner <> claimant AND f.expires_at <= clock_timestamp()))
@@ -284,5 +304,7 @@ BEGIN
         -- A renewal that a crash of the server undoes only ends a lease early. An epoch must not be undone:
         -- the next owner would get the same one.
         PERFORM set_config('synchronous_commit', 'off', true);
+    ELSIF current_setting('synchronous_commit') = 'off' THEN
+        PERFORM set_config('synchronous_commit', 'on', true);
     END IF;
 END $$;

@@ -3,7 +3,8 @@
 -- Whether an event is new to `consumer`: call it in the transaction of the reaction, react when it says
 -- true, commit. With the coordinates of a delivery (its onewrite… attributes) the receiver's mark decides;
 -- a missing predecessor is an error (OW017), for the event must come again after it. Without `previous` (a
--- foreign sender, or a record delivered again outside its stream) the id decides.
+-- foreign sender, or a record delivered again outside its stream) the id decides. Ids are remembered in
+-- either case; call onewrite.forget now and then.
 CREATE FUNCTION onewrite.receive(
     consumer text, source text, id text, incarnation text DEFAULT '0000000000000000', partition integer DEFAULT 0,
     sequence bigint DEFAULT 0, previous bigint DEFAULT NULL
@@ -11,7 +12,13 @@ CREATE FUNCTION onewrite.receive(
 #variable_conflict use_variable
 DECLARE
     mark record;
+    is_new boolean;
 BEGIN
+    IF id = format('gap-%s-%s-%s', incarnation, partition, sequence) THEN
+        RAISE EXCEPTION USING ERRCODE = 'OW017',
+            MESSAGE = format('source %s no longer has the events up to sequence %s of partition %s', source, sequence, partition),
+            HINT = 'Compare both sides, then accept it: UPDATE onewrite.inbox SET sequence = …, last_id = … for this lane.';
+    END IF;
     INSERT INTO onewrite.inbox AS i (consumer, source, incarnation, partition)
         VALUES (consumer, source, incarnation, partition) ON CONFLICT DO NOTHING;
     SELECT i.sequence, i.last_id, i.redriven INTO STRICT mark FROM onewrite.inbox i
@@ -30,22 +37,28 @@ BEGIN
             MESSAGE = format('a predecessor is missing: this event follows sequence %s of partition %s, and %s is the last one received', previous, partition, mark.sequence),
             HINT = 'Do not acknowledge it: it must come again, after its predecessor.';
     END IF;
-    IF previous IS NULL OR sequence <= mark.redriven THEN
-        INSERT INTO onewrite.inbox_id AS i (consumer, source, id) VALUES (consumer, source, id) ON CONFLICT DO NOTHING;
-        IF NOT FOUND THEN
-            UPDATE onewrite.inbox i SET sequence = receive.sequence, last_id = receive.id
-                WHERE previous IS NOT NULL AND i.consumer = receive.consumer AND i.source = receive.source
-                    AND i.incarnation = receive.incarnation AND i.partition = receive.partition;
-            RETURN false;
-        END IF;
-    END IF;
+    -- Insert first. An event of the stream may have come outside of it before: its sender had given it up.
+    INSERT INTO onewrite.inbox_id AS i (consumer, source, id) VALUES (consumer, source, id) ON CONFLICT DO NOTHING;
+    is_new := FOUND;
     UPDATE onewrite.inbox i SET
             sequence = CASE WHEN previous IS NULL THEN i.sequence ELSE receive.sequence END,
             last_id = CASE WHEN previous IS NULL THEN i.last_id ELSE receive.id END,
             redriven = CASE WHEN previous IS NULL THEN greatest(i.redriven, receive.sequence) ELSE i.redriven END
         WHERE i.consumer = receive.consumer AND i.source = receive.source
             AND i.incarnation = receive.incarnation AND i.partition = receive.partition;
-    RETURN true;
+    RETURN is_new;
+END $$;
+
+-- Forgets ids of events received longer ago than `age`, which must exceed the time after which any sender
+-- may still send an event again. Returns how many.
+CREATE FUNCTION onewrite.forget(consumer text, age interval DEFAULT '8 days') RETURNS bigint LANGUAGE plpgsql AS $$
+#variable_conflict use_variable
+DECLARE
+    forgotten bigint;
+BEGIN
+    DELETE FROM onewrite.inbox_id i WHERE i.consumer = forget.consumer AND i.seen_at < clock_timestamp() - age;
+    GET DIAGNOSTICS forgotten = ROW_COUNT;
+    RETURN forgotten;
 END $$;
 
 -- States why this transaction needs no event (a backfill, a repair).
@@ -90,14 +103,21 @@ END $$;
 CREATE FUNCTION onewrite.forwards() RETURNS trigger LANGUAGE plpgsql AS $$
 DECLARE
     columns jsonb := to_jsonb(NEW) - 'payload';
+    bytes bytea;
+    written text;
+    kind text := 'application/json';
 BEGIN
+    IF pg_typeof(NEW.payload) = 'bytea'::regtype THEN
+        kind := 'application/octet-stream';
+        bytes := NEW.payload;
+    ELSE
+        written := NEW.payload;
+    END IF;
     INSERT INTO onewrite.outbox (id, aggregatetype, aggregateid, type, payload, payload_bytes, traceparent, content_type)
     VALUES (
-        columns->>'id', columns->>'aggregatetype', columns->>'aggregateid', columns->>'type',
-        CASE WHEN pg_typeof(NEW.payload) <> 'bytea'::regtype THEN NEW.payload::text END,
-        CASE WHEN pg_typeof(NEW.payload) = 'bytea'::regtype THEN NEW.payload::text::bytea END,
+        columns->>'id', columns->>'aggregatetype', columns->>'aggregateid', columns->>'type', written, bytes,
         coalesce(columns->>'traceparent', substring(columns->>'tracingspancontext' FROM 'traceparent=(\S+)')),
-        CASE WHEN pg_typeof(NEW.payload) = 'bytea'::regtype THEN 'application/octet-stream' ELSE 'application/json' END
+        kind
     );
     RETURN NULL;
 END $$;
@@ -105,4 +125,5 @@ END $$;
 CREATE FUNCTION onewrite.forward_table(outbox regclass) RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
     EXECUTE format('CREATE TRIGGER onewrite_forward AFTER INSERT ON %s FOR EACH ROW EXECUTE FUNCTION onewrite.forwards()', outbox);
+    EXECUTE format('ALTER TABLE %s ENABLE ALWAYS TRIGGER onewrite_forward', outbox);
 END $$;

@@ -33,8 +33,8 @@ CREATE TABLE onewrite.incarnation (
 -- partition sequence order is commit order. A cache would break that.
 CREATE SEQUENCE onewrite.sequence CACHE 1;
 
--- Above 0 while a relay sleeps: then who places an event wakes it. A sequence, because its value is
--- seen at once and leaves no dead rows.
+-- Until when a relay sleeps, in microseconds since 1970: who places an event before then wakes it. A
+-- sequence, because its value is seen at once and leaves no dead rows.
 CREATE SEQUENCE onewrite.asleep MINVALUE 0 START 0;
 
 -- Where anybody inserts: aggregatetype, aggregateid, type and payload are enough. The row moves to the

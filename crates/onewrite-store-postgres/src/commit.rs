@@ -60,7 +60,7 @@ pub(crate) async fn batch(
     // All at the end, in one statement that locks their partitions in order: two batches never wait for
     // each other.
     emit::append(&tx, terms.placing, &emitted).await?;
-    if durable {
+    if durable && !sabotage.has(Defect::NoSync) {
         finish(tx).await?;
     } else {
         tx.commit().await.map_err(after_commit)?;
@@ -68,8 +68,15 @@ pub(crate) async fn batch(
     Ok(outcomes)
 }
 
-/// Commits what must not be lost.
+/// Commits what must not be lost. In a transaction that a statement has aborted, COMMIT rolls back and
+/// says so only in passing; any statement fails there, so one goes before it. It also undoes what a
+/// handler may have set.
 pub(crate) async fn finish(tx: Transaction<'_>) -> Result<()> {
+    tx.batch_execute(
+        "SELECT set_config('synchronous_commit', 'on', true) WHERE current_setting('synchronous_commit') = 'off'",
+    )
+    .await
+    .during("make the commit durable")?;
     failpoint::hit("store.before_commit");
     let committed = tx.commit().await;
     failpoint::hit("store.after_commit_before_reply");
@@ -284,7 +291,8 @@ async fn move_all(client: &Client, durable: bool, moves: &[Move<'_>]) -> Result<
         client.batch_execute("COMMIT"),
     )
     .await;
-    begun.during("begin a write")?;
+    // Sent together: whichever answer is lost, the commit may have happened.
+    begun.map_err(after_commit)?;
     let rows = moved.map_err(after_commit)?;
     committed.map_err(after_commit)?;
     let outcome = |held: bool| if held { Outcome::Applied(1) } else { Outcome::Fenced };

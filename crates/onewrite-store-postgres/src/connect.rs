@@ -29,6 +29,11 @@ const ENGINE: &str = "SET jit = off; SET enable_seqscan = off; SET enable_bitmap
 /// something else for longer, in the middle of its transaction, is taken for one that stands still.
 const WORK: &str = "SET idle_in_transaction_session_timeout = '30s'";
 
+/// Set on both, whatever the server, the database or the role says: what is looked at again under a lock
+/// must be seen as it is then, and what is reported must be on disk.
+const PROMISES: &str = "SET default_transaction_isolation = 'read committed'; \
+    SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'";
+
 /// What a connection is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Use {
@@ -43,7 +48,7 @@ pub(crate) enum Use {
 pub struct Options {
     /// Server, database and user.
     pub config: Config,
-    /// Certificates of the authorities that the server's own is checked against, beside the system's.
+    /// Certificates of the authorities that the server's own is checked against, instead of the system's.
     pub root_certificates: Option<PathBuf>,
     /// Whether a missing schema is created.
     pub create: bool,
@@ -129,7 +134,10 @@ impl Options {
         };
         let session = if purpose == Use::Engine { ENGINE } else { WORK };
         let prepare = Hook::async_fn(move |client, _| {
-            Box::pin(async move { client.batch_execute(session).await.map_err(HookError::Backend) })
+            Box::pin(async move {
+                client.batch_execute(PROMISES).await.map_err(HookError::Backend)?;
+                client.batch_execute(session).await.map_err(HookError::Backend)
+            })
         });
         Pool::builder(manager)
             .max_size(CONNECTIONS_MAX)

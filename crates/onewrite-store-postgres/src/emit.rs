@@ -20,7 +20,7 @@ pub(crate) const EMIT: &str = "INSERT INTO onewrite.outbox (id, type, aggregatet
     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, coalesce($17, clock_timestamp()))";
 
 /// Appends events at once; the arguments are arrays, one element for each event.
-pub(crate) const APPEND: &str = "SELECT onewrite.append($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18)";
+pub(crate) const APPEND: &str = "SELECT onewrite.append($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17)";
 
 /// A user's open transaction: of `tokio-postgres`, or of `deadpool-postgres`, whose connections remember
 /// prepared statements.
@@ -230,10 +230,9 @@ impl<'a> Columns<'a> {
         }
     }
 
-    fn binds(&self) -> [(&(dyn ToSql + Sync), Type); 18] {
+    fn binds(&self) -> [(&(dyn ToSql + Sync), Type); 17] {
         let text = Type::TEXT_ARRAY;
         [
-            (&self.partitions, Type::INT4_ARRAY),
             (&self.times, Type::TIMESTAMPTZ_ARRAY),
             (&self.ids, text.clone()),
             (&self.texts[0], text.clone()),

@@ -1,7 +1,7 @@
 //! What PostgreSQL's errors mean.
 
 use onewrite_core::{Code, Error};
-use tokio_postgres::error::SqlState;
+use tokio_postgres::error::{Severity, SqlState};
 
 /// Turns a database error into ours, saying what was being done.
 pub(crate) trait While<T> {
@@ -100,11 +100,9 @@ pub(crate) fn told(error: &(dyn std::error::Error + 'static)) -> String {
 
 pub(crate) fn code_of(error: &tokio_postgres::Error) -> Code {
     let Some(state) = error.code() else {
-        return if error.is_closed() || std::error::Error::source(error).is_some() {
-            Code::StoreUnreachable
-        } else {
-            Code::Database
-        };
+        let source = std::error::Error::source(error);
+        let broken = source.is_some_and(|source| source.is::<std::io::Error>());
+        return if broken || error.is_closed() { Code::StoreUnreachable } else { Code::Database };
     };
     code_of_state(state.code())
 }
@@ -117,7 +115,7 @@ pub(crate) fn code_of_state(state: &str) -> Code {
         "OW013" => Code::SinkAhead,
         "OW017" => Code::Gap,
         "OW022" => Code::EventForgotten,
-        "42P01" | "3F000" => Code::SchemaMissing,
+        "42P01" | "3F000" | "OW003" => Code::SchemaMissing,
         "53100" => Code::DiskFull,
         "25006" => Code::ReadOnly,
         // Deadlock, serialization, lock timeout, too many connections.
@@ -133,11 +131,15 @@ pub(crate) fn is_unknown(error: &Error) -> bool {
     error.code() == Code::StoreUnreachable
 }
 
-/// What is known of a commit that came to `error`.
+/// What is known of a commit that came to `error`: nothing, unless the server itself said that it refused
+/// it and goes on.
 #[expect(clippy::needless_pass_by_value, reason = "as `map_err` hands it over")]
 pub(crate) fn after_commit(error: tokio_postgres::Error) -> Error {
     let known = database("commit", &error);
-    if is_unknown(&known) {
+    let goes_on = error.as_db_error().is_some_and(|error| {
+        !matches!(error.parsed_severity(), Some(Severity::Fatal | Severity::Panic))
+    });
+    if is_unknown(&known) || !goes_on {
         return Error::new(Code::CommitUnknown, "commit").with_source(known);
     }
     known

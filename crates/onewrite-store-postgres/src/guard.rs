@@ -9,7 +9,7 @@
 //! and a session with `session_replication_role = replica` (logical replication) fires none of these.
 
 use onewrite_core::{Code, Error, Result, Text};
-use tokio_postgres::Client;
+use tokio_postgres::{Client, error::SqlState};
 
 use crate::{error::While, row};
 
@@ -73,14 +73,18 @@ pub(crate) async fn list(client: &Client) -> Result<Vec<Text>> {
 async fn resolve(client: &Client, table: &str) -> Result<Text> {
     let found = client
         .query_one(
-            "SELECT coalesce(to_regclass($1), to_regclass(quote_ident($1)))::text,
+            "SELECT coalesce(to_regclass(quote_ident($1)), to_regclass($1))::text,
                     (SELECT nspname FROM pg_namespace n JOIN pg_class c ON c.relnamespace = n.oid
-                     WHERE c.oid = coalesce(to_regclass($1), to_regclass(quote_ident($1))))",
+                     WHERE c.oid = coalesce(to_regclass(quote_ident($1)), to_regclass($1)))",
             &[&table],
         )
-        .await
-        .during("look for the table")?;
-    let Some(name) = row::option(&found, 0)? else {
+        .await;
+    let found = match found {
+        Err(error) if error.code() == Some(&SqlState::INVALID_NAME) => None,
+        found => Some(found.during("look for the table")?),
+    };
+    let name = found.as_ref().map(|found| row::option(found, 0)).transpose()?.flatten();
+    let (Some(name), Some(found)) = (name, found) else {
         return Err(Error::new(
             Code::NotFound,
             format!("there is no table `{}`", table.escape_debug()),

@@ -2,7 +2,7 @@
 
 use deadpool_postgres::Transaction;
 use onewrite_core::{
-    Partition, Record, Result, Sequence, Text,
+    Code, Error, Partition, Record, Result, Sequence, Text,
     parking::{ParkedKey, ParkedRecord, Request},
     position::Source,
 };
@@ -42,6 +42,18 @@ pub(crate) async fn park_from_log(
         &[&scope, &&*source.name, &life, &partition, &sequence],
     )
     .await?;
+    if copied == 0 {
+        let known = query(
+            tx,
+            "SELECT 1 FROM onewrite.parked WHERE scope = $1 AND origin = $2 AND sequence = $3 AND partition = $4 LIMIT 1",
+            &[&scope, &&*source.name, &sequence, &partition],
+        )
+        .await?;
+        if known.is_empty() {
+            // Its sink was suspended meanwhile: the lane starts over and tells its receiver of the gap.
+            return Err(Error::new(Code::NotFound, "a record to park is no longer in the log"));
+        }
+    }
     execute(
         tx,
         "INSERT INTO onewrite.parked_key (scope, source, key, partition, reason)
@@ -148,9 +160,10 @@ pub(crate) async fn is_parked(
     Ok(found > 0)
 }
 
-pub(crate) async fn any_parked(tx: &Transaction<'_>, scope: &str) -> Result<bool> {
-    let found = query(tx, statement::ANY_PARKED, &[&scope]).await?;
-    Ok(!found.is_empty())
+/// Whether any key is parked, and whether any table is guarded.
+pub(crate) async fn circumstances(tx: &Transaction<'_>, scope: &str) -> Result<(bool, bool)> {
+    let found = query(tx, statement::CIRCUMSTANCES, &[&scope]).await?;
+    Ok(found.first().map_or((true, true), |found| (found.get(0), found.get(1))))
 }
 
 pub(crate) async fn keys(client: &Client, scope: Option<&str>) -> Result<Vec<ParkedKey>> {

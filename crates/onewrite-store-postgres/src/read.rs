@@ -42,28 +42,27 @@ const PROBE: &str = concat!(
           SELECT * FROM onewrite.log l WHERE l.partition = w.wanted AND l.sequence > w.after AND l.sequence <= $3
               AND ($4::text[] IS NULL OR l.type = ANY ($4)) ORDER BY l.sequence LIMIT $5) found"
 );
-const TRIMMED: &str =
-    "SELECT partition, sequence FROM onewrite.trimmed WHERE sequence > ($1::int8[])[partition + 1]";
+/// What is behind the records: how many lives there are, and what was trimmed.
+const BEHIND: &str = "SELECT -1, count(*) FROM onewrite.incarnation
+     UNION ALL SELECT partition, sequence FROM onewrite.trimmed WHERE sequence > ($1::int8[])[partition + 1]";
 
 /// What is decided: see `onewrite.horizon`.
 pub(crate) struct Horizon {
     pub(crate) head: Sequence,
     pub(crate) busy: BTreeSet<Partition>,
-    lives: u64,
 }
 
 impl Horizon {
     pub(crate) fn of(found: &Row) -> Result<Self> {
         let busy: Option<Vec<i32>> = found.try_get(1).during("read the log")?;
         let busy = busy.unwrap_or_default().into_iter().filter_map(|p| u16::try_from(p).ok());
-        let (head, lives) = (row::number(found, 0)?, row::number(found, 2)?);
-        Ok(Self { head, busy: busy.collect(), lives })
+        Ok(Self { head: row::number(found, 0)?, busy: busy.collect() })
     }
 }
 
 pub(crate) async fn horizon(client: &Client) -> Result<Horizon> {
     let statement = client
-        .prepare_cached("SELECT head, busy, lives FROM onewrite.horizon()")
+        .prepare_cached("SELECT head, busy FROM onewrite.horizon()")
         .await
         .during("read the log")?;
     Horizon::of(&client.query_one(&statement, &[]).await.during("read the log")?)
@@ -82,14 +81,15 @@ pub(crate) async fn page(
     let mut gone = BTreeMap::new();
     loop {
         let now = horizon(client).await?;
-        let changed = now.lives != known.incarnations.len() as u64;
-        let source = if changed { Some(schema::source(client).await?) } else { None };
         let plan = Plan::of(read, &gone, &now, known.partitions);
         let found = plan.run(client, read, &now, sabotage).await?;
         if found.gone != gone {
             gone = found.gone;
             continue;
         }
+        // A life is committed no later than its first record: looked up after the records, it is known.
+        let changed = found.lives != known.incarnations.len() as u64;
+        let source = if changed { Some(schema::source(client).await?) } else { None };
         let mut page = plan.page(source.as_ref().unwrap_or(known), read, &now, &found)?;
         page.trimmed = gone.into_iter().collect();
         return Ok((source, page));
@@ -121,6 +121,8 @@ struct Plan {
 struct Found {
     scanned: Vec<Row>,
     probed: Vec<Row>,
+    /// How many lives there are, counted after the records were read.
+    lives: u64,
     /// What was trimmed behind the positions asked for, looked up after the records: what is missing
     /// among them was trimmed before.
     gone: BTreeMap<Partition, Sequence>,
@@ -149,8 +151,8 @@ impl Plan {
         let mut bounds: Vec<Sequence> =
             after.iter().filter(|(partition, _)| moving(partition)).map(|(_, a)| *a).collect();
         bounds.sort_unstable();
-        let from = bounds.get(bounds.len() / LAGGARDS).or_else(|| after.values().max());
-        let from = from.copied().unwrap_or(START);
+        // Should none move, all are probed.
+        let from = bounds.get(bounds.len() / LAGGARDS).copied().unwrap_or(now.head + 1);
         let lagging = after.iter().map(|(p, a)| (*p, *a)).filter(|(_, a)| *a < from).collect();
         Self { after, from, lagging, partitions }
     }
@@ -175,7 +177,7 @@ impl Plan {
         let scan = if by_time { SCAN.replace("BY sequence", "BY time") } else { SCAN.into() };
         let scan = client.prepare_cached(&scan).await.during("read the log")?;
         let probe = client.prepare_cached(PROBE).await.during("read the log")?;
-        let trimmed = client.prepare_cached(TRIMMED).await.during("read the log")?;
+        let trimmed = client.prepare_cached(BEHIND).await.during("read the log")?;
         let share = (read.limit / self.lagging.len().max(1)).max(1);
         let (partitions, after): (Vec<i32>, Vec<i64>) =
             self.lagging.iter().map(|(p, a)| (i32::from(*p), a.cast_signed())).unzip();
@@ -191,8 +193,14 @@ impl Plan {
         let looking = client.query(&trimmed, &trimmed_binds);
         let (scanned, probed, gone) =
             future::try_join3(scanning, probing, looking).await.during("read the log")?;
-        let gone = gone.iter().map(|f| Ok((row::partition(f, 0)?, row::number(f, 1)?)));
-        Ok(Found { scanned, probed, gone: gone.collect::<Result<_>>()?, upto, share })
+        let (mut lives, mut bounds) = (0, BTreeMap::new());
+        for found in &gone {
+            match found.get::<_, i32>(0) {
+                -1 => lives = row::number(found, 1)?,
+                _ => drop(bounds.insert(row::partition(found, 0)?, row::number(found, 1)?)),
+            }
+        }
+        Ok(Found { scanned, probed, lives, gone: bounds, upto, share })
     }
 
     /// Records in order, and for each partition how far it was looked through.

@@ -27,6 +27,13 @@ const MIGRATION_LOCK: i32 = -2;
 
 /// Brings the schema up to date, checks the database's identity, and says what source it holds.
 pub(crate) async fn open(client: &mut Client, options: &Options) -> Result<Source> {
+    let standby = client.query_one("SELECT pg_is_in_recovery()", &[]).await;
+    if standby.during("look at the server")?.get(0) {
+        return Err(Error::new(
+            Code::ReadOnly,
+            format!("the server of {} is a standby: connect to its primary", name(options)),
+        ));
+    }
     let version = version(client).await?;
     if version.is_none() && !options.create {
         return Err(Error::new(
@@ -245,7 +252,7 @@ pub(crate) async fn head(client: &tokio_postgres::Client) -> Result<Sequence> {
 pub(crate) async fn warnings(client: &tokio_postgres::Client) -> Result<Vec<Text>> {
     let rows = client
         .query(
-            "SELECT name, setting FROM pg_settings WHERE name IN ('fsync', 'full_page_writes', 'synchronous_commit', 'data_checksums')",
+            "SELECT name, reset_val FROM pg_settings WHERE name IN ('fsync', 'full_page_writes', 'synchronous_commit', 'data_checksums')",
             &[],
         )
         .await

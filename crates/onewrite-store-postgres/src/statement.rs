@@ -26,8 +26,8 @@ pub(crate) const REMEMBER: &str = "INSERT INTO onewrite.inbox_id (consumer, sour
 pub(crate) const FORGET: &str =
     "DELETE FROM onewrite.inbox_id WHERE consumer = $1 AND source = $2 AND id = $3";
 
-/// A row when any key is parked. Binds: scope.
-pub(crate) const ANY_PARKED: &str = "SELECT 1 FROM onewrite.parked_key WHERE scope = $1 LIMIT 1";
+/// Whether any key is parked, and whether any table is guarded. Binds: scope.
+pub(crate) const CIRCUMSTANCES: &str = "SELECT EXISTS (SELECT FROM onewrite.parked_key WHERE scope = $1), EXISTS (SELECT FROM onewrite.guard)";
 
 /// A row when the key is parked, locked: a re-drive that would free it waits. Binds: scope, source, key.
 pub(crate) const IS_PARKED: &str =
@@ -64,10 +64,13 @@ pub(crate) const LEFT: &str =
 pub(crate) const FREE: &str =
     "DELETE FROM onewrite.parked_key WHERE scope = $1 AND source = $2 AND key = $3";
 
-/// Each handler answers for its own changes: forgets that those before it changed a guarded table.
-pub(crate) const UNCHANGED: &str = "SELECT set_config('onewrite.changed', '', true)";
+/// Each handler answers for its own changes and excuses: forgets those before it, which are settled. Says
+/// what was emitted through SQL so far.
+pub(crate) const HANDLER_BEGINS: &str = "SELECT CASE WHEN coalesce(current_setting('onewrite.excused', true), '') <> ''
+             AND coalesce(current_setting('onewrite.placing', true), '') = ''
+         THEN set_config('onewrite.placing', '*', true) ELSE current_setting('onewrite.placing', true) END,
+     set_config('onewrite.changed', '', true), set_config('onewrite.excused', '', true)";
 
-/// Whether a guarded table was changed and nothing was said about it.
-pub(crate) const OWES: &str =
-    "SELECT coalesce(current_setting('onewrite.changed', true), '') = 'yes'
-         AND coalesce(current_setting('onewrite.excused', true), '') = ''";
+/// Whether a guarded table was changed and nothing was said about it; and what was emitted through SQL.
+pub(crate) const OWES: &str = "SELECT coalesce(current_setting('onewrite.changed', true), '') = 'yes'
+         AND coalesce(current_setting('onewrite.excused', true), '') = '', current_setting('onewrite.placing', true)";

@@ -40,7 +40,8 @@ pub(crate) async fn trim(
         tx,
         "SELECT l.sequence, l.partition, l.placed_at < $2 AND l.sequence <= coalesce((
                  SELECT min(c.sequence) FROM onewrite.cursor c JOIN onewrite.sink s ON s.name = c.sink
-                 WHERE s.suspended_at IS NULL AND c.partition = l.partition), 9223372036854775807),
+                 WHERE s.suspended_at IS NULL AND c.partition = l.partition),
+                 CASE WHEN EXISTS (SELECT FROM onewrite.sink WHERE suspended_at IS NULL) THEN 0 ELSE 9223372036854775807 END),
              l.sequence > coalesce((SELECT t.sequence FROM onewrite.trimmed t WHERE t.partition = l.partition), 0)
          FROM (SELECT sequence, partition, placed_at FROM onewrite.log WHERE sequence > $1 ORDER BY sequence LIMIT $3) l
          ORDER BY l.sequence",
@@ -199,6 +200,8 @@ pub(crate) async fn subscribe(
     from: From,
     partitions: u16,
 ) -> Result<u64> {
+    // A sweep that runs does not know this sink yet: what it trims, this one must see.
+    swept(tx).await?;
     let known = query(tx, "SELECT 1 FROM onewrite.sink WHERE name = $1", &[&sink]).await?;
     let count = i64::from(partitions);
     let cursors =
@@ -221,20 +224,23 @@ pub(crate) async fn subscribe(
 
 /// For each partition, the sequence behind which a new sink starts.
 async fn starts(tx: &Transaction<'_>, from: From, partitions: u16) -> Result<Vec<i64>> {
-    let mut starts = vec![START.cast_signed(); usize::from(partitions)];
+    // The end is looked at first: what is found afterwards only lies before it.
+    let mut starts = match from {
+        From::Beginning => vec![START.cast_signed(); usize::from(partitions)],
+        From::Now | From::Time(_) => ends(tx, partitions).await?,
+    };
     let known = match from {
         From::Beginning => {
             query(tx, "SELECT partition, sequence FROM onewrite.trimmed", &[]).await?
         }
         From::Now => Vec::new(),
         From::Time(time) => {
-            let first = "SELECT partition, min(sequence) - 1 FROM onewrite.log WHERE placed_at >= $1 GROUP BY partition";
+            let first = "SELECT l.partition, min(l.sequence) - 1 FROM onewrite.log l
+                 LEFT JOIN onewrite.trimmed t ON t.partition = l.partition
+                 WHERE l.placed_at >= $1 AND l.sequence > coalesce(t.sequence, 0) GROUP BY l.partition";
             query(tx, first, &[&Time(time)]).await?
         }
     };
-    if from != From::Beginning {
-        starts = ends(tx, partitions).await?;
-    }
     for found in &known {
         if let Some(start) = starts.get_mut(usize::from(row::partition(found, 0)?)) {
             *start = found.get(1);
@@ -245,12 +251,13 @@ async fn starts(tx: &Transaction<'_>, from: From, partitions: u16) -> Result<Vec
 
 /// For each partition, where its log ends now: what a running transaction has drawn is still to come.
 async fn ends(tx: &Transaction<'_>, partitions: u16) -> Result<Vec<i64>> {
-    let found = query(tx, "SELECT head, busy, lives FROM onewrite.horizon()", &[]).await?;
+    let found = query(tx, "SELECT head, busy FROM onewrite.horizon()", &[]).await?;
     let Some(now) = found.first().map(Horizon::of).transpose()? else { return Ok(Vec::new()) };
     let busy: Vec<i32> = now.busy.iter().map(|p| i32::from(*p)).collect();
     let last = query(
         tx,
-        "SELECT p, coalesce((SELECT max(sequence) FROM onewrite.log WHERE partition = p), 0) FROM unnest($1::int4[]) p",
+        "SELECT p, greatest((SELECT max(sequence) FROM onewrite.log WHERE partition = p),
+             (SELECT sequence FROM onewrite.trimmed WHERE partition = p), 0) FROM unnest($1::int4[]) p",
         &[&busy],
     )
     .await?;
@@ -266,6 +273,8 @@ async fn ends(tx: &Transaction<'_>, partitions: u16) -> Result<Vec<i64>> {
 /// Suspends a sink, or lets it go on, at once.
 pub(crate) async fn suspend(tx: &Transaction<'_>, sink: &str, reason: Option<&str>) -> Result<u64> {
     if reason.is_none() {
+        // As for a new sink.
+        swept(tx).await?;
         execute(tx, "UPDATE onewrite.cursor SET retry_at = NULL WHERE sink = $1", &[&sink]).await?;
     }
     execute(

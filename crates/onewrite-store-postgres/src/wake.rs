@@ -1,14 +1,15 @@
 //! Waking a relay that sleeps: emitters notify only when somebody has said that they sleep.
 //!
 //! A notification for each commit would serialise all commits of the server. So who sleeps sets a sign
-//! (a sequence's value: seen at once, no dead rows), looks once more, and waits; who places an event
-//! under the sign notifies everybody with its commit. What slips through (an emitter that looked just
+//! (a sequence's value: seen at once, no dead rows) with the time until which it sleeps, looks once more,
+//! and waits; who places an event before that time notifies everybody with its commit. What slips through (an emitter that looked just
 //! before the sign was set) still holds its partition's lock, and then the wait is short.
 
 use std::{sync::Arc, time::Duration};
 
 use onewrite_core::{BoxFuture, Result, store::Watch};
 use tokio::sync::{Mutex, watch};
+use tokio_postgres::{Row, types::ToSql};
 
 use crate::{error::While, read::Horizon, store::PostgresStore};
 
@@ -56,16 +57,13 @@ pub(crate) struct LogWatch {
     told: watch::Receiver<u64>,
     /// What was decided when it returned last: the reader has looked since.
     last: Option<Horizon>,
-    /// Tells this sleeper's sign from others'.
-    sign: i64,
     pause: Duration,
 }
 
 impl LogWatch {
     pub(crate) fn new(store: PostgresStore) -> Self {
         let told = store.listener().subscribe();
-        let sign = i64::from(uuid::Uuid::new_v4().as_fields().0) + 1;
-        Self { store, told, last: None, sign, pause: PAUSE }
+        Self { store, told, last: None, pause: PAUSE }
     }
 
     /// Sleeps until something may have been committed, or `within` is over.
@@ -74,7 +72,14 @@ impl LogWatch {
     /// either time: then the reader has seen everything, and what comes sees the sign.
     async fn sleep(&mut self, within: Duration) -> Result<()> {
         self.store.listener().listen(&self.store).await;
-        let now = self.look("SELECT head, busy, lives FROM onewrite.sleeps($1)").await?;
+        let seconds = within.as_secs_f64();
+        let asleep = self
+            .look(
+                "SELECT head, busy, sign FROM onewrite.sleeps(make_interval(secs => $1))",
+                &[&seconds],
+            )
+            .await?;
+        let (now, sign) = (Horizon::of(&asleep)?, asleep.get::<_, i64>(2));
         let news = self.last.as_ref().is_none_or(|last| {
             last.head != now.head || (!last.busy.is_empty() && now.busy.is_empty())
         });
@@ -91,16 +96,17 @@ impl LogWatch {
             self.pause = (self.pause * 2).min(PAUSE_MAX);
             pause.min(within)
         };
-        let _ = tokio::time::timeout(wait, self.told.changed()).await;
-        self.last = Some(self.look("SELECT head, busy, lives FROM onewrite.wakes($1)").await?);
+        let woken = tokio::time::timeout(wait, self.told.changed()).await.is_ok();
+        let awake =
+            self.look("SELECT head, busy FROM onewrite.wakes($1, $2)", &[&sign, &woken]).await?;
+        self.last = Some(Horizon::of(&awake)?);
         Ok(())
     }
 
-    async fn look(&self, sql: &str) -> Result<Horizon> {
+    async fn look(&self, sql: &str, binds: &[&(dyn ToSql + Sync)]) -> Result<Row> {
         let client = self.store.engine().await?;
         let statement = client.prepare_cached(sql).await.during("watch the log")?;
-        let found = client.query_one(&statement, &[&self.sign]).await.during("watch the log")?;
-        Horizon::of(&found)
+        client.query_one(&statement, binds).await.during("watch the log")
     }
 }
 

@@ -1,7 +1,7 @@
 //! Parked keys and their records.
 
 use onewrite_core::{
-    Record, Result, Sequence, Timestamp,
+    Code, Error, Record, Result, Sequence, Timestamp,
     parking::{ParkedKey, ParkedRecord, Request},
     position::Source,
 };
@@ -39,6 +39,15 @@ pub(crate) fn park_from_log(
         ),
         params![scope, &*source.name, life, sequence.cast_signed()],
     )?;
+    let known = number(
+        tx,
+        "SELECT count(*) FROM onewrite_parked WHERE scope = ?1 AND origin = ?2 AND sequence = ?3",
+        params![scope, &*source.name, sequence.cast_signed()],
+    )?;
+    if known == 0 {
+        // Its sink was suspended meanwhile: the lane starts over and tells its receiver of the gap.
+        return Err(Error::new(Code::NotFound, "a record to park is no longer in the log"));
+    }
     execute(
         tx,
         "INSERT INTO onewrite_parked_key (scope, source, key, partition, reason, since)

@@ -137,7 +137,7 @@ mod sink {
     }
 
     async fn survives(storage: StorageType) {
-        let mut server = Nats::start().await;
+        let server = Nats::start().await;
         let name = unique("durable");
         let config = stream(&name, storage, Duration::from_secs(120));
         client(server.address()).await.create_stream(config).await.unwrap();
@@ -145,7 +145,7 @@ mod sink {
         let sink = crate::rig::sink(&url).await;
         let batch: Vec<Delivery> = (1..101).map(|n| delivery(0, n)).collect();
         assert_eq!(sink.publish(&batch).await.unwrap(), vec![Receipt::Accepted; 100]);
-        server.kill().await;
+        server.kill();
         server.restart().await;
         let stored = match client(server.address()).await.get_stream(&name).await {
             Ok(stream) => stream.cached_info().state.messages,
@@ -180,13 +180,13 @@ mod sink {
     }
 
     async fn repeated(duplicate_window: Duration) {
-        let mut server = Nats::start().await;
+        let server = Nats::start().await;
         let name = unique("unknown");
         let config = stream(&name, StorageType::File, duplicate_window);
         client(server.address()).await.create_stream(config).await.unwrap();
         let sink = crate::rig::sink(&url(server.address(), &name)).await;
         let batch: Vec<Delivery> = (1..4).map(|n| delivery(0, n)).collect();
-        server.kill().await;
+        server.kill();
         let error = sink.publish(&batch).await.unwrap_err();
         assert_eq!(error.code(), onewrite_core::Code::SinkUnreachable);
         server.restart().await;

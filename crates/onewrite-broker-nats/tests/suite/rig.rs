@@ -1,14 +1,6 @@
 //! What the tests share: a source, a receiver, and the stream between them.
 
-use std::{
-    net::SocketAddr,
-    path::Path,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::Duration,
-};
+use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
 use async_nats::jetstream;
 use onewrite_broker_nats::{NatsFeed, NatsFeedOptions, NatsSink, NatsSinkOptions};
@@ -24,6 +16,7 @@ use onewrite_core::{
 use onewrite_engine::{Receiver, ReceiverOptions, Relay, RelayOptions, Shutdown};
 use onewrite_store_sqlite::{Context, Options, SqliteInbox, SqliteStore, emit};
 use onewrite_testkit::history::{Committed, Verdict, check};
+pub(crate) use onewrite_testkit::server::unique;
 use tokio::task::JoinHandle;
 
 /// How long to wait for something that has to happen.
@@ -31,12 +24,6 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The partitions of the tests' sources.
 pub(crate) const PARTITIONS: u16 = 16;
-
-/// A name nobody else has.
-pub(crate) fn unique(prefix: &str) -> String {
-    static NEXT: AtomicU64 = AtomicU64::new(0);
-    format!("{prefix}-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
-}
 
 /// Waits until `done`, at most for `limit`; says whether it came about.
 pub(crate) async fn within(limit: Duration, mut done: impl AsyncFnMut() -> bool) -> bool {

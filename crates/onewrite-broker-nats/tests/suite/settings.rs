@@ -107,14 +107,14 @@ async fn what_weakens_a_promise_is_told() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_without_jetstream_is_named() {
-    let server = Nats::start_with(false, &[]).await;
+    let server = Nats::start_with("jetstream: disabled").await;
     let error = refusal(&url(server.address(), "orders")).await;
     assert_says(&error, Code::InvalidConfig, &["no JetStream", "--jetstream"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn wrong_credentials_are_named_and_not_printed() {
-    let server = Nats::start_with(true, &["--user", "ann", "--pass", "s3cret"]).await;
+    let server = Nats::start_with("authorization { user: ann, password: s3cret }").await;
     let address = server.address();
     for user in ["", "ann:guess4@", "guess4@"] {
         let error = refusal(&format!("nats://{user}{address}/orders?timeout=2")).await;

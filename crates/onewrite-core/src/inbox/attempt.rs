@@ -7,7 +7,7 @@
 use std::collections::HashSet;
 
 use super::{Lane, LaneState};
-use crate::{Delivery, Sequence, broker::Receipt, record::Order};
+use crate::{Delivery, Partition, Sequence, Text, broker::Receipt, record::Order};
 
 /// A claim on the records of one lane from `first` on.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -70,40 +70,46 @@ pub fn plan(
             attempts: attempts.to_vec(),
         }];
     }
-    let is_suspicious = |lane: &Lane| suspicious.iter().any(|(_, attempt)| attempt.lane == *lane);
+    // A key's order goes on through the lives of its source: another life of a suspicious partition waits.
+    let is_suspicious =
+        |lane: &Lane| suspicious.iter().any(|(_, own)| own.lane.partition() == lane.partition());
+    let is_calm = |index: &usize| {
+        let delivery = &deliveries[*index];
+        matches!(delivery.order, Order::ById) || !is_suspicious(&Lane::of(delivery))
+    };
     let calm = Group {
-        indexes: (0..deliveries.len())
-            .filter(|index| {
-                let delivery = &deliveries[*index];
-                matches!(delivery.order, Order::ById) || !is_suspicious(&Lane::of(delivery))
-            })
-            .collect(),
+        indexes: (0..deliveries.len()).filter(is_calm).collect(),
         attempts: attempts
             .iter()
             .filter(|attempt| !is_suspicious(&attempt.lane))
             .cloned()
             .collect(),
     };
-    let alone = suspicious.iter().flat_map(|(state, attempt)| {
-        let contended = state.attempt_first != attempt.first;
-        let own = move |index: &usize| {
-            let delivery = &deliveries[*index];
-            !matches!(delivery.order, Order::ById) && Lane::of(delivery) == attempt.lane
+    let mut seen = HashSet::new();
+    let partitions = suspicious.iter().map(|(_, attempt)| attempt.lane.partition());
+    let partitions = partitions.filter(|partition| seen.insert(partition.clone()));
+    let partitions: Vec<_> = partitions.collect();
+    let alone = partitions.iter().flat_map(|partition| {
+        let own = |index: &usize| {
+            !is_calm(index) && Lane::of(&deliveries[*index]).partition() == *partition
         };
-        (0..deliveries.len()).filter(own).map(move |index| {
-            let first = deliveries[index].record.sequence;
-            let attempts = vec![Attempt { lane: attempt.lane.clone(), first, contended }];
-            Group { indexes: vec![index], attempts }
+        (0..deliveries.len()).filter(own).map(|index| {
+            let (lane, first) = (Lane::of(&deliveries[index]), deliveries[index].record.sequence);
+            let displaced = |(state, attempt): &(&LaneState, &Attempt)| {
+                attempt.lane == lane && state.attempt_first != attempt.first
+            };
+            let contended = suspicious.iter().any(displaced);
+            Group { indexes: vec![index], attempts: vec![Attempt { lane, first, contended }] }
         })
     });
     std::iter::once(calm).filter(|group| !group.indexes.is_empty()).chain(alone).collect()
 }
 
-/// The lanes of which nothing more of a batch may be handled once `deliveries`, a part of it, got
+/// The partitions of which nothing more of a batch may be handled once `deliveries`, a part of it, got
 /// `receipts`. For a driver that spreads a batch over several transactions: what lies behind in such a
-/// lane stays [`Receipt::Blocked`], as it would in one transaction.
+/// partition stays [`Receipt::Blocked`], as it would in one transaction.
 #[must_use]
-pub fn closed(deliveries: &[Delivery], receipts: &[Receipt]) -> HashSet<Lane> {
+pub fn closed(deliveries: &[Delivery], receipts: &[Receipt]) -> HashSet<(Text, Partition)> {
     deliveries
         .iter()
         .zip(receipts)
@@ -111,6 +117,6 @@ pub fn closed(deliveries: &[Delivery], receipts: &[Receipt]) -> HashSet<Lane> {
             let repeated = **receipt == Receipt::Duplicate && delivery.order != Order::ById;
             repeated || !receipt.is_settled()
         })
-        .map(|(delivery, _)| Lane::of(delivery))
+        .map(|(delivery, _)| Lane::of(delivery).partition())
         .collect()
 }

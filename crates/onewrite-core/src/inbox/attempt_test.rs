@@ -61,7 +61,7 @@ fn suspicious_lanes_go_alone_and_one_record_at_a_time() {
 #[test]
 fn a_lane_is_closed_behind_a_failure_and_behind_a_repeat() {
     let batch = [chained(4, 5, "a"), chained(5, 6, "a")];
-    let is_closed = |receipts: &[Receipt]| closed(&batch, receipts).contains(&lane());
+    let is_closed = |receipts: &[Receipt]| closed(&batch, receipts).contains(&lane().partition());
     assert!(!is_closed(&[Accepted]));
     assert!(is_closed(&[Accepted, retry()]));
     assert!(is_closed(&[Duplicate]));

@@ -3,7 +3,9 @@
 use std::collections::{HashMap, HashSet};
 
 use super::{Attempt, Lane, LaneState, Policy};
-use crate::{Delivery, Text, broker::Receipt, record::Order, relay::GAP_KIND, sabotage::Defect};
+use crate::{
+    Delivery, Partition, Text, broker::Receipt, record::Order, relay::GAP_KIND, sabotage::Defect,
+};
 
 /// What the driver does next, in the same transaction. Indexes point into the claimed deliveries.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -55,7 +57,9 @@ pub struct Claim<'a> {
     policy: &'a Policy,
     deliveries: &'a [Delivery],
     lanes: HashMap<Lane, Held>,
-    stopped: HashSet<Lane>,
+    /// Partitions of which something was not taken, whichever life it belongs to: a key's order goes on
+    /// through the lives of its source.
+    stopped: HashSet<(Text, Partition)>,
     /// Lanes of which this batch repeats something.
     repeated: HashSet<Lane>,
     any_parked: bool,
@@ -132,7 +136,7 @@ impl<'a> Claim<'a> {
                 Next::Ask(effect) => return effect,
                 Next::Receipt(receipt) => {
                     if !receipt.is_settled() {
-                        self.stopped.insert(Lane::of(delivery));
+                        self.stopped.insert(Lane::of(delivery).partition());
                     }
                     self.remembered = false;
                     self.receipts.push(receipt);
@@ -154,7 +158,7 @@ impl<'a> Claim<'a> {
 
     fn first_look(&mut self, index: usize, delivery: &Delivery) -> Next {
         let lane = Lane::of(delivery);
-        let past_failure = self.stopped.contains(&lane);
+        let past_failure = self.stopped.contains(&lane.partition());
         if past_failure && !self.policy.sabotage.has(Defect::AckPastFailure) {
             return Next::Receipt(Receipt::Blocked);
         }

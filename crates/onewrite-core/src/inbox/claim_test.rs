@@ -45,7 +45,8 @@ impl Rows {
         let mut receipts = vec![Blocked; deliveries.len()];
         let mut shut = HashSet::new();
         for group in plan(deliveries, &attempts, &counted) {
-            if group.indexes.iter().all(|at| shut.contains(&Lane::of(&deliveries[*at]))) {
+            if group.indexes.iter().all(|at| shut.contains(&Lane::of(&deliveries[*at]).partition()))
+            {
                 continue;
             }
             if counted.iter().any(|(_, counted)| !counted) {
@@ -348,4 +349,13 @@ fn a_gap_event_stops_its_lane_until_an_operator_agrees() {
     policy.accept_gaps = true;
     assert_eq!(rows.commit(&policy, &deliveries, &[attempt(8)]), [Accepted, Accepted]);
     assert_eq!(rows.handled, [9], "the gap itself is not handled");
+}
+
+#[test]
+fn a_refusal_in_one_life_holds_back_the_next_life_of_its_partition() {
+    let mut rows = Rows::at(4).refusing(5);
+    let mut next_life = chained(0, 6, "k");
+    next_life.record.incarnation = Incarnation(next_life.record.incarnation.0 + 1);
+    let receipts = rows.receive(&[chained(4, 5, "k"), next_life]);
+    assert_eq!(receipts, [retry(), Blocked], "a key's order goes on through its source's lives");
 }

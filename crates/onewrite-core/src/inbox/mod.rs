@@ -45,6 +45,12 @@ impl Lane {
             partition: record.partition,
         }
     }
+
+    /// The partition of the source, in whichever life.
+    #[must_use]
+    pub fn partition(&self) -> (Text, Partition) {
+        (self.source.clone(), self.partition)
+    }
 }
 
 /// The receiver's one row for a lane.

@@ -64,7 +64,9 @@ fn psql(url: &str, file: &str, variables: &[(&str, &str)]) -> Run {
 
 fn plainly(mut command: Command, args: &[&str]) -> Command {
     plain(&mut command);
-    for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("PG")) {
+    for (name, _) in
+        std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("PG"))
+    {
         command.env_remove(name);
     }
     command.args(args);
@@ -152,10 +154,7 @@ async fn killed_in_the_middle(receive: &[&str]) -> Vec<(String, String)> {
     proxy.set(Fault::DropReplies);
     block_in_place(|| {
         services.emit(&["--count", "40", "--first", "41", "--insert"]);
-        let last = |invoices: &[(String, String)]| {
-            invoices.iter().any(|(_, order)| order.as_str() == "o-000080")
-        };
-        eventually("the others are too, and nobody hears of it", || last(&services.invoices()));
+        eventually("some are too, and nobody hears of it", || services.invoices().len() > 40);
         assert!(!services.is_settled());
         first.kill();
     });
@@ -224,7 +223,10 @@ async fn psql_emits_and_receives() {
             psql(&services.billing, &example("receive.sql"), &values)
         };
         let early = receive(&events[1]);
-        assert!(early.code != Some(0) && early.err.contains("a predecessor is missing"), "{early:?}");
+        assert!(
+            early.code != Some(0) && early.err.contains("a predecessor is missing"),
+            "{early:?}"
+        );
         for event in [&events[0], &events[0], &events[1], &events[0], &events[1]] {
             receive(event).ok();
         }
@@ -239,7 +241,8 @@ async fn the_python_receiver_takes_only_what_is_signed() {
     let (address, secret) = (free_address(), "whsec_MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE=");
     let port = address.port().to_string();
     let url = format!("http://{address}/");
-    let mut command = block_in_place(|| program("receive.py", &services.billing, &["--port", &port]));
+    let mut command =
+        block_in_place(|| program("receive.py", &services.billing, &["--port", &port]));
     command.env("WEBHOOK_SECRET", secret);
     let receiver = Running::of(command);
     block_in_place(|| {

@@ -12,6 +12,7 @@ pub struct Context<'a> {
     pub(super) record: &'a Record,
     pub(super) redriven: bool,
     /// Events to append when the batch ends.
+    pub(super) event_bytes_max: usize,
     pub(super) emitted: &'a mut Vec<Event>,
 }
 
@@ -44,10 +45,10 @@ impl Context<'_> {
     /// events of a batch are appended together, just before its commit.
     ///
     /// # Errors
-    /// [`onewrite_core::Code::InvalidEvent`].
+    /// [`onewrite_core::Code::InvalidEvent`], [`onewrite_core::Code::EventTooLarge`].
     pub fn emit(&mut self, event: Event) -> Result<Text> {
         let mut event = event.caused_by(&self.record.event);
-        event.check(usize::MAX)?;
+        event.check(self.event_bytes_max)?;
         let id = event.id.get_or_insert_with(emit::new_id).clone();
         self.emitted.push(event);
         Ok(id)

@@ -6,7 +6,10 @@ mod lanes;
 use std::{
     collections::{BTreeSet, HashMap},
     panic::AssertUnwindSafe,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -42,6 +45,8 @@ pub struct PostgresInbox {
     store: PostgresStore,
     options: InboxOptions,
     handler: Arc<Handler>,
+    /// The server was lost while a batch was handled: perhaps an event did it, so attempts are durable.
+    wary: AtomicBool,
 }
 
 /// Whether each handler runs in a savepoint of its own. Savepoints are dear: two round trips each, and
@@ -53,8 +58,13 @@ enum Care {
     Savepoints,
 }
 
-/// A handler refused in a transaction without savepoints; its verdict is known now.
-struct Again;
+/// Why a batch is handled again from its beginning.
+enum Again {
+    /// A handler refused in a transaction without savepoints; its verdict is known now.
+    Known,
+    /// Some handler went wrong in a way that only savepoints tell whose fault it is.
+    Careful,
+}
 
 /// Verdicts of handlers that ran in a transaction that was undone.
 type Verdicts = HashMap<usize, Text>;
@@ -76,7 +86,8 @@ impl PostgresInbox {
         + 'static,
     ) -> Result<Self> {
         options.check()?;
-        Ok(Self { store: store.clone(), options, handler: Arc::new(handler) })
+        let (store, wary) = (store.clone(), AtomicBool::new(false));
+        Ok(Self { store, options, handler: Arc::new(handler), wary })
     }
 
     /// Runs the machine for one batch in one transaction.
@@ -97,7 +108,7 @@ impl PostgresInbox {
         } else {
             lock_lanes(&tx, policy, &lanes).await?
         };
-        let any_parked = parking::any_parked(&tx, &scope).await?;
+        let (any_parked, guarded) = parking::circumstances(&tx, &scope).await?;
         let mut claim = Claim::new(policy, deliveries, attempts, states, any_parked);
         let mut emitted = Vec::new();
         let mut fact = Fact::Begun;
@@ -120,12 +131,19 @@ impl PostgresInbox {
                 }
                 Effect::Handle(index) => {
                     let record = &deliveries[index].record;
-                    let refusal = self.handle(&mut tx, record, false, care, &mut emitted).await?;
-                    if let (Care::Bold, Some(reason)) = (care, &refusal) {
-                        verdicts.insert(index, reason.clone());
-                        return Ok(Err(Again));
+                    if care == Care::Bold {
+                        match self.handle_boldly(&tx, record, guarded, &mut emitted).await? {
+                            Ok(None) => {}
+                            Ok(Some(reason)) => {
+                                verdicts.insert(index, reason);
+                                return Ok(Err(Again::Known));
+                            }
+                            Err(again) => return Ok(Err(again)),
+                        }
+                        Fact::Handled(None)
+                    } else {
+                        Fact::Handled(self.handle(&mut tx, record, false, &mut emitted).await?)
                     }
-                    Fact::Handled(refusal)
                 }
                 Effect::Park(index, reason) => {
                     parking::park_record(&tx, &scope, &deliveries[index].record, &reason).await?;
@@ -157,18 +175,16 @@ impl PostgresInbox {
         tx: &mut Transaction<'_>,
         record: &Record,
         redriven: bool,
-        care: Care,
         emitted: &mut Vec<Event>,
     ) -> Result<Option<Text>> {
-        if care == Care::Bold {
-            return self.run(tx, record, redriven, emitted).await;
-        }
         let before = emitted.len();
         let savepoint = tx.savepoint("onewrite").await.during("begin a savepoint")?;
-        savepoint.batch_execute(statement::UNCHANGED).await.during("begin a savepoint")?;
+        let begun = savepoint.query_typed(statement::HANDLER_BEGINS, &[]).await;
+        let begun = begun.during("begin a savepoint")?;
+        let placing: Option<String> = begun.first().and_then(|found| found.get(0));
         let mut refusal = self.run(&savepoint, record, redriven, emitted).await?;
         if refusal.is_none() {
-            refusal = overlooked(&savepoint, emitted.len() > before).await?;
+            refusal = overlooked(&savepoint, placing.as_deref(), emitted.len() > before).await?;
         }
         match refusal {
             None => savepoint.commit().await.during("release a savepoint").map(|()| None),
@@ -180,6 +196,29 @@ impl PostgresInbox {
         }
     }
 
+    /// Runs the handler without a savepoint.
+    async fn handle_boldly(
+        &self,
+        tx: &Transaction<'_>,
+        record: &Record,
+        guarded: bool,
+        emitted: &mut Vec<Event>,
+    ) -> Result<std::result::Result<Option<Text>, Again>> {
+        let before = emitted.len();
+        let refusal = self.run(tx, record, false, emitted).await?;
+        if refusal.is_some() {
+            // In an aborted transaction every handler fails, whoever aborted it.
+            let aborted = tx.batch_execute("SELECT 1").await.is_err();
+            return Ok(if aborted { Err(Again::Careful) } else { Ok(refusal) });
+        }
+        if guarded && emitted.len() == before {
+            let found = tx.query_typed(statement::OWES, &[]).await;
+            let owes = found.is_ok_and(|found| found.first().is_some_and(|found| found.get(0)));
+            return Ok(if owes { Err(Again::Careful) } else { Ok(None) });
+        }
+        Ok(Ok(None))
+    }
+
     async fn run(
         &self,
         tx: &Transaction<'_>,
@@ -187,7 +226,8 @@ impl PostgresInbox {
         redriven: bool,
         emitted: &mut Vec<Event>,
     ) -> Result<Option<Text>> {
-        let mut context = Context { tx, record, redriven, emitted };
+        let event_bytes_max = self.store.terms().await?.event_bytes_max;
+        let mut context = Context { tx, record, redriven, event_bytes_max, emitted };
         let handled = AssertUnwindSafe((self.handler)(&mut context)).catch_unwind().await;
         let Err(error) = handled.unwrap_or_else(|_| Err("the handler panicked".into())) else {
             return Ok(None);
@@ -240,15 +280,13 @@ impl PostgresInbox {
             return Ok(Ok(key.waiting));
         }
         let mut emitted = Vec::new();
-        if request == Some(Request::Retry) {
-            let handled =
-                self.handle(&mut tx, &front.record, true, Care::Savepoints, &mut emitted).await?;
-            if let Some(reason) = handled {
-                let names = (&*key.source, &*key.key);
-                parking::request(&tx, &key.scope, names, Request::Wait, Some(&reason)).await?;
-                self.finish(tx, &[]).await?;
-                return Ok(Err(reason));
-            }
+        if request == Some(Request::Retry)
+            && let Some(reason) = self.handle(&mut tx, &front.record, true, &mut emitted).await?
+        {
+            let names = (&*key.source, &*key.key);
+            parking::request(&tx, &key.scope, names, Request::Wait, Some(&reason)).await?;
+            self.finish(tx, &[]).await?;
+            return Ok(Err(reason));
         }
         remember(&tx, self.policy(), &front.record).await?;
         let left =
@@ -272,9 +310,12 @@ impl Inbox for PostgresInbox {
             let policy = self.policy();
             let mut client = self.store.engine().await?;
             let tx = client.transaction().await.during("begin a transaction")?;
-            tx.batch_execute("SET LOCAL synchronous_commit TO OFF")
-                .await
-                .during("count attempts")?;
+            // What is counted is lost with the server, should the event bring that down.
+            if !self.wary.load(Ordering::Relaxed) {
+                tx.batch_execute("SET LOCAL synchronous_commit TO OFF")
+                    .await
+                    .during("count attempts")?;
+            }
             let lanes = attempts.iter().map(|attempt| attempt.lane.clone()).collect();
             let mut states = lock_lanes(&tx, policy, &lanes).await?;
             let mut counted = Vec::new();
@@ -313,15 +354,23 @@ impl Inbox for PostgresInbox {
             let mut care = Care::Bold;
             loop {
                 match self.handle_batch(&deliveries, &attempts, care, &mut verdicts).await {
-                    Ok(Ok(receipts)) => return Ok(receipts),
-                    Ok(Err(Again)) if verdicts.len() >= BOLD_MAX => care = Care::Savepoints,
-                    Ok(Err(Again)) => {}
+                    Ok(Ok(receipts)) => {
+                        self.wary.store(false, Ordering::Relaxed);
+                        return Ok(receipts);
+                    }
+                    Ok(Err(Again::Known)) if verdicts.len() < BOLD_MAX => {}
+                    Ok(Err(_)) => care = Care::Savepoints,
                     // A deferred constraint, or a statement whose failure a handler overlooked: it is
                     // found with savepoints.
                     Err(error) if care == Care::Bold && is_a_handlers(&error) => {
                         care = Care::Savepoints;
                     }
-                    Err(error) => return Err(error),
+                    Err(error) => {
+                        let lost =
+                            matches!(error.code(), Code::StoreUnreachable | Code::CommitUnknown);
+                        self.wary.fetch_or(lost, Ordering::Relaxed);
+                        return Err(error);
+                    }
                 }
             }
         })
@@ -380,15 +429,21 @@ impl Inbox for PostgresInbox {
 }
 
 /// What a handler overlooked that said it was done: a statement that failed, or an event that is owed.
-async fn overlooked(tx: &Transaction<'_>, has_emitted: bool) -> Result<Option<Text>> {
-    let found = tx.query_typed(statement::OWES, &[]).await;
-    let found = match found {
+async fn overlooked(
+    tx: &Transaction<'_>,
+    placing: Option<&str>,
+    has_emitted: bool,
+) -> Result<Option<Text>> {
+    let found = match tx.query_typed(statement::OWES, &[]).await {
         Err(error) if error.code() == Some(&SqlState::IN_FAILED_SQL_TRANSACTION) => {
             return Ok(Some("the handler went on after a statement had failed".into()));
         }
         found => found.during("look for changes without an event")?,
     };
-    let owes = !has_emitted && found.first().is_some_and(|found| found.get(0));
+    let Some(found) = found.first() else { return Ok(None) };
+    // Emitted through SQL, it stands in the transaction's own list.
+    let has_emitted = has_emitted || found.get::<_, Option<&str>>(1) != placing;
+    let owes = !has_emitted && found.get(0);
     let why = "the handler changed a guarded table and emitted no event";
     Ok(owes.then(|| Error::new(Code::EventForgotten, why).to_string().into()))
 }
@@ -408,9 +463,13 @@ fn database_trouble(error: &(dyn std::error::Error + 'static)) -> Option<Code> {
         (_, Some(error)) => crate::error::code_of(error),
         _ => return None,
     };
+    is_trouble(code).then_some(code)
+}
+
+/// Whether it is the database's own, and would befall every event.
+pub(crate) fn is_trouble(code: Code) -> bool {
     matches!(
         code,
         Code::DiskFull | Code::StoreBusy | Code::ReadOnly | Code::Corrupt | Code::StoreUnreachable
     )
-    .then_some(code)
 }

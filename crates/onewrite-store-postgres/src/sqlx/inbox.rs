@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, panic::AssertUnwindSafe, sync::Arc};
 
 use futures::FutureExt as _;
 use onewrite_core::{
-    BoxFuture, Delivery, Event, Incarnation, Record, Result, Text,
+    BoxFuture, Code, Delivery, Error, Event, Incarnation, Record, Result, Text,
     broker::{Mark, Receipt},
     failpoint,
     inbox::{
@@ -84,6 +84,12 @@ impl SqlxInbox {
         Ok(Self { inbox, store: store.clone(), pool, handler: Arc::new(handler) })
     }
 
+    async fn begin(&self) -> Result<sqlx::Transaction<'static, sqlx::Postgres>> {
+        // Whatever the pool's default is: marks are read again once their lock is held.
+        let begun = self.pool.begin_with("BEGIN ISOLATION LEVEL READ COMMITTED").await;
+        begun.map_err(failed("begin a transaction"))
+    }
+
     /// Runs the machine for one batch in one transaction of the pool.
     async fn handle_batch(
         &self,
@@ -92,9 +98,14 @@ impl SqlxInbox {
     ) -> Result<Vec<Receipt>> {
         let policy = self.policy();
         let scope = policy.scope();
-        let mut tx = self.pool.begin().await.map_err(failed("begin a transaction"))?;
+        let mut tx = self.begin().await?;
         let states = lock_lanes(&mut tx, policy, deliveries).await?;
-        let any_parked = rows(&mut tx, statement::ANY_PARKED, &[&scope]).await? > 0;
+        let any_parked = sqlx::query(statement::CIRCUMSTANCES)
+            .bind(scope.to_string())
+            .fetch_one(&mut *tx)
+            .await
+            .map_err(failed("look for parked keys"))?
+            .get(0);
         let mut claim = Claim::new(policy, deliveries, attempts, states, any_parked);
         let mut fact = Fact::Begun;
         loop {
@@ -126,20 +137,30 @@ impl SqlxInbox {
         let changed: Vec<_> = claim.changed().collect();
         move_marks(&mut tx, policy, &changed).await?;
         failpoint::hit("receiver.after_handler_before_commit");
-        tx.commit().await.map_err(after_commit)?;
+        finish(tx).await?;
         Ok(claim.receipts())
     }
 
     /// Runs the handler in a savepoint. Its refusal is a verdict; an event it owes is one too.
     async fn handle(&self, tx: &mut PgConnection, record: &Record) -> Result<Option<Text>> {
         let mut savepoint = tx.begin().await.map_err(failed("begin a savepoint"))?;
-        execute(&mut savepoint, statement::UNCHANGED, &[]).await?;
+        let placing: Option<String> = sqlx::query(statement::HANDLER_BEGINS)
+            .fetch_one(&mut *savepoint)
+            .await
+            .map_err(failed("begin a savepoint"))?
+            .get(0);
         let mut context = SqlxContext { tx: &mut savepoint, record };
         let handled = AssertUnwindSafe((self.handler)(&mut context)).catch_unwind().await;
         let refusal = match handled.unwrap_or_else(|_| Err("the handler panicked".into())) {
-            Err(error) => Some(error.to_string()),
+            Err(error) => match trouble(&*error) {
+                Some(code) => {
+                    let what = "the handler could not write";
+                    return Err(Error::new(code, what).with_source(error.to_string()));
+                }
+                None => Some(error.to_string()),
+            },
             Ok(()) => match sqlx::query(statement::OWES).fetch_one(&mut *savepoint).await {
-                Ok(found) if found.get::<bool, _>(0) && !has_emitted(&mut savepoint).await? => {
+                Ok(found) if found.get(0) && found.get::<Option<String>, _>(1) == placing => {
                     Some("OW0022: the handler changed a guarded table and emitted no event".into())
                 }
                 Ok(_) => None,
@@ -161,7 +182,7 @@ impl SqlxInbox {
 
     /// Carries out the request for the front record of a parked key, in one transaction.
     async fn redrive_front(&self, key: &ParkedKey) -> Result<Result<u64, Text>> {
-        let mut tx = self.pool.begin().await.map_err(failed("begin a transaction"))?;
+        let mut tx = self.begin().await?;
         let names = [&*key.scope, &*key.source, &*key.key];
         // Locks the key: who parks behind it, or re-drives it as well, waits.
         let asked = names
@@ -189,7 +210,7 @@ impl SqlxInbox {
                 .execute(&mut *tx)
                 .await
                 .map_err(failed("note a failed re-drive"))?;
-            tx.commit().await.map_err(after_commit)?;
+            finish(tx).await?;
             return Ok(Err(reason));
         }
         remember(&mut tx, self.policy(), &front.record).await?;
@@ -211,7 +232,7 @@ impl SqlxInbox {
         if left == 0 {
             execute(&mut tx, statement::FREE, &names).await?;
         }
-        tx.commit().await.map_err(after_commit)?;
+        finish(tx).await?;
         Ok(Ok(left.cast_unsigned()))
     }
 }
@@ -264,11 +285,23 @@ async fn rows(tx: &mut PgConnection, sql: &'static str, texts: &[&str]) -> Resul
     Ok(query.fetch_all(tx).await.map_err(failed("read"))?.len())
 }
 
-/// Whether this transaction emitted anything.
-async fn has_emitted(tx: &mut PgConnection) -> Result<bool> {
-    let asked = "SELECT coalesce(current_setting('onewrite.placing', true), '') <> ''";
-    let found = sqlx::query(asked).fetch_one(tx).await.map_err(failed("look for events"))?;
-    Ok(found.get(0))
+/// Commits what must not be lost, and notices a transaction that was aborted: COMMIT would roll it back.
+async fn finish(mut tx: sqlx::Transaction<'static, sqlx::Postgres>) -> Result<()> {
+    sqlx::query("SELECT set_config('synchronous_commit', 'on', true) WHERE current_setting('synchronous_commit') = 'off'")
+        .execute(&mut *tx)
+        .await
+        .map_err(failed("make the commit durable"))?;
+    tx.commit().await.map_err(after_commit)
+}
+
+/// Whether a handler's error comes from the database itself, so that every event would fail.
+fn trouble(error: &(dyn std::error::Error + 'static)) -> Option<Code> {
+    let code = match (error.downcast_ref::<Error>(), error.downcast_ref::<sqlx::Error>()) {
+        (Some(error), _) => error.code(),
+        (_, Some(error)) => super::code_of(error),
+        _ => return None,
+    };
+    crate::inbox::is_trouble(code).then_some(code)
 }
 
 async fn lock_lanes(

@@ -12,23 +12,19 @@ pub use inbox::{SqlxContext, SqlxInbox};
 
 /// What a `sqlx` error means, with `context` saying what was being done.
 fn failed(context: &'static str) -> impl Fn(sqlx::Error) -> Error {
-    move |error| {
-        let state = error.as_database_error().and_then(|error| error.code());
-        let code = match state.as_deref() {
-            Some(state) => crate::error::code_of_state(state),
-            None if matches!(
-                error,
-                sqlx::Error::Io(_)
-                    | sqlx::Error::PoolTimedOut
-                    | sqlx::Error::PoolClosed
-                    | sqlx::Error::Protocol(_)
-            ) =>
-            {
-                Code::StoreUnreachable
-            }
-            None => Code::Database,
-        };
-        Error::new(code, context).with_source(error)
+    move |error| Error::new(code_of(&error), context).with_source(error)
+}
+
+fn code_of(error: &sqlx::Error) -> Code {
+    match error {
+        sqlx::Error::Database(error) => {
+            error.code().map_or(Code::Database, |state| crate::error::code_of_state(&state))
+        }
+        sqlx::Error::Io(_)
+        | sqlx::Error::PoolTimedOut
+        | sqlx::Error::PoolClosed
+        | sqlx::Error::Protocol(_) => Code::StoreUnreachable,
+        _ => Code::Database,
     }
 }
 

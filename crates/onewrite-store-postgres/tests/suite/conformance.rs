@@ -6,7 +6,7 @@ use std::sync::Arc;
 use onewrite_core::{
     BoxFuture, Event, Result,
     inbox::{Inbox, Policy},
-    sabotage::Sabotage,
+    sabotage::{Defect, Sabotage},
     store::{Batch, Durability, Item, Store},
 };
 use onewrite_store_postgres::{
@@ -14,7 +14,7 @@ use onewrite_store_postgres::{
 };
 use onewrite_testkit::{
     conformance::{
-        Act, InboxFixture, InboxPlace, Remember, Script, StoreFixture, StorePlace, UserTx,
+        self, Act, InboxFixture, InboxPlace, Remember, Script, StoreFixture, StorePlace, UserTx,
     },
     server,
 };
@@ -58,6 +58,7 @@ impl InboxFixture for Postgres {
 }
 
 /// One database.
+#[derive(Clone)]
 pub(crate) struct Place {
     pub(crate) url: String,
     partitions: u16,
@@ -65,6 +66,11 @@ pub(crate) struct Place {
 }
 
 impl Place {
+    /// The same database for another user.
+    pub(crate) fn at(&self, url: &str) -> Self {
+        Self { url: url.to_owned(), ..self.clone() }
+    }
+
     pub(crate) async fn store(&self) -> PostgresStore {
         let (partitions, sabotage) = (self.partitions, self.fixture.sabotage);
         let options = Options { partitions, sabotage, ..Options::from_url(&self.url).unwrap() };
@@ -208,4 +214,67 @@ impl InboxPlace for Place {
             rows.iter().map(|row| row.get(0)).collect()
         })
     }
+}
+
+/// The cases of commit order once more, with events that are placed when they are emitted. Without
+/// `commit_order`: its transactions emit several events in any order of partitions, and would deadlock,
+/// as `emit_at_once` says. `order.rs` does the same in one order.
+mod at_once {
+    use super::*;
+
+    fn at_once() -> Postgres {
+        Postgres { at_once: true, ..Postgres::default() }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn open_transaction() {
+        conformance::order::open_transaction(&at_once()).await;
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn never_twice() {
+        conformance::order::never_twice(&at_once()).await;
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn time_is_no_order() {
+        conformance::order::time_is_no_order(&at_once()).await;
+    }
+}
+
+/// With each defect planted, the case of the promise it breaks fails, and says so.
+macro_rules! notices {
+    ($($name:ident: $defect:ident, $module:ident::$case:ident, $complaint:literal;)*) => {
+        mod sabotage {
+            use super::*;
+            $(#[tokio::test(flavor = "multi_thread")]
+            async fn $name() {
+                let case = async {
+                    let sabotage = Sabotage::default().with(Defect::$defect);
+                    let fixture = Postgres { sabotage, ..Postgres::default() };
+                    conformance::$module::$case(&fixture).await;
+                };
+                let complaint = conformance::complaint(case).await;
+                assert!(complaint.contains($complaint), "for another reason: {complaint}");
+            })*
+        }
+    };
+}
+
+notices! {
+    late_writes_of_an_old_owner: NoFence, store::fenced, "fenced: ";
+    late_writes_within_a_batch: NoFence, store::independent, "independent: ";
+    order_taken_from_time: OrderByTime, order::time_is_no_order, "commit order: ";
+    rows_that_never_go: NoRetention, cursor::trim, "trim: ";
+    attempts_that_are_not_stored: NoAttempts, poison::attempt_first, "attempt first: ";
+    a_crash_loop_for_ever: NoAttempts, poison::crash_loop, "still not parked";
+    duplicates_in_a_stream: NoDedup, inbox::late_duplicate, "late duplicate: ";
+    duplicates_of_foreign_events: NoDedup, foreign::foreign_ids, "foreign ids: ";
+    duplicates_of_redriven_records: NoDedup, foreign::redriven, "redriven: again";
+    losses_taken_for_holes: NoChain, inbox::gap, "gap: it is stepped over";
+    redriven_records_judged_by_the_mark: RedriveByMark, foreign::redriven, "redriven: below the mark";
+    later_records_of_a_parked_key: NoParking, poison::parked_key, "parked key: ";
+    records_behind_a_failed_one: AckPastFailure, inbox::partial_failure, "partial failure: behind it";
+    a_source_that_went_back_in_time: NoIncarnation, inbox::diverged, "diverged: receipts";
+    ids_forgotten_at_once: ForgetIds, foreign::retention, "retention: forgotten before its time";
 }

@@ -3,3 +3,25 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
 mod conformance;
+mod consumer;
+mod copies;
+mod crash;
+mod cut;
+mod debezium;
+mod guard;
+mod handlers;
+mod held;
+mod open;
+mod order;
+mod receive;
+mod relays;
+mod retention;
+mod rig;
+mod roles;
+mod sql;
+#[cfg(feature = "sqlx")]
+mod sqlx_conformance;
+mod subscribe;
+mod trouble;
+mod upgrade;
+mod wake;

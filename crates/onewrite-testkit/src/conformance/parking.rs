@@ -1,12 +1,12 @@
 //! Parked keys: set aside in order, asked about, and freed with their last record.
 
 use onewrite_core::{
-    Event, Record, Sequence, Text, Timestamp,
+    Code, Event, Record, Sequence, Text, Timestamp,
     parking::{ParkedKey, ParkedRecord, Request},
-    store::{From, Op, Store},
+    store::{From, Item, Op, Outcome, Store},
 };
 
-use super::{StoreFixture, apply, emit, ids, key_of, log, named, same};
+use super::{StoreFixture, apply, commit, emit, ids, key_of, log, named, same};
 
 const SINK: Text = Text::from_static("search");
 const SCOPE: Text = Text::from_static("relay/search");
@@ -100,15 +100,16 @@ pub async fn park_in_order(fixture: &dyn StoreFixture) {
         vec![key.key.clone()],
     );
     same("park: with the cursor's move", cursors[partition].sequence, records[1].sequence);
-    same(
-        "park: a record that is gone",
-        apply(
-            &*store,
-            vec![Op::Park { sink: SINK, partition: 0, sequence: 10_000, reason: "gone".into() }],
-        )
-        .await,
-        0,
+    // Its sink was suspended meanwhile, and retention went on: the cursor must not pass it either.
+    let gone = Op::Park { sink: SINK, partition: 0, sequence: 10_000, reason: "gone".into() };
+    let passes = Op::MoveCursor { sink: SINK, partition: 0, sequence: 10_000, chain: 0 };
+    let outcome = commit(&*store, vec![Item { fence: None, ops: vec![gone, passes] }]).await.pop();
+    assert!(
+        matches!(&outcome, Some(Outcome::Failed(error)) if error.code() == Code::NotFound),
+        "park: a record that is gone comes to {outcome:?}"
     );
+    let passed = store.cursors(&SINK).await.unwrap().iter().any(|at| at.sequence >= 10_000);
+    assert!(!passed, "park: a record that is gone is stepped over");
     same("park: a record that is gone parks no key", keys(&*store).await.len(), 1);
     let (before, history_before) = (Timestamp(i64::MAX), Timestamp(0));
     let end = |partition| Op::MoveCursor { sink: SINK, partition, sequence: 1000, chain: 0 };

@@ -6,7 +6,7 @@
 use std::collections::{HashSet, VecDeque};
 
 use onewrite_core::{
-    Delivery,
+    Delivery, Partition, Text,
     broker::Receipt,
     inbox::{Attempt, Group, Lane, closed, plan},
     record::Order,
@@ -37,7 +37,7 @@ pub(super) struct Job {
     deliveries: Vec<Delivery>,
     /// What is left to do; nothing yet before the claim.
     groups: Option<VecDeque<(Group, bool)>>,
-    closed: HashSet<Lane>,
+    closed: HashSet<(Text, Partition)>,
     receipts: Vec<Receipt>,
 }
 
@@ -124,8 +124,8 @@ impl World {
             return self.later(Event::Receive(Box::new(job)));
         };
         let Some((mut group, alone)) = groups.pop_front() else { return self.reply(job) };
-        let (closed_lanes, all) = (&job.closed, &job.deliveries);
-        group.indexes.retain(|at| !closed_lanes.contains(&Lane::of(&all[*at])));
+        let (shut, all) = (&job.closed, &job.deliveries);
+        group.indexes.retain(|at| !shut.contains(&Lane::of(&all[*at]).partition()));
         if group.indexes.is_empty() {
             return self.later(Event::Receive(Box::new(job)));
         }
