@@ -32,7 +32,7 @@ pub(crate) struct Options {
 
 /// Runs the command in the caller's folder; its exit code is ours.
 pub(crate) fn run(options: &Options) -> Result<ExitCode> {
-    servers::install_missing(&options.servers)?;
+    servers::install_missing(&options.servers, false)?;
     let status = servers::runtime()?.block_on(async {
         let servers = Servers::start(&options.servers).await?;
         attend(command(options, &servers).await?).await

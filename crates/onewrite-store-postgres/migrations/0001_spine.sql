@@ -10,7 +10,7 @@ CREATE TABLE onewrite.source (
     one             boolean PRIMARY KEY DEFAULT true CHECK (one),
     name            text NOT NULL,
     partitions      integer NOT NULL CHECK (partitions BETWEEN 1 AND 65535),
-    event_bytes_max integer NOT NULL DEFAULT 1048576 CHECK (event_bytes_max >= 8192),
+    event_bytes_max integer NOT NULL DEFAULT 1048576,
     placement       text NOT NULL DEFAULT 'commit' CHECK (placement IN ('commit', 'emit')), -- see onewrite.emit
     segment         smallint NOT NULL DEFAULT 0,          -- where new records go
     segment_since   timestamptz NOT NULL DEFAULT clock_timestamp(),

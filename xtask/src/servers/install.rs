@@ -1,4 +1,4 @@
-//! Installs the servers' packages on Debian, so that `.ci/run` needs nothing but Rust.
+//! Installs what tests need on Debian, so that `.ci/run` needs nothing but Rust.
 //!
 //! A package of a server starts it, and PostgreSQL's makes a first cluster. Neither is wanted here, so
 //! both are switched off for the time of the installation, and switched back in whatever way it ends.
@@ -7,7 +7,7 @@ use std::{
     fs::{self, File, Permissions},
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
-    process::Command,
+    process::{Command, Stdio},
 };
 
 use anyhow::{Context, Result, bail};
@@ -25,17 +25,26 @@ const CLUSTER: (&str, &str) =
 /// Two runs at the same time would put each other's files back.
 const LOCK: &str = "/run/lock/onewrite-install";
 
-/// Installs what of `wanted` is missing, or says how to.
-pub(crate) fn install_missing(wanted: &[Server]) -> Result<()> {
+/// What tests run beside the servers: how to see that it is there, and Debian's package.
+const TOOLS: [(&[&str], &str); 2] = [
+    (&["python3", "-c", "import venv, ensurepip"], "python3-venv"),
+    (&["openssl", "version"], "openssl"),
+];
+
+/// Installs what of `wanted` is missing, or says how to; with the tools that tests use, if `tools` says so.
+pub(crate) fn install_missing(wanted: &[Server], tools: bool) -> Result<()> {
+    let missing = |wanted: &[Server]| missing(wanted, tools);
     let Some(packages) = missing(wanted) else { return Ok(()) };
     let by_hand = format!("apt-get install {}", packages.join(" "));
     if !geteuid().is_root() || !Path::new("/usr/bin/apt-get").exists() {
-        bail!("servers that the tests need are not installed (Debian: `{by_hand}`)");
+        bail!("packages that the tests need are not installed (Debian: `{by_hand}`)");
     }
     let lock = File::create(LOCK).with_context(|| format!("cannot write {LOCK}"))?;
     lock.lock().with_context(|| format!("cannot lock {LOCK}"))?;
     let Some(packages) = missing(wanted) else { return Ok(()) };
-    eprintln!("Servers that the tests need are missing. Installing them, without starting them:");
+    eprintln!(
+        "Packages that the tests need are missing. Installing them, without starting any server:"
+    );
     eprintln!("{by_hand}");
     // Ctrl-C ends apt-get, and not us before the files are back.
     let runtime = runtime()?;
@@ -47,13 +56,20 @@ pub(crate) fn install_missing(wanted: &[Server]) -> Result<()> {
     apt_get(&[&options, packages.as_slice()].concat())?;
     match missing(wanted) {
         None => Ok(()),
-        Some(left) => bail!("installed, but there are no servers in: {}", left.join(" ")),
+        Some(left) => bail!("installed, but nothing to use in: {}", left.join(" ")),
     }
 }
 
-fn missing(wanted: &[Server]) -> Option<Vec<&'static str>> {
-    let missing = wanted.iter().filter(|server| !server.is_installed());
-    let packages: Vec<_> = missing.map(|server| server.package()).collect();
+fn missing(wanted: &[Server], tools: bool) -> Option<Vec<&'static str>> {
+    let servers = wanted.iter().filter(|server| !server.is_installed());
+    let mut packages: Vec<_> = servers.map(|server| server.package()).collect();
+    let is_there = |probe: &[&str]| {
+        let mut command = Command::new(probe[0]);
+        command.args(&probe[1..]).stdout(Stdio::null()).stderr(Stdio::null());
+        command.status().is_ok_and(|status| status.success())
+    };
+    let tools = TOOLS.iter().filter(|(probe, _)| tools && !is_there(probe));
+    packages.extend(tools.map(|(_, package)| *package));
     (!packages.is_empty()).then_some(packages)
 }
 

@@ -60,7 +60,7 @@ struct Case {
 /// Runs the tests; an error when one fails.
 pub(crate) fn run(options: &Options) -> Result<()> {
     // First, as it is the part that may need somebody's help.
-    servers::install_missing(servers::ALL)?;
+    servers::install_missing(servers::ALL, true)?;
     let built = binaries::build()?;
     let mut cases = Vec::new();
     for (index, binary) in built.tests.iter().enumerate() {
