@@ -101,7 +101,11 @@ impl Times {
         let waited = Instant::now();
         while self.handled.iter().any(|at| at.load(Ordering::Relaxed) == 0) {
             if waited.elapsed() > PATIENCE {
-                bail!("some events never reached their handler");
+                let missing = self.handled.iter().zip(0_u64..);
+                let missing = missing.filter(|(at, _)| at.load(Ordering::Relaxed) == 0);
+                let missing: Vec<u64> = missing.map(|(_, number)| number).collect();
+                let first = missing.iter().take(5).collect::<Vec<_>>();
+                bail!("{} events never reached their handler: {first:?} …", missing.len());
             }
             tokio::time::sleep(Duration::from_millis(5)).await;
         }

@@ -21,14 +21,21 @@ use tokio::time::Instant;
 const EXPIRES: Duration = Duration::from_secs(1);
 
 /// How much later a request's end may arrive before it is taken for lost.
-const GRACE: Duration = Duration::from_secs(5);
+const GRACE: Duration = Duration::from_secs(1);
+
+/// A request this old is followed by another: the server of version 2.9 ends some without a word, and
+/// what comes meanwhile must find one.
+const FOLLOWED_AFTER: Duration = Duration::from_millis(700);
+
+/// Requests at the server at most.
+const REQUESTS_MAX: usize = 4;
 
 /// How often a lost connection is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 struct Request {
     left: usize,
-    ends_at: Instant,
+    asked_at: Instant,
 }
 
 /// The messages of one consumer.
@@ -94,7 +101,7 @@ impl Pull {
         loop {
             self.expire();
             self.ask().await?;
-            let pause = if self.requests.is_empty() { LOOK_EVERY } else { EXPIRES };
+            let pause = if self.requests.is_empty() { LOOK_EVERY } else { FOLLOWED_AFTER / 4 };
             match tokio::time::timeout(pause, self.replies.next()).await {
                 Ok(Some(reply)) => {
                     if let Some(message) = self.take(reply)? {
@@ -121,8 +128,9 @@ impl Pull {
 
     /// Keeps the server supplied with requests. Without a connection they would only pile up.
     async fn ask(&mut self) -> Result<()> {
-        let left: usize = self.requests.iter().map(|request| request.left).sum();
-        let enough = left > self.batch / 2 || self.requests.len() > 1;
+        let young = self.requests.iter().filter(|asked| asked.asked_at.elapsed() < FOLLOWED_AFTER);
+        let left: usize = young.map(|request| request.left).sum();
+        let enough = left > self.batch / 2 || self.requests.len() >= REQUESTS_MAX;
         if self.stopping || enough || self.client.connection_state() != State::Connected {
             return Ok(());
         }
@@ -132,8 +140,7 @@ impl Pull {
             .publish_with_reply(subject, inbox, Bytes::from(payload))
             .await
             .map_err(|error| gone("a request cannot be sent").with_source(error))?;
-        let ends_at = Instant::now() + EXPIRES + GRACE;
-        self.requests.push_back(Request { left: self.batch, ends_at });
+        self.requests.push_back(Request { left: self.batch, asked_at: Instant::now() });
         Ok(())
     }
 
@@ -167,8 +174,8 @@ impl Pull {
             self.connects = connects;
             self.requests.clear();
         }
-        let now = Instant::now();
-        while self.requests.front().is_some_and(|request| request.ends_at <= now) {
+        let is_gone = |request: &Request| request.asked_at.elapsed() > EXPIRES + GRACE;
+        while self.requests.front().is_some_and(is_gone) {
             self.requests.pop_front();
         }
     }

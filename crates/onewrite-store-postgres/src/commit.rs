@@ -59,7 +59,7 @@ pub(crate) async fn batch(
     }
     // All at the end, in one statement that locks their partitions in order: two batches never wait for
     // each other.
-    emit::append(&tx, terms.placing, &emitted).await?;
+    emit::append(&tx, &emitted).await?;
     if durable && !sabotage.has(Defect::NoSync) {
         finish(tx).await?;
     } else {

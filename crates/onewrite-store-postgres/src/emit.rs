@@ -20,7 +20,7 @@ pub(crate) const EMIT: &str = "INSERT INTO onewrite.outbox (id, type, aggregatet
     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, coalesce($17, clock_timestamp()))";
 
 /// Appends events at once; the arguments are arrays, one element for each event.
-pub(crate) const APPEND: &str = "SELECT onewrite.append($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17)";
+pub(crate) const APPEND: &str = "SELECT onewrite.append($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17), (SELECT partitions FROM onewrite.source)";
 
 /// A user's open transaction: of `tokio-postgres`, or of `deadpool-postgres`, whose connections remember
 /// prepared statements.
@@ -121,29 +121,24 @@ pub struct Placed {
 /// # Errors
 /// As [`emit`].
 pub async fn emit_at_once(tx: &impl UserTransaction, event: &Event) -> Result<Placed> {
-    let found = tx.run(TERMS, &[]).await.during("read the source's terms")?;
-    let placed = append(tx, Terms::of(&found)?, std::slice::from_ref(event)).await?;
+    let placed = append(tx, std::slice::from_ref(event)).await?;
     placed.into_iter().next().ok_or_else(|| Error::new(Code::Database, "nothing was appended"))
 }
 
 /// What placing needs to know about the source.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Terms {
-    pub(crate) partitions: u16,
     pub(crate) event_bytes_max: usize,
 }
 
-const TERMS: &str = "SELECT partitions, event_bytes_max FROM onewrite.source";
+const TERMS: &str = "SELECT event_bytes_max FROM onewrite.source";
 
 impl Terms {
     fn of(found: &[Row]) -> Result<Self> {
         let Some(found) = found.first() else {
             return Err(Error::new(Code::SchemaMissing, "the schema onewrite holds no source"));
         };
-        Ok(Self {
-            partitions: row::partition(found, 0)?,
-            event_bytes_max: usize::try_from(found.get::<_, i32>(1)).unwrap_or(0),
-        })
+        Ok(Self { event_bytes_max: usize::try_from(found.get::<_, i32>(0)).unwrap_or(0) })
     }
 
     pub(crate) async fn read(client: &tokio_postgres::Client) -> Result<Self> {
@@ -151,31 +146,26 @@ impl Terms {
     }
 }
 
-/// Appends events in order, in one statement.
-pub(crate) async fn append(
-    tx: &impl UserTransaction,
-    terms: Terms,
-    events: &[Event],
-) -> Result<Vec<Placed>> {
+/// Appends events in order, in one statement, which checks their size as well.
+pub(crate) async fn append(tx: &impl UserTransaction, events: &[Event]) -> Result<Vec<Placed>> {
     if events.is_empty() {
         return Ok(Vec::new());
     }
     for event in events {
-        event.check(terms.event_bytes_max)?;
+        event.check(usize::MAX)?;
     }
-    let columns = Columns::of(events, terms.partitions);
+    let columns = Columns::of(events);
     let found = tx.run(APPEND, &columns.binds()).await.during("append events")?;
-    let drawn: Vec<i64> = found
-        .first()
-        .map(|row| row.try_get(0))
-        .transpose()
-        .during("read where events were placed")?
-        .unwrap_or_default();
-    let placed = columns.ids.iter().zip(&columns.partitions).zip(drawn);
+    let Some(found) = found.first() else { return Ok(Vec::new()) };
+    let context = "read where events were placed";
+    let drawn: Option<Vec<i64>> = found.try_get(0).during(context)?;
+    let partitions = row::partition(found, 1)?;
+    let keys = columns.texts[3].iter();
+    let placed = columns.ids.iter().zip(keys).zip(drawn.unwrap_or_default());
     Ok(placed
-        .map(|((id, partition), sequence)| Placed {
+        .map(|((id, key), sequence)| Placed {
             id: (*id).clone().into(),
-            partition: u16::try_from(*partition).unwrap_or_default(),
+            partition: partition_of(key, partitions),
             sequence: sequence.cast_unsigned(),
         })
         .collect())
@@ -183,7 +173,6 @@ pub(crate) async fn append(
 
 /// Events as columns, to be bound as arrays.
 struct Columns<'a> {
-    partitions: Vec<i32>,
     times: Vec<Option<Time>>,
     ids: Vec<String>,
     texts: [Vec<&'a str>; 5],
@@ -194,15 +183,11 @@ struct Columns<'a> {
 }
 
 impl<'a> Columns<'a> {
-    fn of(events: &'a [Event], partitions: u16) -> Self {
+    fn of(events: &'a [Event]) -> Self {
         let text = |pick: fn(&'a Event) -> &'a str| events.iter().map(pick).collect::<Vec<_>>();
         let option =
             |pick: fn(&'a Event) -> Option<&'a str>| events.iter().map(pick).collect::<Vec<_>>();
         Self {
-            partitions: events
-                .iter()
-                .map(|event| i32::from(partition_of(event.order_key(), partitions)))
-                .collect(),
             times: events.iter().map(|event| event.time.map(Time)).collect(),
             ids: events
                 .iter()

@@ -161,8 +161,7 @@ impl PostgresInbox {
     /// Appends what was emitted and commits.
     async fn finish(&self, tx: Transaction<'_>, emitted: &[Event]) -> Result<()> {
         if !emitted.is_empty() {
-            let terms = self.store.terms().await?;
-            emit::append(&tx, terms, emitted).await?;
+            emit::append(&tx, emitted).await?;
         }
         failpoint::hit("receiver.after_handler_before_commit");
         commit::finish(tx).await
