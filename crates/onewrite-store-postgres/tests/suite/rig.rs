@@ -145,6 +145,12 @@ pub(crate) async fn emit_all(store: &PostgresStore, events: impl IntoIterator<It
     work.await.unwrap();
 }
 
+/// Emits `event` in a transaction of its own, which may be refused.
+pub(crate) async fn try_emit(store: &PostgresStore, event: &Event) -> Result<()> {
+    let event = event.clone();
+    store.write(|tx| Box::pin(async move { emit(tx, &event).await.map(|_| ()) })).await
+}
+
 /// Commits `ops` as one item without a fence.
 pub(crate) async fn apply(store: &dyn Store, ops: Vec<Op>) -> u64 {
     match outcome(store, Item { fence: None, ops }).await.unwrap() {
