@@ -29,6 +29,8 @@ pub enum Defect {
     NoAttempts = 9,
     /// A copied or restored source keeps its incarnation and is not compared with its sinks (I14).
     NoIncarnation = 10,
+    /// A key's order ends with a life of its source (I14: the next life overtakes a failed record).
+    OrderWithinLife = 11,
     /// Order is taken from the creation time (H10).
     OrderByTime = 12,
     /// Delivered rows are never deleted (H12: unbounded growth).

@@ -23,6 +23,11 @@ CREATE FUNCTION onewrite.place() RETURNS text LANGUAGE sql VOLATILE AS $$
         || ' ' || pg_catalog.pg_relation_filepath('onewrite.sequence'::pg_catalog.regclass)
 $$;
 
+-- 64 random bits in hexadecimal.
+CREATE FUNCTION onewrite.new_incarnation() RETURNS text LANGUAGE sql VOLATILE AS $$
+    SELECT pg_catalog.encode(pg_catalog.substring(pg_catalog.uuid_send(pg_catalog.gen_random_uuid()), 9), 'hex')
+$$;
+
 -- Begins a new life with the next number: what was drawn before may be drawn again by the original, or
 -- may have been delivered from a tail that this database never got.
 CREATE FUNCTION onewrite.begin_life(reason text) RETURNS bigint
@@ -43,7 +48,7 @@ BEGIN
     END IF;
     first := nextval('onewrite.sequence');
     INSERT INTO onewrite.incarnation (first_sequence, incarnation, reason)
-        VALUES (first, encode(substring(uuid_send(gen_random_uuid()) FROM 9), 'hex'), begin_life.reason)
+        VALUES (first, onewrite.new_incarnation(), begin_life.reason)
         ON CONFLICT (first_sequence) DO UPDATE SET incarnation = excluded.incarnation, reason = excluded.reason;
     RETURN first;
 END $$;

@@ -26,7 +26,7 @@ use crate::{
 /// What the door needs to know.
 pub(crate) struct Terms<'a> {
     pub(crate) source: &'a Source,
-    pub(crate) placing: emit::Terms,
+    pub(crate) event_bytes_max: usize,
     pub(crate) sabotage: Sabotage,
 }
 
@@ -45,25 +45,23 @@ pub(crate) async fn batch(
     {
         return move_all(client, durable, &moves).await;
     }
-    let tx = client.transaction().await.during("begin a write")?;
-    if !durable {
+    let mut tx = client.transaction().await.during("begin a write")?;
+    let relaxed = !durable || sabotage.has(Defect::NoSync);
+    if relaxed {
         tx.batch_execute(RELAXED).await.during("begin a write")?;
-    } else if sabotage.has(Defect::NoSync) {
-        tx.batch_execute("SET LOCAL synchronous_commit TO OFF").await.during("begin a write")?;
     }
     let mut outcomes = Vec::with_capacity(items.len());
     let mut emitted = Vec::new();
-    let mut tx = tx;
     for item in &items {
         outcomes.push(in_savepoint(&mut tx, terms, item, &mut emitted).await?);
     }
     // All at the end, in one statement that locks their partitions in order: two batches never wait for
     // each other.
     emit::append(&tx, &emitted).await?;
-    if durable && !sabotage.has(Defect::NoSync) {
-        finish(tx).await?;
-    } else {
+    if relaxed {
         tx.commit().await.map_err(after_commit)?;
+    } else {
+        finish(tx).await?;
     }
     Ok(outcomes)
 }
@@ -84,7 +82,7 @@ pub(crate) async fn finish(tx: Transaction<'_>) -> Result<()> {
 }
 
 /// A relaxed commit is not waited for: it survives any process of ours.
-const RELAXED: &str = "SET LOCAL synchronous_commit TO OFF";
+pub(crate) const RELAXED: &str = "SET LOCAL synchronous_commit TO OFF";
 
 /// Runs one item so that its failure undoes its own writes only. An error concerns the whole batch.
 async fn in_savepoint(
@@ -123,13 +121,7 @@ async fn write(
     }
     let mut touched = 0;
     for op in &item.ops {
-        if let Op::Emit(event) = op {
-            event.check(terms.placing.event_bytes_max)?;
-            emitted.push((**event).clone());
-            touched = 1;
-        } else {
-            touched = apply(tx, terms, op).await?;
-        }
+        touched = apply(tx, terms, op, emitted).await?;
     }
     Ok(touched)
 }
@@ -145,10 +137,19 @@ async fn holds(tx: &Transaction<'_>, fence: &Fence) -> Result<bool> {
     Ok(found == 1)
 }
 
-async fn apply(tx: &Transaction<'_>, terms: &Terms<'_>, op: &Op) -> Result<u64> {
+async fn apply(
+    tx: &Transaction<'_>,
+    terms: &Terms<'_>,
+    op: &Op,
+    emitted: &mut Vec<Event>,
+) -> Result<u64> {
     let source = terms.source;
     match op {
-        Op::Emit(_) => Ok(0), // collected by the caller
+        Op::Emit(event) => {
+            event.check(terms.event_bytes_max)?;
+            emitted.push((**event).clone());
+            Ok(1)
+        }
         Op::Guard { table } => guard::add(tx.client(), table).await.map(|()| 1),
         Op::Unguard { table } => guard::remove(tx.client(), table).await.map(|()| 1),
         Op::Subscribe { sink, from } => trim::subscribe(tx, sink, *from, source.partitions).await,
@@ -284,9 +285,9 @@ async fn move_all(client: &Client, durable: bool, moves: &[Move<'_>]) -> Result<
         &reasons,
     ];
     // All at once: the messages go out in this order, and one round trip brings the answers.
-    let begin = if durable { "BEGIN" } else { "BEGIN; SET LOCAL synchronous_commit TO OFF" };
+    let begin = if durable { "BEGIN".to_owned() } else { format!("BEGIN; {RELAXED}") };
     let (begun, moved, committed) = future::join3(
-        client.batch_execute(begin),
+        client.batch_execute(&begin),
         client.query(&statement, &binds),
         client.batch_execute("COMMIT"),
     )

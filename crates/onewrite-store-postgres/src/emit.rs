@@ -13,11 +13,12 @@ use crate::{
     row::{self, Time},
 };
 
-/// The statement every emitting program runs.
+/// The statement every emitting program runs, with either client; the time is in microseconds since 1970.
 pub(crate) const EMIT: &str = "INSERT INTO onewrite.outbox (id, type, aggregatetype, aggregateid, key, content_type, \
     schema_version, source, data_schema, correlation_id, causation_id, user_id, dedup_key, traceparent, headers, \
     payload_bytes, time) \
-    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, coalesce($17, clock_timestamp()))";
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, \
+        coalesce('epoch'::timestamptz + $17::int8 * interval '1 microsecond', clock_timestamp()))";
 
 /// Appends events at once; the arguments are arrays, one element for each event.
 pub(crate) const APPEND: &str = "SELECT onewrite.append($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17), (SELECT partitions FROM onewrite.source)";
@@ -71,7 +72,7 @@ pub async fn emit(tx: &impl UserTransaction, event: &Event) -> Result<Text> {
     let id = event.id.clone().unwrap_or_else(new_id);
     // The trigger checks the size against the source's own limit.
     event.check(usize::MAX)?;
-    let time = event.time.map(Time);
+    let time = event.time.map(|time| time.0);
     let headers = row::headers_to(&event.headers);
     let version = i64::from(event.schema_version);
     let option = |text: &Option<Text>| text.as_deref().map(str::to_owned);
@@ -97,7 +98,7 @@ pub async fn emit(tx: &impl UserTransaction, event: &Event) -> Result<Text> {
         (&trace, text.clone()),
         (&headers, text),
         (&&*event.data, Type::BYTEA),
-        (&time, Type::TIMESTAMPTZ),
+        (&time, Type::INT8),
     ];
     tx.run(EMIT, &binds).await.during("emit an event")?;
     Ok(id)
@@ -123,27 +124,6 @@ pub struct Placed {
 pub async fn emit_at_once(tx: &impl UserTransaction, event: &Event) -> Result<Placed> {
     let placed = append(tx, std::slice::from_ref(event)).await?;
     placed.into_iter().next().ok_or_else(|| Error::new(Code::Database, "nothing was appended"))
-}
-
-/// What placing needs to know about the source.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Terms {
-    pub(crate) event_bytes_max: usize,
-}
-
-const TERMS: &str = "SELECT event_bytes_max FROM onewrite.source";
-
-impl Terms {
-    fn of(found: &[Row]) -> Result<Self> {
-        let Some(found) = found.first() else {
-            return Err(Error::new(Code::SchemaMissing, "the schema onewrite holds no source"));
-        };
-        Ok(Self { event_bytes_max: usize::try_from(found.get::<_, i32>(0)).unwrap_or(0) })
-    }
-
-    pub(crate) async fn read(client: &tokio_postgres::Client) -> Result<Self> {
-        Self::of(&client.query(TERMS, &[]).await.during("read the source's terms")?)
-    }
 }
 
 /// Appends events in order, in one statement, which checks their size as well.

@@ -121,7 +121,7 @@ async fn create_source(tx: &Transaction<'_>, options: &Options) -> Result<()> {
     .during("register the source")?;
     tx.execute(
         "INSERT INTO onewrite.incarnation (first_sequence, incarnation, reason)
-         VALUES (1, encode(substring(uuid_send(gen_random_uuid()) FROM 9), 'hex'), 'created')",
+         VALUES (1, onewrite.new_incarnation(), 'created')",
         &[],
     )
     .await
@@ -190,7 +190,7 @@ async fn fork(client: &mut Client, here: &str, since: Option<Sequence>) -> Resul
         Some(since) => {
             tx.execute(
                 "INSERT INTO onewrite.incarnation (first_sequence, incarnation, reason)
-                 VALUES ($1, encode(substring(uuid_send(gen_random_uuid()) FROM 9), 'hex'), 'forked')
+                 VALUES ($1, onewrite.new_incarnation(), 'forked')
                  ON CONFLICT (first_sequence) DO UPDATE SET incarnation = excluded.incarnation, reason = 'forked'",
                 &[&(since + 1).cast_signed()],
             )
@@ -236,6 +236,17 @@ pub(crate) async fn source(client: &tokio_postgres::Client) -> Result<Source> {
     Ok(Source { name: row::text(&found, 0)?, partitions: row::partition(&found, 1)?, incarnations })
 }
 
+/// The bytes that an event's data may take.
+pub(crate) async fn event_bytes_max(client: &tokio_postgres::Client) -> Result<usize> {
+    let found = client
+        .query_opt("SELECT event_bytes_max FROM onewrite.source", &[])
+        .await
+        .during("read the source's terms")?;
+    let found = found
+        .ok_or_else(|| Error::new(Code::SchemaMissing, "the schema onewrite holds no source"))?;
+    Ok(usize::try_from(found.get::<_, i32>(0)).unwrap_or(0))
+}
+
 /// The highest sequence ever drawn.
 pub(crate) async fn head(client: &tokio_postgres::Client) -> Result<Sequence> {
     let found = client
@@ -252,7 +263,7 @@ pub(crate) async fn head(client: &tokio_postgres::Client) -> Result<Sequence> {
 pub(crate) async fn warnings(client: &tokio_postgres::Client) -> Result<Vec<Text>> {
     let rows = client
         .query(
-            "SELECT name, reset_val FROM pg_settings WHERE name IN ('fsync', 'full_page_writes', 'synchronous_commit', 'data_checksums')",
+            "SELECT name, reset_val FROM pg_settings WHERE name IN ('fsync', 'full_page_writes', 'synchronous_commit')",
             &[],
         )
         .await

@@ -18,7 +18,6 @@ use onewrite_core::{
 use crate::{
     Options, claim, commit,
     connect::Use,
-    emit::Terms,
     error::While,
     find, gap, guard, parking, read, row, schema, trim,
     wake::{Listener, LogWatch},
@@ -36,7 +35,7 @@ struct Inner {
     work: Pool,
     source: RwLock<Source>,
     listener: Listener,
-    terms: OnceLock<Terms>,
+    event_bytes_max: OnceLock<usize>,
 }
 
 impl PostgresStore {
@@ -52,8 +51,8 @@ impl PostgresStore {
         let source = schema::open(&mut client, &options).await?;
         drop(client);
         let source = RwLock::new(source);
-        let terms = OnceLock::new();
-        let inner = Inner { options, engine, work, source, listener: Listener::new(), terms };
+        let (listener, event_bytes_max) = (Listener::new(), OnceLock::new());
+        let inner = Inner { options, engine, work, source, listener, event_bytes_max };
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -91,13 +90,13 @@ impl PostgresStore {
         &self.inner.options
     }
 
-    /// What placing needs to know; asked once, for it never changes while a program runs.
-    pub(crate) async fn terms(&self) -> Result<Terms> {
-        if let Some(terms) = self.inner.terms.get() {
-            return Ok(*terms);
+    /// The bytes that an event's data may take; asked once.
+    pub(crate) async fn event_bytes_max(&self) -> Result<usize> {
+        if let Some(known) = self.inner.event_bytes_max.get() {
+            return Ok(*known);
         }
-        let terms = Terms::read(&*self.engine().await?).await?;
-        Ok(*self.inner.terms.get_or_init(|| terms))
+        let found = schema::event_bytes_max(&*self.engine().await?).await?;
+        Ok(*self.inner.event_bytes_max.get_or_init(|| found))
     }
 
     pub(crate) fn listener(&self) -> &Listener {
@@ -139,7 +138,7 @@ impl Store for PostgresStore {
             let mut client = self.engine().await?;
             let terms = commit::Terms {
                 source: &self.current_source(),
-                placing: self.terms().await?,
+                event_bytes_max: self.event_bytes_max().await?,
                 sabotage: self.options().sabotage,
             };
             commit::batch(&mut client, &terms, batch).await

@@ -138,7 +138,7 @@ async fn rotate(tx: &Transaction<'_>, before: Timestamp) -> Result<()> {
     Ok(())
 }
 
-/// How many segments take turns.
+/// How many segments take turns, as the first migration made them.
 const SEGMENTS: i16 = 8;
 
 /// Empties segments that hold only trimmed records. Whoever still writes to one, or reads it for long (a

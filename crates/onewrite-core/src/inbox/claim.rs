@@ -4,7 +4,8 @@ use std::collections::{HashMap, HashSet};
 
 use super::{Attempt, Lane, LaneState, Policy};
 use crate::{
-    Delivery, Partition, Text, broker::Receipt, record::Order, relay::GAP_KIND, sabotage::Defect,
+    Delivery, Incarnation, Partition, Text, broker::Receipt, record::Order, relay::GAP_KIND,
+    sabotage::Defect,
 };
 
 /// What the driver does next, in the same transaction. Indexes point into the claimed deliveries.
@@ -41,6 +42,10 @@ pub enum Fact {
     Stored,
 }
 
+/// What stays in order: a partition in whichever life, for a key's order goes on through the lives of its
+/// source. The life is there only with [`Defect::OrderWithinLife`].
+type Stream = (Text, Partition, Option<Incarnation>);
+
 #[derive(Debug)]
 struct Held {
     state: LaneState,
@@ -57,9 +62,8 @@ pub struct Claim<'a> {
     policy: &'a Policy,
     deliveries: &'a [Delivery],
     lanes: HashMap<Lane, Held>,
-    /// Partitions of which something was not taken, whichever life it belongs to: a key's order goes on
-    /// through the lives of its source.
-    stopped: HashSet<(Text, Partition)>,
+    /// Streams of which something was not taken.
+    stopped: HashSet<Stream>,
     /// Lanes of which this batch repeats something.
     repeated: HashSet<Lane>,
     any_parked: bool,
@@ -136,7 +140,7 @@ impl<'a> Claim<'a> {
                 Next::Ask(effect) => return effect,
                 Next::Receipt(receipt) => {
                     if !receipt.is_settled() {
-                        self.stopped.insert(Lane::of(delivery).partition());
+                        self.stopped.insert(self.stream(delivery));
                     }
                     self.remembered = false;
                     self.receipts.push(receipt);
@@ -158,7 +162,7 @@ impl<'a> Claim<'a> {
 
     fn first_look(&mut self, index: usize, delivery: &Delivery) -> Next {
         let lane = Lane::of(delivery);
-        let past_failure = self.stopped.contains(&lane.partition());
+        let past_failure = self.stopped.contains(&self.stream(delivery));
         if past_failure && !self.policy.sabotage.has(Defect::AckPastFailure) {
             return Next::Receipt(Receipt::Blocked);
         }
@@ -205,6 +209,12 @@ impl<'a> Claim<'a> {
             return Next::Ask(Effect::Remember(index));
         }
         self.look_parked(index, delivery)
+    }
+
+    fn stream(&self, delivery: &Delivery) -> Stream {
+        let Lane { source, incarnation, partition } = Lane::of(delivery);
+        let ends_with_life = self.policy.sabotage.has(Defect::OrderWithinLife);
+        (source, partition, ends_with_life.then_some(incarnation))
     }
 
     fn looked_up(&mut self, index: usize, delivery: &Delivery, fresh: bool) -> Next {

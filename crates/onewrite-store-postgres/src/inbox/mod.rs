@@ -225,7 +225,7 @@ impl PostgresInbox {
         redriven: bool,
         emitted: &mut Vec<Event>,
     ) -> Result<Option<Text>> {
-        let event_bytes_max = self.store.terms().await?.event_bytes_max;
+        let event_bytes_max = self.store.event_bytes_max().await?;
         let mut context = Context { tx, record, redriven, event_bytes_max, emitted };
         let handled = AssertUnwindSafe((self.handler)(&mut context)).catch_unwind().await;
         let Err(error) = handled.unwrap_or_else(|_| Err("the handler panicked".into())) else {
@@ -311,9 +311,7 @@ impl Inbox for PostgresInbox {
             let tx = client.transaction().await.during("begin a transaction")?;
             // What is counted is lost with the server, should the event bring that down.
             if !self.wary.load(Ordering::Relaxed) {
-                tx.batch_execute("SET LOCAL synchronous_commit TO OFF")
-                    .await
-                    .during("count attempts")?;
+                tx.batch_execute(commit::RELAXED).await.during("count attempts")?;
             }
             let lanes = attempts.iter().map(|attempt| attempt.lane.clone()).collect();
             let mut states = lock_lanes(&tx, policy, &lanes).await?;

@@ -4,14 +4,10 @@ use onewrite_core::{Event, Result, Text};
 use sqlx::PgConnection;
 
 use super::failed;
-use crate::{emit::new_id, row};
-
-/// As [`crate::emit`]'s, with the time in microseconds since 1970.
-const EMIT: &str = "INSERT INTO onewrite.outbox (id, type, aggregatetype, aggregateid, key, content_type, \
-    schema_version, source, data_schema, correlation_id, causation_id, user_id, dedup_key, traceparent, headers, \
-    payload_bytes, time) \
-    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, \
-        coalesce('epoch'::timestamptz + $17::int8 * interval '1 microsecond', clock_timestamp()))";
+use crate::{
+    emit::{EMIT, new_id},
+    row,
+};
 
 /// Emits `event` within the transaction that is open on `tx`: it is committed with the caller's own rows or
 /// not at all. Pass `&mut *tx`. It takes its place when the transaction commits. Returns its id.

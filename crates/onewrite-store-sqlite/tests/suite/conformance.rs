@@ -221,5 +221,6 @@ notices! {
     later_records_of_a_parked_key: NoParking, poison::parked_key, "parked key: ";
     records_behind_a_failed_one: AckPastFailure, inbox::partial_failure, "partial failure: behind it";
     a_source_that_went_back_in_time: NoIncarnation, inbox::diverged, "diverged: receipts";
+    a_life_that_overtakes_the_one_before: OrderWithinLife, inbox::lives, "lives: the next life's";
     ids_forgotten_at_once: ForgetIds, foreign::retention, "retention: forgotten before its time";
 }

@@ -235,6 +235,22 @@ pub async fn diverged(fixture: &dyn InboxFixture) {
     same("diverged: the old life's mark", mark_of(&inbox, 0).await, 3);
 }
 
+/// A key's order goes on through the lives of its source: what failed in one holds back the next (I14).
+pub async fn lives(fixture: &dyn InboxFixture) {
+    let place = fixture.place().await;
+    let inbox = open(fixture, &*place, only("0:1", Act::Refuse("not yet"))).await;
+    let mut next = chained(0, 0, 2);
+    next.record.incarnation = Incarnation(8);
+    let both = [chained(0, 0, 1), next];
+    let receipts = receive(&inbox, &both).await;
+    assert!(is_retry(&receipts[0]), "lives: the record that failed is {:?}", receipts[0]);
+    same("lives: the next life's", &receipts[1], &Receipt::Blocked);
+    same("lives: effects", place.effects().await.len(), 0);
+    let mended = open(fixture, &*place, apply_all()).await;
+    same("lives: both", receive(&mended, &both).await, vec![Receipt::Accepted; 2]);
+    same("lives: effects in order", place.effects().await, vec!["0:1", "0:2"]);
+}
+
 /// Nothing behind a failed record of its partition is handled before it (I6).
 pub async fn partial_failure(fixture: &dyn InboxFixture) {
     let place = fixture.place().await;

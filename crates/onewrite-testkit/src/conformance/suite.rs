@@ -79,7 +79,7 @@ macro_rules! inbox_cases {
     ($mode:ident, $fixture:expr) => {
         $crate::conformance_cases!($mode, $fixture,
             inbox {
-                one_commit insert_first gap late_duplicate diverged
+                one_commit insert_first gap late_duplicate diverged lives
                 partial_failure another_lane gap_event reopened
             }
             foreign {
