@@ -1,6 +1,6 @@
 //! The store's handle: what a service opens once and shares.
 
-use std::sync::{Arc, OnceLock, RwLock};
+use std::sync::{Arc, RwLock};
 
 use deadpool_postgres::{Client, Pool, Transaction};
 use onewrite_core::{
@@ -35,7 +35,7 @@ struct Inner {
     work: Pool,
     source: RwLock<Source>,
     listener: Listener,
-    event_bytes_max: OnceLock<usize>,
+    event_bytes_max: usize,
 }
 
 impl PostgresStore {
@@ -49,9 +49,9 @@ impl PostgresStore {
         let work = options.pool(Use::Work)?;
         let mut client = connection(&engine).await?;
         let source = schema::open(&mut client, &options).await?;
+        let event_bytes_max = schema::event_bytes_max(&client).await?;
         drop(client);
-        let source = RwLock::new(source);
-        let (listener, event_bytes_max) = (Listener::new(), OnceLock::new());
+        let (source, listener) = (RwLock::new(source), Listener::new());
         let inner = Inner { options, engine, work, source, listener, event_bytes_max };
         Ok(Self { inner: Arc::new(inner) })
     }
@@ -90,13 +90,9 @@ impl PostgresStore {
         &self.inner.options
     }
 
-    /// The bytes that an event's data may take; asked once.
-    pub(crate) async fn event_bytes_max(&self) -> Result<usize> {
-        if let Some(known) = self.inner.event_bytes_max.get() {
-            return Ok(*known);
-        }
-        let found = schema::event_bytes_max(&*self.engine().await?).await?;
-        Ok(*self.inner.event_bytes_max.get_or_init(|| found))
+    /// The bytes that an event's data may take, as they were when it was opened.
+    pub(crate) fn event_bytes_max(&self) -> usize {
+        self.inner.event_bytes_max
     }
 
     pub(crate) fn listener(&self) -> &Listener {
@@ -138,7 +134,7 @@ impl Store for PostgresStore {
             let mut client = self.engine().await?;
             let terms = commit::Terms {
                 source: &self.current_source(),
-                event_bytes_max: self.event_bytes_max().await?,
+                event_bytes_max: self.event_bytes_max(),
                 sabotage: self.options().sabotage,
             };
             commit::batch(&mut client, &terms, batch).await

@@ -225,7 +225,7 @@ impl PostgresInbox {
         redriven: bool,
         emitted: &mut Vec<Event>,
     ) -> Result<Option<Text>> {
-        let event_bytes_max = self.store.event_bytes_max().await?;
+        let event_bytes_max = self.store.event_bytes_max();
         let mut context = Context { tx, record, redriven, event_bytes_max, emitted };
         let handled = AssertUnwindSafe((self.handler)(&mut context)).catch_unwind().await;
         let Err(error) = handled.unwrap_or_else(|_| Err("the handler panicked".into())) else {
