@@ -45,6 +45,7 @@ BEGIN
     GRANT INSERT, UPDATE, DELETE ON onewrite.cursor, onewrite.member, onewrite.sink, onewrite.parked,
         onewrite.parked_key, onewrite.history, onewrite.trimmed, onewrite.sweep TO onewrite_relay;
     GRANT UPDATE ON onewrite.source TO onewrite_relay;
+    GRANT TRUNCATE ON onewrite.outbox TO onewrite_relay;
     GRANT TRUNCATE, DELETE ON onewrite.log_0, onewrite.log_1, onewrite.log_2, onewrite.log_3, onewrite.log_4, onewrite.log_5,
         onewrite.log_6, onewrite.log_7 TO onewrite_relay;
     GRANT EXECUTE ON FUNCTION onewrite.horizon, onewrite.sleeps, onewrite.wakes, onewrite.claim TO onewrite_relay, onewrite_receive;

@@ -64,10 +64,13 @@ pub(crate) async fn trim(
     }
     forget_history(tx, history_before, limit).await?;
     rotate(tx, before).await?;
-    if trimmed.is_empty() {
+    let trimmed = trimmed.len() as u64;
+    // A sweep that found its fill is followed by another at once.
+    if trimmed < u64::from(limit) {
         empty_segments(tx).await?;
+        empty_outbox(tx).await?;
     }
-    Ok(trimmed.len() as u64)
+    Ok(trimmed)
 }
 
 async fn swept(tx: &Transaction<'_>) -> Result<i64> {
@@ -150,22 +153,44 @@ async fn empty_segments(tx: &Transaction<'_>) -> Result<()> {
         if !is_trimmed(tx, segment).await? {
             continue;
         }
-        let emptied = tx
-            .batch_execute(&format!(
-                "SAVEPOINT emptying; SET LOCAL lock_timeout = '50ms';
-                 LOCK TABLE onewrite.log_{segment} IN ACCESS EXCLUSIVE MODE"
-            ))
-            .await;
+        let table = format!("onewrite.log_{segment}");
         // Looked at again under the lock: a transaction may have placed a record there meanwhile.
-        let truncate = match emptied {
-            Ok(()) if is_trimmed(tx, segment).await? => format!("TRUNCATE onewrite.log_{segment};"),
-            _ => "ROLLBACK TO emptying;".to_owned(),
-        };
-        tx.batch_execute(&format!("{truncate} RELEASE emptying; SET LOCAL lock_timeout = '10s'"))
-            .await
-            .during("empty a segment of the log")?;
+        let may_go = lock_briefly(tx, &table).await && is_trimmed(tx, segment).await?;
+        truncate(tx, &table, may_go).await?;
     }
     Ok(())
+}
+
+/// The outbox with its indexes is emptied when it takes more.
+const OUTBOX_BYTES_MAX: i64 = 32 << 20;
+
+/// Rows leave the outbox with their transaction, and dead ones stay as long as somebody holds an old
+/// snapshot. It goes as segments do.
+async fn empty_outbox(tx: &Transaction<'_>) -> Result<()> {
+    let table = "onewrite.outbox";
+    let found = query(tx, "SELECT pg_total_relation_size('onewrite.outbox')", &[]).await?;
+    if found.first().is_none_or(|found| found.get::<_, i64>(0) <= OUTBOX_BYTES_MAX) {
+        return Ok(());
+    }
+    let may_go = lock_briefly(tx, table).await
+        && query(tx, "SELECT 1 FROM onewrite.outbox LIMIT 1", &[]).await?.is_empty();
+    truncate(tx, table, may_go).await
+}
+
+/// Begins a savepoint and locks a table in it, if nobody uses it for long. Says whether it is locked.
+async fn lock_briefly(tx: &Transaction<'_>, table: &str) -> bool {
+    let lock = format!(
+        "SAVEPOINT emptying; SET LOCAL lock_timeout = '50ms'; LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE"
+    );
+    tx.batch_execute(&lock).await.is_ok()
+}
+
+/// Ends what [`lock_briefly`] began: the table is emptied, or nothing has happened.
+async fn truncate(tx: &Transaction<'_>, table: &str, may_go: bool) -> Result<()> {
+    let act = if may_go { format!("TRUNCATE {table};") } else { "ROLLBACK TO emptying;".into() };
+    tx.batch_execute(&format!("{act} RELEASE emptying; SET LOCAL lock_timeout = '10s'"))
+        .await
+        .during("empty a table of the log")
 }
 
 /// Whether a segment holds records, and all of them are trimmed. One that is not, though the sweep has

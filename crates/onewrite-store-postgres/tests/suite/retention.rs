@@ -13,6 +13,7 @@ use onewrite_core::{
 };
 use onewrite_engine::{Retention, Sweeper};
 use onewrite_store_postgres::{PostgresStore, tokio_postgres::Client};
+use rand::{RngCore as _, SeedableRng as _, rngs::SmallRng};
 
 use crate::rig::{
     Follower, Running, SINK, apply, broken, emit_all, event, execute, extended, number, place_with,
@@ -163,6 +164,61 @@ async fn a_reader_of_the_log_delays_the_emptying_and_nothing_else() {
         number(&client, "SELECT count(*) FROM onewrite.log WHERE id = 'first'").await == 0
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn segments_are_emptied_though_every_sweep_finds_something() {
+    let place = place_with(PARTITIONS, sound()).await;
+    let (store, client) = (place.store().await, place.connect().await);
+    apply(&store, vec![Op::Subscribe { sink: SINK.into(), from: From::Beginning }]).await;
+    let sweeper = Sweeper::new(Arc::new(store.clone()), RETENTION);
+    let mut follower = Follower::new(&store);
+    emit_all(&store, [event("k", "first")]).await;
+    until("the emptying", async || {
+        emit_all(&store, [event("k", "more")]).await;
+        settle(&store, &mut follower).await;
+        let trimmed = sweeper.sweep().await.unwrap();
+        assert!(trimmed > 0, "this sweep was to find something");
+        number(&client, "SELECT count(*) FROM onewrite.log WHERE id = 'first'").await == 0
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_outbox_stays_bounded_under_an_old_snapshot() {
+    let place = place_with(PARTITIONS, sound()).await;
+    let (store, client) = (place.store().await, place.connect().await);
+    apply(&store, vec![Op::Subscribe { sink: SINK.into(), from: From::Beginning }]).await;
+    let old = place.connect().await;
+    execute(&old, "BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT pg_current_xact_id()").await;
+    let size = "SELECT pg_total_relation_size('onewrite.outbox')";
+    let mut noise = SmallRng::seed_from_u64(7);
+    for n in 0..50 {
+        // Nothing that could be compressed.
+        let mut data = vec![0; 900_000];
+        noise.fill_bytes(&mut data);
+        emit_all(&store, [event("k", n.to_string()).bytes("application/octet-stream", data)]).await;
+    }
+    execute(&client, "VACUUM onewrite.outbox").await;
+    let grown = number(&client, size).await;
+    assert!(grown > 40_000_000, "the snapshot does not keep dead rows: {grown} bytes");
+    // Somebody who is in the middle of emitting is not waited for.
+    let slow = place.connect().await;
+    execute(&slow, "BEGIN; SELECT onewrite.emit('Thing', 'slow', 'Happened', id => 'slow')").await;
+    let sweeper = Sweeper::new(Arc::new(store.clone()), RETENTION);
+    sweeper.sweep().await.unwrap();
+    assert_eq!(number(&client, size).await, grown, "it was emptied under a writer's hands");
+    execute(&slow, "COMMIT").await;
+    until("the emptying", async || {
+        sweeper.sweep().await.unwrap();
+        number(&client, size).await < 1_000_000
+    })
+    .await;
+    emit_all(&store, [event("k", "after")]).await;
+    let mut follower = Follower::new(&store);
+    follower.drain(&store).await;
+    assert_eq!(follower.ids().last(), Some(&"after"));
+    assert!(follower.ids().contains(&"slow"));
 }
 
 /// A transaction keeps its event back until the log around it is trimmed and its segment is not in use.
