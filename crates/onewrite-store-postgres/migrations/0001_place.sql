@@ -313,3 +313,29 @@ BEGIN
         PERFORM set_config('synchronous_commit', 'on', true);
     END IF;
 END $$;
+
+-- Writes the live rows of a small table anew, once dead ones take more than `bytes`: somebody holds an old
+-- snapshot, and looking for a row would pass all of its versions. It never waits for long. Says whether it did.
+CREATE FUNCTION onewrite.rewrite(name text, bytes bigint) RETURNS boolean
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '50ms' AS $$
+DECLARE
+    kept jsonb;
+    size bigint := pg_total_relation_size(('onewrite.' || quote_ident(name))::regclass);
+BEGIN
+    IF name NOT IN ('cursor', 'lease', 'inbox') OR size <= bytes THEN
+        RETURN false;
+    END IF;
+    BEGIN
+        EXECUTE format('LOCK TABLE onewrite.%I IN ACCESS EXCLUSIVE MODE', name);
+    EXCEPTION WHEN lock_not_available THEN
+        RETURN false;
+    END;
+    EXECUTE format('SELECT coalesce(jsonb_agg(to_jsonb(t)), ''[]'') FROM onewrite.%I t', name) INTO kept;
+    -- As large for good reason?
+    IF size < jsonb_array_length(kept) * 2000::bigint THEN
+        RETURN false;
+    END IF;
+    EXECUTE format('TRUNCATE onewrite.%I', name);
+    EXECUTE format('INSERT INTO onewrite.%1$I SELECT * FROM jsonb_populate_recordset(NULL::onewrite.%1$I, $1)', name) USING kept;
+    RETURN true;
+END $$;

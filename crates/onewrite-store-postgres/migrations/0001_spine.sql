@@ -103,8 +103,13 @@ END $$;
 -- Up to there a record may still lie in a segment that is not emptied yet; it counts as gone.
 CREATE TABLE onewrite.trimmed (partition integer PRIMARY KEY, sequence bigint NOT NULL);
 
--- How far retention has come in sequence order: a hint where to go on.
-CREATE TABLE onewrite.sweep (one boolean PRIMARY KEY DEFAULT true CHECK (one), swept bigint NOT NULL DEFAULT 0);
+-- How far retention has come in sequence order, in the log and in the history: hints where to go on. (A search
+-- for the first row would look through dead ones as long as somebody holds an old snapshot.)
+CREATE TABLE onewrite.sweep (
+    one       boolean PRIMARY KEY DEFAULT true CHECK (one),
+    swept     bigint NOT NULL DEFAULT 0,
+    forgotten bigint NOT NULL DEFAULT 0
+);
 INSERT INTO onewrite.sweep DEFAULT VALUES;
 
 -- What remains of records that were delivered and trimmed: their story, not their data.

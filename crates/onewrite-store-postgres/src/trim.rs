@@ -24,6 +24,26 @@ use crate::{
 /// A segment gives way to the next after so many numbers, whatever their age.
 const SEGMENT_MAX: i64 = 2_000_000;
 
+/// Of the next records: whether each may go, and whether it is still there. What all live sinks have settled
+/// (`settled`), and what is trimmed (`gone`), is looked up once for all: with rows for each record the
+/// planner takes the small tables for empty.
+const SWEEP: &str = "WITH partitions AS (
+        SELECT p FROM generate_series(0, (SELECT partitions FROM onewrite.source) - 1) p
+    ), bounds AS MATERIALIZED (
+        SELECT array_agg(coalesce(c.settled, CASE WHEN l.any THEN 0 ELSE 9223372036854775807 END) ORDER BY p) AS settled,
+            array_agg(coalesce(t.sequence, 0) ORDER BY p) AS gone
+        FROM partitions
+        CROSS JOIN (SELECT EXISTS (SELECT FROM onewrite.sink WHERE suspended_at IS NULL) AS any) l
+        LEFT JOIN (SELECT partition, min(sequence) AS settled FROM onewrite.cursor
+                   WHERE sink IN (SELECT name FROM onewrite.sink WHERE suspended_at IS NULL) GROUP BY partition) c
+            ON c.partition = p
+        LEFT JOIN onewrite.trimmed t ON t.partition = p
+    )
+    SELECT l.sequence, l.partition, l.placed_at < $2 AND l.sequence <= ((SELECT settled FROM bounds))[l.partition + 1],
+        l.sequence > ((SELECT gone FROM bounds))[l.partition + 1]
+    FROM (SELECT sequence, partition, placed_at FROM onewrite.log WHERE sequence > $1 ORDER BY sequence LIMIT $3) l
+    ORDER BY l.sequence";
+
 /// Trims a stretch of settled records older than `before`, and history older than `history_before`.
 pub(crate) async fn trim(
     tx: &Transaction<'_>,
@@ -36,18 +56,7 @@ pub(crate) async fn trim(
         return Ok(0);
     }
     let swept = swept(tx).await?;
-    let rows = query(
-        tx,
-        "SELECT l.sequence, l.partition, l.placed_at < $2 AND l.sequence <= coalesce((
-                 SELECT min(c.sequence) FROM onewrite.cursor c JOIN onewrite.sink s ON s.name = c.sink
-                 WHERE s.suspended_at IS NULL AND c.partition = l.partition),
-                 CASE WHEN EXISTS (SELECT FROM onewrite.sink WHERE suspended_at IS NULL) THEN 0 ELSE 9223372036854775807 END),
-             l.sequence > coalesce((SELECT t.sequence FROM onewrite.trimmed t WHERE t.partition = l.partition), 0)
-         FROM (SELECT sequence, partition, placed_at FROM onewrite.log WHERE sequence > $1 ORDER BY sequence LIMIT $3) l
-         ORDER BY l.sequence",
-        &[&swept, &Time(before), &i64::from(limit)],
-    )
-    .await?;
+    let rows = query(tx, SWEEP, &[&swept, &Time(before), &i64::from(limit)]).await?;
     let mut last = None;
     let mut bounds: BTreeMap<Partition, Sequence> = BTreeMap::new();
     let mut trimmed = Vec::new();
@@ -69,6 +78,7 @@ pub(crate) async fn trim(
     if trimmed < u64::from(limit) {
         empty_segments(tx).await?;
         empty_outbox(tx).await?;
+        rewrite_small(tx).await?;
     }
     Ok(trimmed)
 }
@@ -105,14 +115,24 @@ async fn move_bounds(
     execute(tx, "UPDATE onewrite.sweep SET swept = $1", &[&last]).await.map(|_| ())
 }
 
-async fn forget_history(tx: &Transaction<'_>, before: Timestamp, limit: u32) -> Result<u64> {
-    execute(
+async fn forget_history(tx: &Transaction<'_>, before: Timestamp, limit: u32) -> Result<()> {
+    let old = query(
         tx,
-        "DELETE FROM onewrite.history WHERE sequence IN (
-             SELECT sequence FROM onewrite.history ORDER BY sequence LIMIT $2) AND placed_at < $1",
+        "SELECT max(sequence) FROM (SELECT sequence, placed_at FROM onewrite.history
+             WHERE sequence > (SELECT forgotten FROM onewrite.sweep) ORDER BY sequence LIMIT $2) h WHERE placed_at < $1",
         &[&Time(before), &i64::from(limit)],
     )
-    .await
+    .await?;
+    let Some(last) = old.first().and_then(|found| found.get::<_, Option<i64>>(0)) else {
+        return Ok(());
+    };
+    execute(
+        tx,
+        "DELETE FROM onewrite.history WHERE sequence > (SELECT forgotten FROM onewrite.sweep) AND sequence <= $1",
+        &[&last],
+    )
+    .await?;
+    execute(tx, "UPDATE onewrite.sweep SET forgotten = $1", &[&last]).await.map(|_| ())
 }
 
 /// Lets new records go to the next segment, once this one is old or large enough and the next is empty.
@@ -177,6 +197,16 @@ async fn empty_outbox(tx: &Transaction<'_>) -> Result<()> {
     truncate(tx, table, may_go).await
 }
 
+/// What the tables whose rows are written again and again may take, each.
+const SMALL_BYTES_MAX: i64 = 8 << 20;
+
+/// Writes them anew when they take more: see `onewrite.rewrite`.
+async fn rewrite_small(tx: &Transaction<'_>) -> Result<()> {
+    let sql =
+        "SELECT onewrite.rewrite(name, $1) FROM unnest(ARRAY['cursor', 'lease', 'inbox']) name";
+    query(tx, sql, &[&SMALL_BYTES_MAX]).await.map(drop)
+}
+
 /// Begins a savepoint and locks a table in it, if nobody uses it for long. Says whether it is locked.
 async fn lock_briefly(tx: &Transaction<'_>, table: &str) -> bool {
     let lock = format!(
@@ -213,8 +243,8 @@ async fn is_trimmed(tx: &Transaction<'_>, segment: i16) -> Result<bool> {
     let Some(first) = left.first().and_then(|found| found.get::<_, Option<i64>>(0)) else {
         return Ok(true);
     };
-    execute(tx, "UPDATE onewrite.sweep SET swept = $1::int8 - 1 WHERE swept >= $1", &[&first])
-        .await?;
+    let back = "UPDATE onewrite.sweep SET swept = $1::int8 - 1, forgotten = least(forgotten, $1 - 1) WHERE swept >= $1";
+    execute(tx, back, &[&first]).await?;
     Ok(false)
 }
 
@@ -345,13 +375,15 @@ const LOOK_MAX: i64 = 5_000;
 async fn backlog(client: &Client, sink: SinkState) -> Result<SinkState> {
     let statement = client
         .prepare_cached(
-            "SELECT count(*), coalesce(max(o.sequence), 0), count(*) FILTER (WHERE waits),
+            "WITH bounds AS MATERIALIZED (
+                 SELECT array_agg(greatest(c.sequence, t.sequence) ORDER BY c.partition) AS settled
+                 FROM onewrite.cursor c LEFT JOIN onewrite.trimmed t USING (partition) WHERE c.sink = $1
+             )
+             SELECT count(*), coalesce(max(o.sequence), 0), count(*) FILTER (WHERE waits),
                     coalesce(sum(bytes) FILTER (WHERE waits), 0)::int8, min(placed_at) FILTER (WHERE waits)
-             FROM (SELECT l.sequence, l.placed_at, l.bytes,
-                       l.sequence > greatest(c.sequence, (SELECT sequence FROM onewrite.trimmed t WHERE t.partition = l.partition)) AS waits
+             FROM (SELECT l.sequence, l.placed_at, l.bytes, l.sequence > ((SELECT settled FROM bounds))[l.partition + 1] AS waits
                    FROM (SELECT sequence, partition, placed_at, coalesce(octet_length(payload), 0) AS bytes FROM onewrite.log
-                         WHERE sequence > $2 ORDER BY sequence LIMIT $3) l
-                   JOIN onewrite.cursor c ON c.sink = $1 AND c.partition = l.partition) o",
+                         WHERE sequence > $2 ORDER BY sequence LIMIT $3) l) o",
         )
         .await
         .during("measure a sink's backlog")?;

@@ -221,6 +221,47 @@ async fn the_outbox_stays_bounded_under_an_old_snapshot() {
     assert!(follower.ids().contains(&"slow"));
 }
 
+/// Rows that are written again and again are found as quickly as before, and none is lost.
+#[tokio::test(flavor = "multi_thread")]
+async fn cursors_stay_small_under_an_old_snapshot() {
+    let place = place_with(PARTITIONS, sound()).await;
+    let (store, client) = (place.store().await, place.connect().await);
+    apply(&store, vec![Op::Subscribe { sink: SINK.into(), from: From::Beginning }]).await;
+    let old = place.connect().await;
+    execute(&old, "BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT pg_current_xact_id()").await;
+    let moves = "DO $$ BEGIN FOR n IN 1..40000 LOOP
+        UPDATE onewrite.cursor SET sequence = sequence + 1, reason = repeat('x', 200), retry_at = clock_timestamp() WHERE partition = n % 4;
+    END LOOP; END $$";
+    execute(&client, moves).await;
+    let size = "SELECT pg_total_relation_size('onewrite.cursor')";
+    let grown = number(&client, size).await;
+    assert!(grown > 8 << 20, "the snapshot does not keep dead rows: {grown} bytes");
+    let before = store.cursors(SINK).await.unwrap();
+    assert_eq!(before.iter().map(|cursor| cursor.sequence).sum::<u64>(), 40_000);
+    let sweeper = Sweeper::new(Arc::new(store.clone()), RETENTION);
+    // Not while somebody writes there.
+    let slow = place.connect().await;
+    execute(&slow, "BEGIN; UPDATE onewrite.cursor SET chain = 7").await;
+    sweeper.sweep().await.unwrap();
+    assert_eq!(number(&client, size).await, grown);
+    execute(&slow, "ROLLBACK").await;
+    until("the rewriting", async || {
+        sweeper.sweep().await.unwrap();
+        number(&client, size).await < 1 << 20
+    })
+    .await;
+    assert_eq!(store.cursors(SINK).await.unwrap(), before);
+    // The old snapshot, which could not see them as they are now, must not see them as they are not.
+    let seen = old.batch_execute("UPDATE onewrite.cursor SET chain = 8 WHERE partition = 0").await;
+    assert!(seen.is_ok(), "{seen:?}");
+    execute(&old, "COMMIT").await;
+    assert_eq!(
+        store.cursors(SINK).await.unwrap(),
+        before,
+        "an old snapshot wrote to what it did not see"
+    );
+}
+
 /// A transaction keeps its event back until the log around it is trimmed and its segment is not in use.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_segment_with_a_late_commit_is_not_emptied_before_it_is_delivered() {
