@@ -8,10 +8,10 @@ use onewrite_core::{
     retry::Backoff,
     store::Store,
 };
+use onewrite_lanes::{Closer, LaneFeed, LaneFeedOptions};
 
 use crate::{
     StreamOptions, connect,
-    lane_feed::{Closer, LaneFeed, LaneFeedOptions},
     lanes::NatsLanes,
     stream::{self, Layout},
     url,

@@ -11,9 +11,8 @@ use std::{
 use async_nats::Client;
 use futures::StreamExt as _;
 use onewrite_core::{Code, Error, Incarnation, Partition, Result, Sequence, inbox::Lane};
+use onewrite_lanes::Announced;
 use tokio::task::JoinHandle;
-
-use crate::announcement::Announced;
 
 /// The subject on which receivers of `stream` announce what they wait for.
 #[must_use]

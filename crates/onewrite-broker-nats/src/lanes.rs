@@ -12,15 +12,9 @@ use async_nats::{
 };
 use bytes::Bytes;
 use onewrite_core::{Code, Error, Result, Text};
+use onewrite_lanes::{Announcement, Answer, LaneReader, Lanes, Message};
 
-use crate::{
-    announcement::Announcement,
-    broker::{Answer, LaneReader, Lanes, Message},
-    gaps::gap_subject,
-    message,
-    pull::Pull,
-    stream::Layout,
-};
+use crate::{gaps::gap_subject, message, pull::Pull, stream::Layout};
 
 /// The lanes of a stream for one consumer. A message's token is the subject on which it is answered.
 pub(crate) struct NatsLanes {

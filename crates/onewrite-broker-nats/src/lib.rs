@@ -19,27 +19,19 @@
 //! consumers (what is acknowledged) and in the receiver's database (who reads which lane). It works with
 //! NATS servers from 2.9 on.
 
-mod announcement;
-mod arrival;
-mod broker;
 mod connect;
 mod feed;
 mod gaps;
-mod lane;
-mod lane_feed;
-mod lane_task;
 mod lanes;
 mod message;
 mod publish;
 mod pull;
-mod sharing;
 mod sink;
 mod stream;
 mod url;
 
-pub use announcement::Announcement;
 pub use feed::{NatsFeed, NatsFeedOptions};
 pub use gaps::gap_subject;
-pub use lane_feed::Closer;
+pub use onewrite_lanes::{Announcement, Closer};
 pub use sink::{NatsSink, NatsSinkOptions, WINDOW_DEFAULT};
 pub use stream::{LANES_DEFAULT, StreamOptions};

@@ -10,7 +10,7 @@ use crate::announcement::Announcement;
 
 /// What a broker hears about messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Answer {
+pub enum Answer {
     /// Settled: the consumer is done with it.
     Done,
     /// No event, whoever reads it: the consumer is done with it as well.
@@ -23,13 +23,13 @@ pub(crate) enum Answer {
 
 /// A message of a lane.
 #[derive(Debug)]
-pub(crate) struct Message<T> {
+pub struct Message<T> {
     /// Where it stands in the lane.
-    pub(crate) place: u64,
+    pub place: u64,
     /// How to answer for it.
-    pub(crate) token: T,
+    pub token: T,
     /// What it holds, or why that is no event.
-    pub(crate) delivery: Result<Delivery>,
+    pub delivery: Result<Delivery>,
 }
 
 /// What a broker does for the lanes of one stream and one consumer.
@@ -53,7 +53,7 @@ pub(crate) struct Message<T> {
 ///    it, once and even of no message, and after its reader was dropped. It returns when everything said
 ///    before has arrived, as far as it will.
 /// 9. **cancel**: dropping the future of [`Self::open`] breaks nothing.
-pub(crate) trait Lanes: Send + Sync + 'static {
+pub trait Lanes: Send + Sync + 'static {
     /// How a message is answered for.
     type Token: Clone + Send + 'static;
     /// What reads a lane.
@@ -81,7 +81,7 @@ pub(crate) trait Lanes: Send + Sync + 'static {
 ///
 /// 1. **cancel**: dropping the future of [`Self::next`] loses nothing.
 /// 2. **stop**: once [`Self::stop`] says that nothing is on its way, nothing comes any more.
-pub(crate) trait LaneReader: Send + 'static {
+pub trait LaneReader: Send + 'static {
     /// How a message is answered for.
     type Token;
 

@@ -11,8 +11,8 @@ use tokio::{
 use crate::{
     arrival::LaneArrival,
     broker::{Answer, LaneReader, Lanes, Message},
+    feed::LaneFeedOptions,
     lane::{Lane, Policy, Ticket},
-    lane_feed::LaneFeedOptions,
 };
 
 /// The longest pause between two attempts to read a lane.

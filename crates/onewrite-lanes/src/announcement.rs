@@ -47,13 +47,13 @@ impl Announcement {
 
 /// What receivers announced and the sender has not taken yet.
 #[derive(Debug, Default)]
-pub(crate) struct Announced {
+pub struct Announced {
     waiting: Mutex<HashMap<Lane, Sequence>>,
 }
 
 impl Announced {
     /// Notes an announcement as it came over the wire. The latest of a lane counts.
-    pub(crate) fn note(&self, payload: &[u8]) {
+    pub fn note(&self, payload: &[u8]) {
         let read = serde_json::from_slice::<Announcement>(payload).ok();
         let Some((lane, have)) = read.and_then(|said| Some((said.lane().ok()?, said.have))) else {
             tracing::warn!("an announcement of a gap cannot be read");
@@ -68,7 +68,7 @@ impl Announced {
     /// Takes what was announced for one life of `source`: what [`Sink::gaps`] answers.
     ///
     /// [`Sink::gaps`]: onewrite_core::broker::Sink::gaps
-    pub(crate) fn take(&self, source: &str, life: Incarnation) -> Vec<(Partition, Sequence)> {
+    pub fn take(&self, source: &str, life: Incarnation) -> Vec<(Partition, Sequence)> {
         let wanted =
             |lane: &Lane, _: &mut Sequence| *lane.source == *source && lane.incarnation == life;
         let mut waiting = self.waiting();

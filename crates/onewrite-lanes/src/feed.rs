@@ -14,49 +14,49 @@ use crate::{arrival::LaneArrival, broker::Lanes, lane_task::Shared, sharing::Sha
 
 /// How a receiver reads the lanes of a stream.
 #[derive(Clone)]
-pub(crate) struct LaneFeedOptions {
+pub struct LaneFeedOptions {
     /// The stream's name, for leases, metrics and the log.
-    pub(crate) stream: Text,
+    pub stream: Text,
     /// The receiver's name there. The same in all its processes.
-    pub(crate) consumer: Text,
+    pub consumer: Text,
     /// How many lanes the stream has.
-    pub(crate) lanes: u16,
+    pub lanes: u16,
     /// The command that shows an operator a message, for the log.
-    pub(crate) look_with: &'static str,
+    pub look_with: &'static str,
     /// The receiver's database, for the leases.
-    pub(crate) store: Arc<dyn Store>,
+    pub store: Arc<dyn Store>,
     /// Who reads: unique for the life of the process.
-    pub(crate) owner: Text,
+    pub owner: Text,
     /// How long leases hold without renewal: the longest a dead process's lanes wait.
-    pub(crate) lease_ttl: Duration,
+    pub lease_ttl: Duration,
     /// How often the broker hears of messages that are still held.
-    pub(crate) tell_every: Duration,
+    pub tell_every: Duration,
     /// Messages of one lane that the broker lets be held, at most: a lane that has as many is full.
-    pub(crate) pending_max: usize,
+    pub pending_max: usize,
     /// Deliveries in one arrival at most.
-    pub(crate) batch_max: usize,
+    pub batch_max: usize,
     /// Bytes of events in one arrival at most; one larger event still comes, alone.
-    pub(crate) batch_bytes_max: usize,
+    pub batch_bytes_max: usize,
     /// How long an arrival waits for more to come, once something is ready.
-    pub(crate) linger: Duration,
+    pub linger: Duration,
     /// Pauses before what was not taken is tried again.
-    pub(crate) backoff: Backoff,
+    pub backoff: Backoff,
     /// How long a missing predecessor is waited for before it is announced.
-    pub(crate) gap_patience: Duration,
+    pub gap_patience: Duration,
 }
 
 /// Deliveries that come from the lanes of a stream.
 ///
 /// Of each lane at most one arrival is handed out at a time. Dropping the feed closes it, in the
 /// background; [`Closer::close`] does it in the open.
-pub(crate) struct LaneFeed {
+pub struct LaneFeed {
     arrivals: mpsc::UnboundedReceiver<LaneArrival>,
     closer: Closer,
 }
 
 impl LaneFeed {
     /// Begins to share and to read the lanes of `broker`.
-    pub(crate) fn open<L: Lanes>(broker: L, options: LaneFeedOptions) -> Self {
+    pub fn open<L: Lanes>(broker: L, options: LaneFeedOptions) -> Self {
         let (sender, arrivals) = mpsc::unbounded_channel();
         let (close, closing) = watch::channel(false);
         let (end, ended) = watch::channel(false);
@@ -70,7 +70,7 @@ impl LaneFeed {
 
     /// A handle that closes the feed, wherever the feed itself has gone.
     #[must_use]
-    pub(crate) fn closer(&self) -> Closer {
+    pub fn closer(&self) -> Closer {
         self.closer.clone()
     }
 }

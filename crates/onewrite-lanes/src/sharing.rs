@@ -16,7 +16,7 @@ use tokio::{
 use crate::{
     arrival::LaneArrival,
     broker::Lanes,
-    lane_feed::LaneFeedOptions,
+    feed::LaneFeedOptions,
     lane_task::{LaneTask, Shared, Wish},
 };
 
