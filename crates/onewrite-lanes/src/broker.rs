@@ -2,7 +2,8 @@
 //! what became of its messages.
 //!
 //! It does as little as brokers have in common: what is held, in which order it goes to the receiver, what
-//! is tried again and who reads which lane is decided on this side of it.
+//! is tried again and who reads which lane is decided on this side of it. The smallest one is in the
+//! tests of this crate: a log in memory.
 
 use onewrite_core::{Delivery, Result};
 
