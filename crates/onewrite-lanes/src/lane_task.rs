@@ -158,19 +158,18 @@ impl<L: Lanes> LaneTask<L> {
     /// Takes in a message, and those that are there already.
     async fn take_in(&self, work: &mut Work<L>, message: Result<Message<L::Token>>) {
         let mut next = Some(message);
-        for _ in 0..DRAIN_MAX {
-            match next {
-                Some(Ok(message)) => self.insert(work, message).await,
-                Some(Err(error)) => {
+        let mut taken = 0;
+        while let Some(message) = next {
+            match message {
+                Ok(message) => self.insert(work, message).await,
+                Err(error) => {
                     tracing::debug!(%error, lane = self.number, "a consumer is read anew");
                     return self.pause(work);
                 }
-                None => return,
             }
-            next = work.reader.as_mut().and_then(LaneReader::ready);
-        }
-        if let Some(Ok(message)) = next {
-            self.insert(work, message).await;
+            taken += 1;
+            let reader = work.reader.as_mut().filter(|_| taken < DRAIN_MAX);
+            next = reader.and_then(LaneReader::ready);
         }
     }
 

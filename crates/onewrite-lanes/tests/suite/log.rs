@@ -3,12 +3,17 @@
 
 use std::{
     collections::BTreeSet,
-    sync::{Arc, Mutex, MutexGuard},
+    sync::{
+        Arc, Mutex, MutexGuard,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use onewrite_core::{BoxFuture, Code, Delivery, Error, Partition, Result, broker::Receipt};
 use onewrite_lanes::{Announced, Announcement, Answer, LaneReader, Lanes, Message};
 use tokio::sync::watch;
+
+const NEVER: usize = usize::MAX;
 
 #[derive(Default)]
 struct Lane {
@@ -26,6 +31,8 @@ pub(crate) struct Log {
     /// Changes with each message and each cut; counts the cuts.
     cuts: watch::Sender<u64>,
     answers: Arc<Mutex<Vec<(Answer, u64)>>>,
+    /// Before which message the next reader breaks that comes there.
+    breaks_at: Arc<AtomicUsize>,
     pub(crate) announced: Arc<Announced>,
 }
 
@@ -35,6 +42,7 @@ impl Log {
             lanes: (0..lanes).map(|_| Mutex::default()).collect(),
             cuts: watch::Sender::new(0),
             answers: Arc::default(),
+            breaks_at: Arc::new(NEVER.into()),
             announced: Arc::default(),
         }
     }
@@ -70,6 +78,11 @@ impl Log {
     /// Ends all connections.
     pub(crate) fn cut(&self) {
         self.cuts.send_modify(|cuts| *cuts += 1);
+    }
+
+    /// Breaks one reader before this message: it says so once, and is silent then.
+    pub(crate) fn break_at(&self, place: usize) {
+        self.breaks_at.store(place, Ordering::Relaxed);
     }
 
     /// How far the consumer is in a lane.
@@ -146,6 +159,13 @@ impl LaneReader for LogReader {
     fn ready(&mut self) -> Option<Result<Message<u64>>> {
         if self.is_over {
             return None;
+        }
+        let breaks_at = &self.log.breaks_at;
+        let swapped =
+            breaks_at.compare_exchange(self.next, NEVER, Ordering::Relaxed, Ordering::Relaxed);
+        if swapped.is_ok() {
+            self.is_over = true;
+            return Some(Err(cut()));
         }
         let message = self.log.lane(self.lane).messages.get(self.next).cloned()?;
         let place = u64::try_from(self.next).unwrap();

@@ -133,6 +133,25 @@ async fn what_comes_again_while_it_is_held_is_one_delivery() {
     assert_eq!(log.answered(Answer::Done), [0, 1, 2], "each once");
 }
 
+/// A thousand messages are taken in at a time, and the error comes right behind them.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reader_that_breaks_is_followed_by_another() {
+    for place in [0, 1, 1_000] {
+        let (receiver, log) = (Receiver::new(), Log::new(1));
+        let sent: Vec<Delivery> = (1..=1_200).map(|n| delivery(0, n)).collect();
+        log.send(&sent);
+        log.break_at(place);
+        let mut feed = receiver.feed(&log, "one");
+        let mut seen = Vec::new();
+        while seen.len() < sent.len() {
+            let (next, held) = arrival(&mut feed).await;
+            accept(next, held.len()).await;
+            seen.extend(held.into_iter().map(|(_, sequence)| sequence));
+        }
+        assert!(seen.into_iter().eq(1..=1_200), "broken before {place}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_closed_feed_hands_back_what_it_holds_and_another_gets_it() {
     let (receiver, log) = (Receiver::new(), Log::new(1));
