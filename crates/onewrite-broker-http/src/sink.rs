@@ -1,7 +1,6 @@
 //! Sending batches: CloudEvents posted to a receiver, or to one of several that stand for it.
 
 use std::{
-    collections::HashSet,
     sync::atomic::{AtomicBool, AtomicU64, Ordering},
     time::{Duration, Instant},
 };
@@ -9,7 +8,7 @@ use std::{
 use futures::StreamExt as _;
 use onewrite_core::{
     BoxFuture, Code, Delivery, Error, Incarnation, Result,
-    broker::{Mark, Receipt, Sink},
+    broker::{self, Mark, Receipt, Sink},
     cloudevents::{self, BATCH_TYPE, EVENT_TYPE},
     inbox::Lane,
 };
@@ -269,7 +268,8 @@ impl Sink for HttpSink {
                 Format::Batch => self.post_shared(batch).await?,
                 Format::Structured | Format::Binary => self.post_singly(batch).await?,
             };
-            keep_prefix(batch, &mut receipts);
+            // A receiver may say that it took something behind what it did not take.
+            broker::keep_prefix(batch, &mut receipts);
             Ok(receipts)
         })
     }
@@ -315,25 +315,6 @@ fn lanes(batch: &[Delivery]) -> Vec<Vec<usize>> {
         lanes[at].1.push(index);
     }
     lanes.into_iter().map(|(_, indexes)| indexes).collect()
-}
-
-/// Takes back what a receiver says it took behind an event that it did not take: sending that again
-/// is harmless, stepping over the one before is not.
-fn keep_prefix(batch: &[Delivery], receipts: &mut [Receipt]) {
-    if receipts.iter().all(Receipt::is_settled) {
-        return;
-    }
-    let mut stopped = HashSet::new();
-    for (delivery, receipt) in batch.iter().zip(receipts) {
-        let lane = Lane::of(delivery);
-        if receipt.is_settled() {
-            if stopped.contains(&lane) {
-                *receipt = Receipt::Blocked;
-            }
-        } else {
-            stopped.insert(lane);
-        }
-    }
 }
 
 fn content_type(kind: &'static str) -> HeaderMap {

@@ -1,25 +1,20 @@
 //! Receiving: the lanes of a stream, shared among the processes of a receiver by leases.
 
-use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
 use onewrite_core::{
     BoxFuture, Result, Text,
     broker::{Arrival, Feed},
-    lease::Fence,
     retry::Backoff,
-    store::{Batch, Claim, Durability, Item, Op, Outcome, Store},
+    store::Store,
 };
-use tokio::{
-    sync::{mpsc, watch},
-    task::{AbortHandle, JoinSet},
-    time::Instant,
-};
+use onewrite_lanes::{Closer, LaneFeed, LaneFeedOptions};
 
 use crate::{
     StreamOptions, connect,
-    lane::Policy,
-    lane_task::{LaneTask, NatsArrival, Shared, Wish},
-    stream, url,
+    lanes::NatsLanes,
+    stream::{self, Layout},
+    url,
 };
 
 /// How a receiver reads a stream.
@@ -113,6 +108,26 @@ impl NatsFeedOptions {
         }
         Ok(())
     }
+
+    fn for_lanes(self, layout: &Layout) -> LaneFeedOptions {
+        LaneFeedOptions {
+            stream: layout.stream.clone(),
+            consumer: self.consumer,
+            lanes: layout.lanes,
+            look_with: "nats stream get",
+            store: self.store,
+            owner: self.owner,
+            lease_ttl: self.lease_ttl,
+            // Often enough that one lost answer does no harm.
+            tell_every: self.ack_wait / 4,
+            pending_max: self.pending_max,
+            batch_max: self.batch_max,
+            batch_bytes_max: self.batch_bytes_max,
+            linger: self.linger,
+            backoff: self.backoff,
+            gap_patience: self.gap_patience.unwrap_or(self.ack_wait * 2),
+        }
+    }
 }
 
 impl fmt::Debug for NatsFeedOptions {
@@ -129,10 +144,7 @@ impl fmt::Debug for NatsFeedOptions {
 ///
 /// Of each lane at most one arrival is handed out at a time. Dropping the feed closes it, in the
 /// background; [`Closer::close`] does it in the open.
-pub struct NatsFeed {
-    arrivals: mpsc::UnboundedReceiver<NatsArrival>,
-    closer: Closer,
-}
+pub struct NatsFeed(LaneFeed);
 
 impl NatsFeed {
     /// Connects, creates the stream and the consumers if they are missing, and begins to share the lanes.
@@ -144,264 +156,31 @@ impl NatsFeed {
         options.check()?;
         let (client, context) = connect::connect(&options.stream, "onewrite feed").await?;
         let layout = stream::open(&context, &options.stream).await?;
-        let patience = options.gap_patience.unwrap_or(options.ack_wait * 2);
-        let shared = Arc::new(Shared {
+        let lanes = NatsLanes {
             client,
             context,
-            layout,
             consumer: options.consumer.clone(),
-            policy: Policy { backoff: options.backoff, gap_patience: patience },
             ack_wait: options.ack_wait,
             pending_max: options.pending_max,
-            batch_max: options.batch_max,
-            batch_bytes_max: options.batch_bytes_max,
-            linger: options.linger,
             timeout: options.stream.timeout,
-        });
-        for lane in 0..shared.layout.lanes {
-            shared.create_consumer(lane).await?;
+            layout,
+        };
+        for lane in 0..lanes.layout.lanes {
+            lanes.create_consumer(lane).await?;
         }
-        let (sender, arrivals) = mpsc::unbounded_channel();
-        let (close, closing) = watch::channel(false);
-        let (end, ended) = watch::channel(false);
-        let lanes = Lanes::new(options, shared, sender);
-        tokio::spawn(async move {
-            lanes.run(closing).await;
-            end.send_replace(true);
-        });
-        Ok(Self { arrivals, closer: Closer { close: Arc::new(close), ended } })
+        let options = options.for_lanes(&lanes.layout);
+        Ok(Self(LaneFeed::open(lanes, options)))
     }
 
     /// A handle that closes the feed, wherever the feed itself has gone.
     #[must_use]
     pub fn closer(&self) -> Closer {
-        self.closer.clone()
-    }
-}
-
-impl Drop for NatsFeed {
-    fn drop(&mut self) {
-        self.closer.begin();
+        self.0.closer()
     }
 }
 
 impl Feed for NatsFeed {
     fn next(&mut self) -> BoxFuture<'_, Option<Box<dyn Arrival>>> {
-        Box::pin(async {
-            let arrival = self.arrivals.recv().await?;
-            Some(Box::new(arrival) as Box<dyn Arrival>)
-        })
-    }
-}
-
-/// Ends a feed.
-#[derive(Debug, Clone)]
-pub struct Closer {
-    close: Arc<watch::Sender<bool>>,
-    ended: watch::Receiver<bool>,
-}
-
-impl Closer {
-    /// Begins to close: no more arrivals are made. Those that wait are still handed out by
-    /// [`Feed::next`], then comes the end.
-    pub fn begin(&self) {
-        self.close.send_replace(true);
-    }
-
-    /// Closes, and resolves once every arrival is settled or dropped, what is left has gone back to the
-    /// server, and the leases are given back. Arrivals that nobody takes must be dropped with the feed.
-    pub async fn close(&self) {
-        self.begin();
-        let mut ended = self.ended.clone();
-        // Should the task be gone, it is closed as well.
-        let _ = ended.wait_for(|ended| *ended).await;
-    }
-}
-
-/// A lane held here.
-struct Held {
-    fence: Fence,
-    wish: watch::Sender<Wish>,
-    task: AbortHandle,
-}
-
-impl Held {
-    fn is_releasing(&self) -> bool {
-        *self.wish.borrow() == Wish::Release
-    }
-}
-
-/// The lanes this process reads, and their leases.
-struct Lanes {
-    options: NatsFeedOptions,
-    shared: Arc<Shared>,
-    arrivals: mpsc::UnboundedSender<NatsArrival>,
-    held: BTreeMap<u16, Held>,
-    tasks: JoinSet<()>,
-    leased_until: watch::Sender<Instant>,
-}
-
-impl Lanes {
-    fn new(
-        options: NatsFeedOptions,
-        shared: Arc<Shared>,
-        arrivals: mpsc::UnboundedSender<NatsArrival>,
-    ) -> Self {
-        let leased_until = watch::Sender::new(Instant::now());
-        let (held, tasks) = (BTreeMap::new(), JoinSet::new());
-        Self { options, shared, arrivals, held, tasks, leased_until }
-    }
-
-    fn scope(&self) -> Text {
-        format!("feed/{}/{}", self.shared.layout.stream, self.shared.consumer).into()
-    }
-
-    async fn run(mut self, mut closing: watch::Receiver<bool>) {
-        let mut renew_at = Instant::now();
-        loop {
-            tokio::select! {
-                biased;
-                // Without its handles the feed is gone too.
-                changed = closing.changed() => if changed.is_err() || *closing.borrow() { break },
-                Some(_) = self.tasks.join_next() => self.bury().await,
-                () = tokio::time::sleep_until(renew_at) => {
-                    renew_at = Instant::now() + self.options.lease_ttl / 3;
-                    self.renew(true).await;
-                }
-            }
-        }
-        self.close().await;
-    }
-
-    /// Renews the leases, and follows what changed.
-    async fn renew(&mut self, take: bool) {
-        let asked_at = Instant::now();
-        let ttl = self.options.lease_ttl;
-        let claim = Claim {
-            scope: self.scope(),
-            leases: self.shared.layout.lanes,
-            owner: self.options.owner.clone(),
-            ttl,
-            take,
-        };
-        match self.options.store.claim(claim).await {
-            Ok(claimed) => {
-                self.leased_until.send_replace(asked_at + ttl);
-                self.follow(claimed.held);
-                self.give_back(claimed.give_back);
-            }
-            Err(error) => {
-                tracing::warn!(%error, "the leases of a feed's lanes were not renewed");
-                if *self.leased_until.borrow() <= Instant::now() {
-                    // Others may have them by now.
-                    self.follow(Vec::new());
-                }
-            }
-        }
-    }
-
-    /// Ends the lanes that are lost and begins those that are new.
-    fn follow(&mut self, fences: Vec<Fence>) {
-        let fences: BTreeMap<u16, Fence> =
-            fences.into_iter().map(|fence| (fence.partition, fence)).collect();
-        self.held.retain(|lane, held| {
-            let is_held = fences.get(lane) == Some(&held.fence);
-            if !is_held {
-                tracing::info!(lane, "another process reads this lane now");
-                held.wish.send_replace(Wish::Lost);
-            }
-            is_held
-        });
-        for (lane, fence) in fences {
-            if lane < self.shared.layout.lanes && !self.held.contains_key(&lane) {
-                let held = self.begin(lane, fence);
-                self.held.insert(lane, held);
-            }
-        }
-    }
-
-    fn begin(&mut self, lane: u16, fence: Fence) -> Held {
-        let (wish, wishes) = watch::channel(Wish::Go);
-        let task = LaneTask {
-            shared: Arc::clone(&self.shared),
-            number: lane,
-            arrivals: self.arrivals.clone(),
-            wish: wishes,
-            leased_until: self.leased_until.subscribe(),
-        };
-        Held { fence, wish, task: self.tasks.spawn(task.run()) }
-    }
-
-    /// Lets go of lanes that others should have, once what is in work there is settled.
-    fn give_back(&mut self, count: usize) {
-        let releasing = self.held.values().filter(|held| held.is_releasing()).count();
-        let going = self.held.values().rev().filter(|held| !held.is_releasing());
-        for held in going.take(count.saturating_sub(releasing)) {
-            held.wish.send_replace(Wish::Release);
-        }
-    }
-
-    /// Gives back the leases of lanes whose task has ended.
-    async fn bury(&mut self) {
-        let ended: Vec<u16> = self
-            .held
-            .iter()
-            .filter(|(_, held)| held.task.is_finished())
-            .map(|(lane, _)| *lane)
-            .collect();
-        let released: Vec<Item> = ended
-            .into_iter()
-            .filter_map(|lane| self.held.remove(&lane))
-            .map(|held| Item {
-                fence: Some(held.fence.clone()),
-                ops: vec![Op::Release(held.fence)],
-            })
-            .collect();
-        self.commit(released).await;
-    }
-
-    async fn close(mut self) {
-        self.let_go();
-        while !self.held.is_empty() {
-            tokio::select! {
-                ended = self.tasks.join_next() => {
-                    self.bury().await;
-                    if ended.is_none() {
-                        break;
-                    }
-                }
-                // A receiver may take its time over what it has in work.
-                () = tokio::time::sleep(self.options.lease_ttl / 3) => {
-                    self.renew(false).await;
-                    // A lease whose giving back failed began its lane anew.
-                    self.let_go();
-                }
-            }
-        }
-        let op = Op::Leave { scope: self.scope(), owner: self.options.owner.clone() };
-        self.commit(vec![Item { fence: None, ops: vec![op] }]).await;
-    }
-
-    fn let_go(&self) {
-        for held in self.held.values().filter(|held| !held.is_releasing()) {
-            held.wish.send_replace(Wish::Release);
-        }
-    }
-
-    async fn commit(&self, items: Vec<Item>) {
-        if items.is_empty() {
-            return;
-        }
-        let batch = Batch { durability: Durability::Relaxed, items };
-        let failed = match self.options.store.commit(batch).await {
-            Ok(outcomes) => outcomes.into_iter().find_map(|outcome| match outcome {
-                Outcome::Failed(error) => Some(error),
-                Outcome::Applied(_) | Outcome::Fenced => None,
-            }),
-            Err(error) => Some(error),
-        };
-        if let Some(error) = failed {
-            tracing::warn!(%error, "leases were not given back; they expire by themselves");
-        }
+        self.0.next()
     }
 }

@@ -22,8 +22,7 @@
 mod connect;
 mod feed;
 mod gaps;
-mod lane;
-mod lane_task;
+mod lanes;
 mod message;
 mod publish;
 mod pull;
@@ -31,7 +30,8 @@ mod sink;
 mod stream;
 mod url;
 
-pub use feed::{Closer, NatsFeed, NatsFeedOptions};
-pub use gaps::{Announcement, gap_subject};
+pub use feed::{NatsFeed, NatsFeedOptions};
+pub use gaps::gap_subject;
+pub use onewrite_lanes::{Announcement, Closer};
 pub use sink::{NatsSink, NatsSinkOptions, WINDOW_DEFAULT};
 pub use stream::{LANES_DEFAULT, StreamOptions};

@@ -15,7 +15,11 @@ use async_nats::{
 };
 use bytes::Bytes;
 use futures::{FutureExt as _, StreamExt as _};
-use onewrite_core::{Code, Delivery, Error, Result, Text, broker::Receipt, inbox::Lane};
+use onewrite_core::{
+    Code, Delivery, Error, Result, Text,
+    broker::{self, Receipt},
+    inbox::Lane,
+};
 use serde::Deserialize;
 use tokio::time::Instant;
 
@@ -331,8 +335,8 @@ impl<'a> Run<'a> {
     }
 
     /// What is known is reported; an error is, only when nothing is known: then nothing is parked, and
-    /// the relay sends the batch again after a pause. Behind what was not taken nothing of a partition is
-    /// settled, even if it was stored: it is sent again, and recognised.
+    /// the relay sends the batch again after a pause. What is stored behind something that was not taken
+    /// is sent again as well, and recognised.
     fn finish(self) -> Result<Vec<Receipt>> {
         if let Some(error) = self.trouble
             && self.outcomes.iter().all(Option::is_none)
@@ -344,21 +348,9 @@ impl<'a> Run<'a> {
                 false => error,
             });
         }
-        let mut stopped = HashSet::new();
-        let judge = |(delivery, outcome): (&Delivery, Option<Receipt>)| match outcome {
-            Some(receipt) if receipt.is_settled() && stopped.is_empty() => receipt,
-            outcome => {
-                let lane = Lane::of(delivery);
-                match outcome {
-                    _ if stopped.contains(&lane) => Receipt::Blocked,
-                    Some(receipt) if receipt.is_settled() => receipt,
-                    outcome => {
-                        stopped.insert(lane);
-                        outcome.unwrap_or(Receipt::Blocked)
-                    }
-                }
-            }
-        };
-        Ok(self.batch.iter().zip(self.outcomes).map(judge).collect())
+        let mut receipts: Vec<Receipt> =
+            self.outcomes.into_iter().map(|known| known.unwrap_or(Receipt::Blocked)).collect();
+        broker::keep_prefix(self.batch, &mut receipts);
+        Ok(receipts)
     }
 }

@@ -27,6 +27,9 @@ const GRACE: Duration = Duration::from_secs(1);
 /// what comes meanwhile must find one.
 const FOLLOWED_AFTER: Duration = Duration::from_millis(700);
 
+/// Messages asked for at once, at most.
+const BATCH_MAX: usize = 1_000;
+
 /// Requests at the server at most.
 const REQUESTS_MAX: usize = 4;
 
@@ -53,7 +56,7 @@ pub(crate) struct Pull {
 }
 
 impl Pull {
-    /// Subscribes; nothing is asked for before [`Self::next`].
+    /// Subscribes; nothing is asked for before [`Self::next`], and then for `pending_max` messages at most.
     ///
     /// # Errors
     /// [`Code::SinkUnreachable`].
@@ -61,7 +64,7 @@ impl Pull {
         context: &Context,
         stream: &str,
         consumer: &str,
-        batch: usize,
+        pending_max: usize,
     ) -> Result<Self> {
         let client = context.client();
         let inbox = client.new_inbox();
@@ -74,7 +77,7 @@ impl Pull {
             client,
             inbox,
             replies,
-            batch: batch.max(1),
+            batch: pending_max.clamp(1, BATCH_MAX),
             requests: VecDeque::new(),
             connects: 0,
             stopping: false,

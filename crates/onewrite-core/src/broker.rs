@@ -1,7 +1,9 @@
 //! The contract of a broker, in its two halves: a [`Sink`] takes deliveries away, a [`Feed`] brings
 //! them in. The conformance suite has a test of the same name for each numbered promise.
 
-use crate::{BoxFuture, Delivery, Incarnation, Partition, Result, Sequence, Text};
+use std::collections::HashSet;
+
+use crate::{BoxFuture, Delivery, Incarnation, Partition, Result, Sequence, Text, inbox::Lane};
 
 /// What became of one delivery.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,6 +33,24 @@ impl Receipt {
     #[must_use]
     pub fn is_settled(&self) -> bool {
         matches!(self, Self::Accepted | Self::Duplicate)
+    }
+}
+
+/// Keeps [`Sink`]'s promise of a prefix whatever the other side took: behind the first delivery of a
+/// lane that is not settled, all of that lane are [`Receipt::Blocked`]. Sending again what was taken
+/// there is harmless, stepping over the one before it is not.
+pub fn keep_prefix(batch: &[Delivery], receipts: &mut [Receipt]) {
+    let mut stopped: HashSet<Lane> = HashSet::new();
+    for (delivery, receipt) in batch.iter().zip(receipts) {
+        if receipt.is_settled() && stopped.is_empty() {
+            continue;
+        }
+        let lane = Lane::of(delivery);
+        if stopped.contains(&lane) {
+            *receipt = Receipt::Blocked;
+        } else if !receipt.is_settled() {
+            stopped.insert(lane);
+        }
     }
 }
 
@@ -103,4 +123,42 @@ pub trait Arrival: Send {
 pub trait Feed: Send {
     /// The next batch; `None` once the feed is closed.
     fn next(&mut self) -> BoxFuture<'_, Option<Box<dyn Arrival>>>;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Event, Record, record::Order};
+
+    fn delivery(incarnation: u64, partition: Partition, sequence: Sequence) -> Delivery {
+        let event = Event::new("Happened", "Thing", "k");
+        let incarnation = Incarnation(incarnation);
+        let record = Record { source: "shop".into(), incarnation, partition, sequence, event };
+        Delivery { record, order: Order::Chained { previous: sequence - 1 } }
+    }
+
+    fn kept<const N: usize>(batch: &[Delivery; N], mut receipts: [Receipt; N]) -> [Receipt; N] {
+        keep_prefix(batch, &mut receipts);
+        receipts
+    }
+
+    #[test]
+    fn nothing_is_settled_behind_what_was_not_taken() {
+        use Receipt::{Accepted, Blocked, Duplicate, Gap, Refused};
+        let batch = [(0, 1), (1, 1), (0, 2), (1, 2), (0, 3)].map(|(at, n)| delivery(7, at, n));
+        let all = [Accepted, Duplicate, Accepted, Accepted, Duplicate];
+        assert_eq!(kept(&batch, all.clone()), all);
+        let refused = || Refused("too large".into());
+        assert_eq!(
+            kept(&batch, [refused(), Accepted, Accepted, Gap { have: 0 }, refused()]),
+            [refused(), Accepted, Blocked, Gap { have: 0 }, Blocked]
+        );
+    }
+
+    #[test]
+    fn another_life_of_the_same_partition_goes_on() {
+        use Receipt::{Accepted, Blocked};
+        let batch = [delivery(7, 0, 1), delivery(8, 0, 1), delivery(7, 0, 2)];
+        assert_eq!(kept(&batch, [Blocked, Accepted, Accepted]), [Blocked, Accepted, Blocked]);
+    }
 }

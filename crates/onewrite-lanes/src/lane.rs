@@ -10,13 +10,12 @@ use std::{
     time::Duration,
 };
 
-use async_nats::Subject;
 use onewrite_core::{
     Delivery, Sequence, Text, broker::Receipt, inbox::Lane as Key, record::Order, retry::Backoff,
 };
 use tokio::time::Instant;
 
-use crate::gaps::Announcement;
+use crate::announcement::Announcement;
 
 /// The pause after a receiver found another record at this place: only an operator can help.
 const DIVERGED_PAUSE: Duration = Duration::from_secs(60);
@@ -32,38 +31,39 @@ pub(crate) struct Policy {
     pub(crate) gap_patience: Duration,
 }
 
-/// A message that holds a delivery: where it stands in the stream, and how to answer for it.
+/// A message that holds a delivery: where it stands in the lane, and how to answer for it.
 #[derive(Debug, Clone)]
-pub(crate) struct Ticket {
-    pub(crate) stream_sequence: u64,
-    pub(crate) reply: Subject,
-    /// When the server last heard of it.
+pub(crate) struct Ticket<T> {
+    pub(crate) place: u64,
+    pub(crate) token: T,
+    /// When the broker last heard of it.
     pub(crate) heard_at: Instant,
 }
 
 #[derive(Debug)]
-struct Entry {
+struct Entry<T> {
     id: u64,
     delivery: Delivery,
     /// More than one when the sender sent it again.
-    tickets: Vec<Ticket>,
+    tickets: Vec<Ticket<T>>,
     /// For a record outside the stream, which waits by itself.
     failures: u32,
     resume_at: Option<Instant>,
 }
 
-impl Entry {
-    /// The place within the stream: the one with the earlier predecessor first, it fits sooner.
-    fn place(&self) -> Option<(Sequence, Sequence)> {
-        place(&self.delivery)
+impl<T> Entry<T> {
+    /// Where it stands in its chain: the one with the earlier predecessor first, it fits sooner.
+    fn link(&self) -> Option<(Sequence, Sequence)> {
+        link(&self.delivery)
     }
 
-    fn stream_sequence(&self) -> u64 {
-        self.tickets.first().map_or(0, |ticket| ticket.stream_sequence)
+    /// Where it stands in the lane.
+    fn place(&self) -> u64 {
+        self.tickets.first().map_or(0, |ticket| ticket.place)
     }
 }
 
-fn place(delivery: &Delivery) -> Option<(Sequence, Sequence)> {
+fn link(delivery: &Delivery) -> Option<(Sequence, Sequence)> {
     match delivery.order {
         Order::Chained { previous } => Some((delivery.record.sequence, previous)),
         Order::ById => None,
@@ -78,9 +78,9 @@ struct Missing {
     pause: Duration,
 }
 
-#[derive(Debug, Default)]
-struct Queue {
-    entries: VecDeque<Entry>,
+#[derive(Debug)]
+struct Queue<T> {
+    entries: VecDeque<Entry<T>>,
     failures: u32,
     resume_at: Option<Instant>,
     missing: Option<Missing>,
@@ -88,11 +88,11 @@ struct Queue {
     waiting: usize,
 }
 
-/// What a lane holds.
+/// What a lane holds, with a token of the broker's for each message.
 #[derive(Debug)]
-pub(crate) struct Lane {
+pub(crate) struct Lane<T> {
     policy: Policy,
-    queues: BTreeMap<Key, Queue>,
+    queues: BTreeMap<Key, Queue<T>>,
     held: usize,
     next_id: u64,
     offered: Vec<(Key, u64)>,
@@ -102,7 +102,7 @@ pub(crate) struct Lane {
     resume_at: Option<Instant>,
 }
 
-impl Lane {
+impl<T: Clone> Lane<T> {
     pub(crate) fn new(policy: Policy) -> Self {
         Self {
             policy,
@@ -122,8 +122,8 @@ impl Lane {
     }
 
     /// Takes in a message.
-    pub(crate) fn insert(&mut self, delivery: Delivery, ticket: Ticket) {
-        let queue = self.queues.entry(Key::of(&delivery)).or_default();
+    pub(crate) fn insert(&mut self, delivery: Delivery, ticket: Ticket<T>) {
+        let queue = self.queues.entry(Key::of(&delivery)).or_insert_with(Queue::new);
         if queue.merge(&delivery, &ticket) {
             return;
         }
@@ -145,7 +145,7 @@ impl Lane {
     }
 
     /// What goes to the receiver now: at most `count_max` deliveries of about `bytes_max` bytes. Between
-    /// the queues it follows the stream's order, as far as each queue's own order allows.
+    /// the queues it follows the lane's order, as far as each queue's own order allows.
     pub(crate) fn offer(
         &mut self,
         count_max: usize,
@@ -160,7 +160,7 @@ impl Lane {
         let (late, early): (Vec<&Key>, Vec<&Key>) = self.queues.keys().partition(is_late);
         let mut bytes_left = bytes_max;
         let mut stopped_at = None;
-        let mut found: Vec<(u64, &Key, &Entry)> = Vec::new();
+        let mut found: Vec<(u64, &Key, &Entry<T>)> = Vec::new();
         for key in late.into_iter().chain(early) {
             if found.len() >= count_max || bytes_left == 0 {
                 stopped_at = Some(key.clone());
@@ -173,7 +173,7 @@ impl Lane {
                     break;
                 }
                 bytes_left = bytes_left.saturating_sub(entry.delivery.record.event.size());
-                turn = entry.stream_sequence().max(turn);
+                turn = entry.place().max(turn);
                 found.push((turn, key, entry));
             }
         }
@@ -185,14 +185,14 @@ impl Lane {
         out
     }
 
-    /// Learns what became of the offer; returns how to answer for what is settled. Without receipts
+    /// Learns what became of the offer; returns the tokens of what is settled. Without receipts
     /// nothing is known: all of it is offered again, after a pause for the whole lane.
     pub(crate) fn settle(
         &mut self,
         receipts: Option<&[Receipt]>,
         now: Instant,
         jitter: f64,
-    ) -> Vec<Subject> {
+    ) -> Vec<T> {
         let offered = std::mem::take(&mut self.offered);
         let Some(receipts) = receipts.filter(|receipts| receipts.len() == offered.len()) else {
             self.failures += 1;
@@ -201,7 +201,7 @@ impl Lane {
         };
         self.failures = 0;
         self.resume_at = None;
-        let mut replies = Vec::new();
+        let mut answered = Vec::new();
         let mut progress: HashSet<Key> = HashSet::new();
         let mut stopped: HashSet<Key> = HashSet::new();
         for ((key, id), receipt) in offered.into_iter().zip(receipts) {
@@ -209,7 +209,7 @@ impl Lane {
             if receipt.is_settled() {
                 if let Some(entry) = queue.remove(id) {
                     self.held -= 1;
-                    replies.extend(entry.tickets.into_iter().map(|ticket| ticket.reply));
+                    answered.extend(entry.tickets.into_iter().map(|ticket| ticket.token));
                 }
                 progress.insert(key);
             } else if !stopped.contains(&key) {
@@ -219,7 +219,7 @@ impl Lane {
             }
         }
         self.queues.retain(|_, queue| !queue.entries.is_empty());
-        replies
+        answered
     }
 
     /// Whether an offer made now would hold something.
@@ -239,14 +239,14 @@ impl Lane {
         announce.chain(resume).filter(|time| *time > now).min()
     }
 
-    /// The messages the server has not heard of since `before`: it is told that they are in work.
-    pub(crate) fn unheard(&mut self, before: Instant, now: Instant) -> Vec<Subject> {
+    /// The messages the broker has not heard of since `before`: it is told that they are in work.
+    pub(crate) fn unheard(&mut self, before: Instant, now: Instant) -> Vec<T> {
         let entries = self.queues.values_mut().flat_map(|queue| &mut queue.entries);
         let mut out = Vec::new();
         for ticket in entries.flat_map(|entry| &mut entry.tickets) {
             if ticket.heard_at <= before {
                 ticket.heard_at = now;
-                out.push(ticket.reply.clone());
+                out.push(ticket.token.clone());
             }
         }
         out
@@ -266,49 +266,54 @@ impl Lane {
         out
     }
 
-    /// Ends it: how to answer for everything held, in the order of the stream.
-    pub(crate) fn into_replies(self) -> Vec<Subject> {
+    /// Ends it: the tokens of everything held, in the order of the lane.
+    pub(crate) fn into_tokens(self) -> Vec<T> {
         let entries = self.queues.into_values().flat_map(|queue| queue.entries);
-        let mut tickets: Vec<Ticket> = entries.flat_map(|entry| entry.tickets).collect();
-        tickets.sort_by_key(|ticket| ticket.stream_sequence);
-        tickets.into_iter().map(|ticket| ticket.reply).collect()
+        let mut tickets: Vec<Ticket<T>> = entries.flat_map(|entry| entry.tickets).collect();
+        tickets.sort_by_key(|ticket| ticket.place);
+        tickets.into_iter().map(|ticket| ticket.token).collect()
     }
 }
 
-impl Queue {
+impl<T: Clone> Queue<T> {
+    fn new() -> Self {
+        let entries = VecDeque::new();
+        Self { entries, failures: 0, resume_at: None, missing: None, waiting: 0 }
+    }
+
     /// Joins a message to the delivery it repeats, if there is one.
-    fn merge(&mut self, delivery: &Delivery, ticket: &Ticket) -> bool {
-        let found = match place(delivery) {
+    fn merge(&mut self, delivery: &Delivery, ticket: &Ticket<T>) -> bool {
+        let found = match link(delivery) {
             Some(own) => self
                 .entries
                 .iter_mut()
                 .rev()
-                .take_while(|entry| entry.place().is_none_or(|other| other >= own))
+                .take_while(|entry| entry.link().is_none_or(|other| other >= own))
                 .find(|entry| {
-                    entry.place() == Some(own) && entry.delivery.record.id() == delivery.record.id()
+                    entry.link() == Some(own) && entry.delivery.record.id() == delivery.record.id()
                 }),
             // Sent again it is another message, which its receiver knows by its id.
-            None => self.entries.iter_mut().rev().find(|entry| {
-                entry.place().is_none() && entry.stream_sequence() == ticket.stream_sequence
-            }),
+            None => self
+                .entries
+                .iter_mut()
+                .rev()
+                .find(|entry| entry.link().is_none() && entry.place() == ticket.place),
         };
         let Some(entry) = found else { return false };
-        let known =
-            entry.tickets.iter_mut().find(|own| own.stream_sequence == ticket.stream_sequence);
-        match known {
+        match entry.tickets.iter_mut().find(|own| own.place == ticket.place) {
             Some(own) => *own = ticket.clone(),
             None => entry.tickets.push(ticket.clone()),
         }
         true
     }
 
-    fn position(&self, delivery: &Delivery, ticket: &Ticket) -> usize {
-        let later = |entry: &Entry| entry.stream_sequence() > ticket.stream_sequence;
-        let Some(own) = place(delivery) else {
+    fn position(&self, delivery: &Delivery, ticket: &Ticket<T>) -> usize {
+        let later = |entry: &Entry<T>| entry.place() > ticket.place;
+        let Some(own) = link(delivery) else {
             // Behind the last one that was sent before it.
             return self.entries.iter().rposition(|entry| !later(entry)).map_or(0, |at| at + 1);
         };
-        let chained = |entry: &Entry| entry.place();
+        let chained = |entry: &Entry<T>| entry.link();
         let low = self
             .entries
             .iter()
@@ -316,18 +321,18 @@ impl Queue {
             .map_or(0, |at| at + 1);
         // Between its neighbours stand only records outside the stream: those sent before it go first.
         let between = self.entries.iter().skip(low);
-        low + between.take_while(|entry| entry.place().is_none() && !later(entry)).count()
+        low + between.take_while(|entry| entry.link().is_none() && !later(entry)).count()
     }
 
     /// The entries that may go out, in order. A record outside the stream that waits holds back its
     /// key; a chained record that is held back holds back all chained ones.
-    fn ready(&self, now: Instant) -> impl Iterator<Item = &Entry> {
+    fn ready(&self, now: Instant) -> impl Iterator<Item = &Entry<T>> {
         let paused = self.resume_at.is_some_and(|time| time > now);
         let mut keys: HashSet<&Text> = HashSet::new();
         let mut open = !paused;
         self.entries.iter().take_while(move |_| !paused).filter(move |entry| {
             let key = entry.delivery.record.event.order_key();
-            let chained = entry.place().is_some();
+            let chained = entry.link().is_some();
             if entry.resume_at.is_some_and(|time| time > now)
                 || keys.contains(key)
                 || (chained && !open)
@@ -340,10 +345,10 @@ impl Queue {
         })
     }
 
-    fn remove(&mut self, id: u64) -> Option<Entry> {
+    fn remove(&mut self, id: u64) -> Option<Entry<T>> {
         let at = self.entries.iter().position(|entry| entry.id == id)?;
         let entry = self.entries.remove(at)?;
-        if entry.place().is_some() {
+        if entry.link().is_some() {
             self.failures = 0;
             self.resume_at = None;
             self.missing = None;
@@ -364,7 +369,7 @@ impl Queue {
     ) {
         let Some(entry) = self.entries.iter_mut().find(|entry| entry.id == id) else { return };
         let verdict = matches!(receipt, Receipt::Retry(_) | Receipt::Refused(_));
-        if entry.place().is_none() && verdict {
+        if entry.link().is_none() && verdict {
             entry.failures += 1;
             self.waiting += usize::from(entry.resume_at.is_none());
             entry.resume_at = Some(now + policy.backoff.pause(entry.failures, jitter));
