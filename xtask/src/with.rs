@@ -23,9 +23,9 @@ pub(crate) struct Options {
     /// The servers to start, with commas between them.
     #[arg(required = true, value_delimiter = ',')]
     servers: Vec<Server>,
-    /// The command and its arguments. It finds the servers in its environment: `ONEWRITE_POSTGRES` and
-    /// `ONEWRITE_NATS`, the same for programs of this repository as `ONEWRITE_STORE` and
-    /// `ONEWRITE_BROKER`, and for its tests as `ONEWRITE_TEST_POSTGRES` and `ONEWRITE_TEST_NATS`.
+    /// The command and its arguments. It finds the servers in its environment (`ONEWRITE_POSTGRES`,
+    /// `ONEWRITE_MARIADB`, `ONEWRITE_NATS`), for programs of this repository the first store and the first
+    /// broker as `ONEWRITE_STORE` and `ONEWRITE_BROKER`, and for its tests all as `ONEWRITE_TEST_…`.
     #[arg(required = true, last = true)]
     command: Vec<OsString>,
 }
@@ -48,13 +48,9 @@ async fn command(options: &Options, servers: &Servers) -> Result<Command> {
     };
     let mut command = std::process::Command::new(program);
     workspace::without_own_variables(&mut command).args(arguments).envs(servers.variables());
-    if let Some(postgres) = &servers.postgres {
-        postgres.create_database(DATABASE).await?;
-        let url = postgres.url(DATABASE);
-        command.env("ONEWRITE_POSTGRES", &url).env("ONEWRITE_STORE", url);
-    }
-    if let Some(nats) = &servers.nats {
-        command.env("ONEWRITE_NATS", nats.url()).env("ONEWRITE_BROKER", nats.url());
+    // Of several stores or brokers the one named first is the one.
+    for (server, url) in servers.urls(DATABASE).await?.into_iter().rev() {
+        command.envs(server.variables().map(|name| (name, &url)));
     }
     Ok(command.into())
 }
@@ -96,6 +92,7 @@ mod tests {
             [ "$ONEWRITE_BROKER" = "$ONEWRITE_TEST_NATS" ] || exit 2
             [ "$ONEWRITE_POSTGRES $ONEWRITE_NATS" = "$ONEWRITE_STORE $ONEWRITE_BROKER" ] || exit 3
             [ "$(psql -AtX "$ONEWRITE_STORE" -c 'SELECT 7')" = 7 ] || exit 4
+            [ "$ONEWRITE_MARIADB" = "$ONEWRITE_TEST_MARIADB/onewrite" ] || exit 5
             exit 7"#;
         assert_eq!(code(servers::ALL, script)?, ExitCode::from(7));
         Ok(())
@@ -112,8 +109,11 @@ mod tests {
     #[test]
     fn an_unknown_server_is_refused_with_the_list_of_the_known() {
         let parser = Options::augment_args(clap::Command::new("with"));
-        let words = ["with", "postgres,mysql", "--", "true"];
+        let words = ["with", "postgres,oracle", "--", "true"];
         let refused = parser.try_get_matches_from(words).unwrap_err().to_string();
-        assert!(refused.contains("mysql") && refused.contains("postgres, nats"), "{refused}");
+        assert!(
+            refused.contains("oracle") && refused.contains("postgres, mariadb, nats"),
+            "{refused}"
+        );
     }
 }

@@ -16,7 +16,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, geteuid, kill_process};
 
 /// How long a server may take to start, recovery included, or to end.
 pub(crate) const LIMIT: Duration = Duration::from_secs(60);
@@ -28,6 +28,37 @@ const LOG_LINES: usize = 40;
 pub(crate) struct User {
     pub(crate) id: u32,
     pub(crate) group: u32,
+}
+
+impl User {
+    /// Whom a server runs as that refuses to run as root: the user that its package creates. `None` when
+    /// we are not root.
+    pub(crate) fn instead_of_root(name: &str) -> io::Result<Option<Self>> {
+        if !geteuid().is_root() {
+            return Ok(None);
+        }
+        let users = fs::read_to_string("/etc/passwd")?;
+        let entry = users.lines().map(|line| line.split(':').collect::<Vec<_>>());
+        let ids = |entry: Vec<&str>| match entry[..] {
+            [found, _, id, group, ..] if found == name => {
+                Some(Self { id: id.parse().ok()?, group: group.parse().ok()? })
+            }
+            _ => None,
+        };
+        let missing =
+            format!("the server refuses to run as root, and there is no user `{name}` instead");
+        entry.filter_map(ids).next().map(Some).ok_or_else(|| io::Error::other(missing))
+    }
+}
+
+/// Runs a program to its end; what it printed, unless it fails.
+pub(crate) fn run(mut command: Command, name: &str) -> io::Result<Vec<u8>> {
+    let output = command.output()?;
+    if !output.status.success() {
+        let said = String::from_utf8_lossy(&output.stderr);
+        return Err(io::Error::other(format!("{name} failed: {}", said.trim())));
+    }
+    Ok(output.stdout)
 }
 
 /// A command that gets the signal `on_death` when the thread that starts it ends.

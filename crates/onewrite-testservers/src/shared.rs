@@ -8,10 +8,12 @@ use std::{env, io};
 
 use tokio::sync::OnceCell;
 
-use crate::{Nats, NatsAddress, Postgres, PostgresAddress};
+use crate::{Mariadb, MariadbAddress, Nats, NatsAddress, Postgres, PostgresAddress};
 
 /// Names the PostgreSQL server of the test run: `postgres://postgres:PASSWORD@127.0.0.1:PORT`.
 pub const POSTGRES_ENV: &str = "ONEWRITE_TEST_POSTGRES";
+/// Names the MariaDB server of the test run: `mysql://onewrite:PASSWORD@127.0.0.1:PORT`.
+pub const MARIADB_ENV: &str = "ONEWRITE_TEST_MARIADB";
 /// Names the NATS server of the test run: `nats://127.0.0.1:PORT`.
 pub const NATS_ENV: &str = "ONEWRITE_TEST_NATS";
 
@@ -30,6 +32,25 @@ pub async fn shared_postgres() -> io::Result<&'static PostgresAddress> {
             return Ok((address, None));
         }
         let server = Postgres::start().await?;
+        Ok::<_, io::Error>((server.address().clone(), Some(server)))
+    };
+    Ok(&SHARED.get_or_try_init(start).await?.0)
+}
+
+/// The MariaDB server of this test run: the one that [`MARIADB_ENV`] names, else one of this process.
+///
+/// Other tests use it at the same time: work in a database of your own, and do not stop it.
+///
+/// # Errors
+/// When [`MARIADB_ENV`] holds something else, or as [`Mariadb::start`].
+pub async fn shared_mariadb() -> io::Result<&'static MariadbAddress> {
+    static SHARED: OnceCell<(MariadbAddress, Option<Mariadb>)> = OnceCell::const_new();
+    let start = async || {
+        if let Some(url) = named(MARIADB_ENV) {
+            let address = MariadbAddress::parse(&url).ok_or_else(|| not_understood(MARIADB_ENV))?;
+            return Ok((address, None));
+        }
+        let server = Mariadb::start().await?;
         Ok::<_, io::Error>((server.address().clone(), Some(server)))
     };
     Ok(&SHARED.get_or_try_init(start).await?.0)

@@ -5,7 +5,7 @@ use std::{
     net::{Ipv4Addr, TcpStream},
 };
 
-use onewrite_testservers::{shared_nats, shared_postgres, unique};
+use onewrite_testservers::{shared_mariadb, shared_nats, shared_postgres, unique};
 
 #[tokio::test]
 async fn all_tests_share_one_postgres() -> io::Result<()> {
@@ -14,6 +14,16 @@ async fn all_tests_share_one_postgres() -> io::Result<()> {
     let database = unique("shared");
     one.create_database(&database).await?;
     assert_eq!(two.psql(&database, "SELECT current_database()").await?.trim(), database);
+    Ok(())
+}
+
+#[tokio::test]
+async fn all_tests_share_one_mariadb() -> io::Result<()> {
+    let (one, two) = tokio::try_join!(shared_mariadb(), shared_mariadb())?;
+    assert_eq!(one.server_url(), two.server_url());
+    let database = unique("shared");
+    one.create_database(&database).await?;
+    assert_eq!(two.sql(&database, "SELECT DATABASE()").await?.trim(), database);
     Ok(())
 }
 

@@ -8,7 +8,7 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use onewrite_testservers::{NATS_ENV, Nats, POSTGRES_ENV, Postgres};
+use onewrite_testservers::{MARIADB_ENV, Mariadb, NATS_ENV, Nats, POSTGRES_ENV, Postgres};
 use tokio::{
     runtime::{self, Runtime},
     signal::unix::{Signal, SignalKind, signal},
@@ -21,18 +21,21 @@ pub(crate) use self::install::install_missing;
 pub(crate) enum Server {
     /// PostgreSQL.
     Postgres,
+    /// MariaDB.
+    Mariadb,
     /// NATS with JetStream.
     Nats,
 }
 
 /// What the tests need.
-pub(crate) const ALL: &[Server] = &[Server::Postgres, Server::Nats];
+pub(crate) const ALL: &[Server] = &[Server::Postgres, Server::Mariadb, Server::Nats];
 
 impl Server {
     /// Debian's package.
     fn package(self) -> &'static str {
         match self {
             Self::Postgres => "postgresql",
+            Self::Mariadb => "mariadb-server",
             Self::Nats => "nats-server",
         }
     }
@@ -40,37 +43,106 @@ impl Server {
     fn is_installed(self) -> bool {
         match self {
             Self::Postgres => Postgres::is_installed(),
+            Self::Mariadb => Mariadb::is_installed(),
             Self::Nats => Nats::is_installed(),
         }
+    }
+
+    /// The variable that names it to the repository's tests.
+    fn test_variable(self) -> &'static str {
+        match self {
+            Self::Postgres => POSTGRES_ENV,
+            Self::Mariadb => MARIADB_ENV,
+            Self::Nats => NATS_ENV,
+        }
+    }
+
+    /// The variable that names it to anybody, and the one of what it is to programs of this repository.
+    pub(crate) fn variables(self) -> [&'static str; 2] {
+        match self {
+            Self::Postgres => ["ONEWRITE_POSTGRES", STORE],
+            Self::Mariadb => ["ONEWRITE_MARIADB", STORE],
+            Self::Nats => ["ONEWRITE_NATS", BROKER],
+        }
+    }
+
+    async fn start(self) -> Result<Running> {
+        Ok(match self {
+            Self::Postgres => Running::Postgres(Postgres::start().await.context("PostgreSQL")?),
+            Self::Mariadb => Running::Mariadb(Mariadb::start().await.context("MariaDB")?),
+            Self::Nats => Running::Nats(Nats::start().await.context("NATS")?),
+        })
+    }
+}
+
+const STORE: &str = "ONEWRITE_STORE";
+const BROKER: &str = "ONEWRITE_BROKER";
+
+/// A server that runs. It is stopped when this is dropped.
+#[derive(Debug)]
+enum Running {
+    Postgres(Postgres),
+    Mariadb(Mariadb),
+    Nats(Nats),
+}
+
+impl Running {
+    fn server(&self) -> Server {
+        match self {
+            Self::Postgres(_) => Server::Postgres,
+            Self::Mariadb(_) => Server::Mariadb,
+            Self::Nats(_) => Server::Nats,
+        }
+    }
+
+    /// Its URL, of a database server without a database.
+    fn url(&self) -> String {
+        match self {
+            Self::Postgres(server) => server.address().server_url(),
+            Self::Mariadb(server) => server.address().server_url(),
+            Self::Nats(server) => server.url(),
+        }
+    }
+
+    /// Its URL, of a database server with a new database of this name.
+    async fn url_with(&self, database: &str) -> Result<String> {
+        match self {
+            Self::Postgres(server) => server.create_database(database).await?,
+            Self::Mariadb(server) => server.address().create_database(database).await?,
+            Self::Nats(_) => return Ok(self.url()),
+        }
+        Ok(format!("{}/{database}", self.url()))
     }
 }
 
 /// Running servers: none or one of each kind. They are stopped when this is dropped.
 #[derive(Debug)]
-pub(crate) struct Servers {
-    pub(crate) postgres: Option<Postgres>,
-    pub(crate) nats: Option<Nats>,
-}
+pub(crate) struct Servers(Vec<Running>);
 
 impl Servers {
     /// Starts those that are `wanted`.
     pub(crate) async fn start(wanted: &[Server]) -> Result<Self> {
-        let mut servers = Self { postgres: None, nats: None };
-        if wanted.contains(&Server::Postgres) {
-            servers.postgres = Some(Postgres::start().await.context("PostgreSQL")?);
-        }
-        if wanted.contains(&Server::Nats) {
-            servers.nats = Some(Nats::start().await.context("NATS")?);
+        let mut servers = Self(Vec::new());
+        for server in wanted {
+            if servers.0.iter().all(|running| running.server() != *server) {
+                servers.0.push(server.start().await?);
+            }
         }
         Ok(servers)
     }
 
     /// The variables that name them to tests.
     pub(crate) fn variables(&self) -> Vec<(&'static str, String)> {
-        let postgres =
-            self.postgres.as_ref().map(|server| (POSTGRES_ENV, server.address().server_url()));
-        let nats = self.nats.as_ref().map(|server| (NATS_ENV, server.url()));
-        postgres.into_iter().chain(nats).collect()
+        self.0.iter().map(|running| (running.server().test_variable(), running.url())).collect()
+    }
+
+    /// Each with its URL, with a new database on those that have them.
+    pub(crate) async fn urls(&self, database: &str) -> Result<Vec<(Server, String)>> {
+        let mut urls = Vec::new();
+        for running in &self.0 {
+            urls.push((running.server(), running.url_with(database).await?));
+        }
+        Ok(urls)
     }
 }
 

@@ -8,8 +8,6 @@ use std::{
     process::Command,
 };
 
-use rustix::process::geteuid;
-
 use super::{PostgresAddress, address::without_settings};
 use crate::{
     folder::Folder,
@@ -58,7 +56,7 @@ impl Programs {
         // A client alone leaves a version without `initdb`.
         let initdb = process::find("initdb", &folders).ok_or_else(missing)?;
         let folder = initdb.parent().ok_or_else(missing)?.to_path_buf();
-        Ok(Self { folder, user: user()? })
+        Ok(Self { folder, user: User::instead_of_root(USER)? })
     }
 
     pub(super) fn path(&self, program: &str) -> PathBuf {
@@ -82,7 +80,7 @@ impl Programs {
         // Unsynced files are fine here: the folder does not outlive the machine's next start.
         command.args(["--locale=C", "--no-sync", "--no-instructions"]);
         command.arg("--pwfile").arg(&secret).arg("-D").arg(data(folder));
-        run(command, "initdb")?;
+        process::run(command, "initdb").map(drop)?;
         fs::remove_file(secret)?;
         let ours = SETTINGS.iter().map(|(name, value)| setting(name, value));
         let mut config =
@@ -96,7 +94,7 @@ impl Programs {
         primary.connect(&mut command);
         command.args(["--write-recovery-conf", "--checkpoint=fast", "--no-sync", "-D"]);
         command.arg(data(folder));
-        run(command, "pg_basebackup")
+        process::run(command, "pg_basebackup").map(drop)
     }
 
     /// Starts the server of `folder` and waits until it lets clients in.
@@ -148,28 +146,4 @@ fn data(folder: &Path) -> PathBuf {
 
 fn version(path: &Path) -> u32 {
     path.file_name().and_then(|name| name.to_str()?.parse().ok()).unwrap_or_default()
-}
-
-/// Whom the server runs as, when not as ourselves.
-fn user() -> io::Result<Option<User>> {
-    if !geteuid().is_root() {
-        return Ok(None);
-    }
-    let users = fs::read_to_string("/etc/passwd")?;
-    let entry = users.lines().map(|line| line.split(':').collect::<Vec<_>>());
-    let ids = |entry: Vec<&str>| match entry[..] {
-        [USER, _, id, group, ..] => Some(User { id: id.parse().ok()?, group: group.parse().ok()? }),
-        _ => None,
-    };
-    let missing = "PostgreSQL refuses to run as root, and there is no user `postgres` instead";
-    entry.filter_map(ids).next().map(Some).ok_or_else(|| io::Error::other(missing))
-}
-
-fn run(mut command: Command, name: &str) -> io::Result<()> {
-    let output = command.output()?;
-    if !output.status.success() {
-        let said = String::from_utf8_lossy(&output.stderr);
-        return Err(io::Error::other(format!("{name} failed: {}", said.trim())));
-    }
-    Ok(())
 }
