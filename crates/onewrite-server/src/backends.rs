@@ -6,6 +6,7 @@ use onewrite::{
     Code, Error, NullSink, Result, StdoutSink, Store,
     broker::Sink,
     http, memory,
+    mysql::{self, MysqlStore},
     nats::{NatsSink, NatsSinkOptions},
     postgres::{self, PostgresStore},
     sqlite::{self, SqliteStore},
@@ -13,7 +14,7 @@ use onewrite::{
 };
 
 /// The schemes a store can have.
-pub(crate) const STORE_SCHEMES: &[&str] = &["sqlite:", "postgres://"];
+pub(crate) const STORE_SCHEMES: &[&str] = &["sqlite:", "postgres://", "mysql://"];
 /// The schemes a sink can have.
 pub(crate) const SINK_SCHEMES: &[&str] =
     &["http://", "https://", "nats://", "tls://", "memory:", "stdout:", "null:"];
@@ -28,6 +29,10 @@ pub(crate) async fn open_store(url: &str, create: bool, copied: Copied) -> Resul
         "postgres" | "postgresql" => {
             let options = postgres::Options { create, copied, ..postgres::Options::from_url(url)? };
             Ok(Arc::new(PostgresStore::open(options).await?))
+        }
+        "mysql" | "mariadb" => {
+            let options = mysql::Options { create, copied, ..mysql::Options::from_url(url)? };
+            Ok(Arc::new(MysqlStore::open(options).await?))
         }
         _ => Err(unknown("store", url, STORE_SCHEMES)),
     }

@@ -25,21 +25,19 @@ pub(crate) async fn place(conn: &mut Conn, partitions: u16) -> Result<Option<Seq
     let mut placed = None;
     let probe = "SELECT 1 FROM onewrite_outbox LIMIT 1";
     while conn.query_first::<Row, _>(probe).await.during("look for events to place")?.is_some() {
-        let (sequence, rows) = one(conn, partitions).await?;
+        let (sequence, more) = one(conn, partitions).await?;
         placed = Some(sequence);
-        if rows < ROWS_MAX {
+        if !more {
             break;
         }
     }
     Ok(placed)
 }
 
-/// One transaction; returns the highest sequence and how many were placed.
-async fn one(conn: &mut Conn, partitions: u16) -> Result<(Sequence, usize)> {
-    let mut tx = conn
-        .start_transaction(mysql_async::TxOpts::default())
-        .await
-        .during("begin to place events")?;
+/// One transaction; returns the highest sequence, and whether more may have waited.
+async fn one(conn: &mut Conn, partitions: u16) -> Result<(Sequence, bool)> {
+    let tx = conn.start_transaction(mysql_async::TxOpts::default()).await;
+    let mut tx = tx.during("begin to place events")?;
     let counter = "SELECT sequence, @@server_id & 255 FROM onewrite_counter FOR UPDATE";
     let (before, server): (i64, u64) =
         tx.query_first(counter).await.during("lock the counter")?.unwrap_or_default();
@@ -47,7 +45,8 @@ async fn one(conn: &mut Conn, partitions: u16) -> Result<(Sequence, usize)> {
     let last = first + ((1 << SERVER_SPAN) - 1);
     // What another server took in, before a failover, comes first.
     let mut rows = waiting(&mut tx, &format!("entered < {first} OR entered > {last}")).await?;
-    if rows.is_empty() {
+    let foreign = !rows.is_empty();
+    if !foreign {
         rows = waiting(&mut tx, &format!("entered BETWEEN {first} AND {last}")).await?;
     }
     let mut places = Vec::with_capacity(rows.len());
@@ -58,13 +57,12 @@ async fn one(conn: &mut Conn, partitions: u16) -> Result<(Sequence, usize)> {
         places.push(format!("[\"{number}\",{sequence},{partition}]"));
         entered.push(number.to_string());
     }
-    let count = places.len();
-    let head = before + i64::try_from(count).unwrap_or(i64::MAX);
-    if count > 0 {
+    let head = before + i64::try_from(places.len()).unwrap_or(i64::MAX);
+    if !places.is_empty() {
         move_rows(&mut tx, &places.join(","), &entered.join(","), head).await?;
     }
     tx.commit().await.map_err(after_commit)?;
-    Ok((head.cast_unsigned(), count))
+    Ok((head.cast_unsigned(), foreign || places.len() == ROWS_MAX))
 }
 
 async fn waiting(tx: &mut impl Queryable, which: &str) -> Result<Vec<Row>> {

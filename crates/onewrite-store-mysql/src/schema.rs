@@ -151,8 +151,10 @@ async fn remove_what_is_left(conn: &mut Conn) -> Result<()> {
         let name = row::text(&mut found, 0)?;
         conn.query_drop(format!("DROP TABLE `{name}`")).await.during("begin the migration anew")?;
     }
-    for procedure in ["onewrite_claim", "onewrite_receive", "onewrite_forget"] {
-        let drop = format!("DROP PROCEDURE IF EXISTS {procedure}");
+    let routines = "SELECT routine_name FROM information_schema.routines WHERE routine_schema = DATABASE() AND routine_name LIKE 'onewrite\\_%'";
+    for mut found in query(conn, routines, binds![]).await? {
+        let name = row::text(&mut found, 0)?;
+        let drop = format!("DROP PROCEDURE `{name}`");
         conn.query_drop(drop).await.during("begin the migration anew")?;
     }
     Ok(())
@@ -274,8 +276,7 @@ pub(crate) async fn head(on: &mut impl Queryable) -> Result<Sequence> {
 
 /// Settings of the server that weaken a promise.
 pub(crate) async fn warnings(conn: &mut Conn) -> Result<Vec<Text>> {
-    let sql =
-        "SELECT @@innodb_flush_log_at_trx_commit, @@innodb_doublewrite, @@log_bin, @@sync_binlog";
+    let sql = "SELECT CONCAT(@@innodb_flush_log_at_trx_commit), CONCAT(@@innodb_doublewrite), CONCAT(@@log_bin), CONCAT(@@sync_binlog)";
     let Some(mut found) = query_one(conn, sql, binds![]).await? else { return Ok(Vec::new()) };
     let mut said = |index| row::text(&mut found, index);
     let (flush, doublewrite, binlog, sync) = (said(0)?, said(1)?, said(2)?, said(3)?);

@@ -85,21 +85,30 @@ impl MariadbAddress {
     /// # Errors
     /// With what the server said, when a statement fails or the server cannot be reached.
     pub async fn sql(&self, database: &str, sql: &str) -> io::Result<String> {
-        let client = program("mariadb")?;
-        let mut command = Command::new(client);
-        command.args([
-            "--no-defaults",
-            "--batch",
-            "--skip-column-names",
-            "-h",
-            "127.0.0.1",
-            "-u",
-            ADMIN,
-        ]);
-        command.arg("-P").arg(self.port.to_string()).arg("-e").arg(sql).arg(database);
-        command.env("MYSQL_PWD", &self.password);
+        let mut command = self.client("mariadb")?;
+        command.args(["--batch", "--skip-column-names", "-e", sql, database]);
         let done = blocking(move || process::run(command, "mariadb")).await?;
         Ok(String::from_utf8_lossy(&done).into_owned())
+    }
+
+    /// Dumps a database with all that belongs to it, and restores it under another name.
+    ///
+    /// # Errors
+    /// As [`MariadbAddress::sql`].
+    pub async fn copy_database(&self, from: &str, to: &str) -> io::Result<()> {
+        self.create_database(to).await?;
+        let mut dump = self.client("mariadb-dump")?;
+        dump.args(["--routines", "--single-transaction", "--skip-comments", from]);
+        let dumped = blocking(move || process::run(dump, "mariadb-dump")).await?;
+        self.sql(to, &String::from_utf8_lossy(&dumped)).await.map(drop)
+    }
+
+    /// One of the programs that connect to it.
+    fn client(&self, name: &str) -> io::Result<Command> {
+        let mut command = Command::new(program(name)?);
+        command.args(["--no-defaults", "-h", "127.0.0.1", "-u", ADMIN, "-P"]);
+        command.arg(self.port.to_string()).env("MYSQL_PWD", &self.password);
+        Ok(command)
     }
 }
 

@@ -4,7 +4,7 @@
 //! database; a relay reads that database's log in order and delivers; the receiving side makes repeats
 //! harmless. This crate is what a service imports.
 //!
-//! The features `postgres` and `nats` add a store and a broker, `sqlx` the transactions of its users.
+//! The features `postgres`, `mysql` and `nats` add stores and a broker, `sqlx` the transactions of its users.
 //!
 //! ```
 //! use std::sync::Arc;
@@ -64,6 +64,8 @@ pub use onewrite_core::{
 pub use onewrite_engine::{
     Budget, Receiver, ReceiverOptions, Relay, RelayOptions, Retention, Shutdown, Sweeper, control,
 };
+#[cfg(feature = "mysql")]
+pub use onewrite_store_mysql as mysql;
 #[cfg(feature = "postgres")]
 pub use onewrite_store_postgres as postgres;
 pub use onewrite_store_sqlite as sqlite;

@@ -46,7 +46,7 @@ const DUPLICATED: &str = "SELECT CAST(coalesce(sum(times - 1), 0) AS BIGINT)
 
 /// Effects that came before an earlier event of their key, in any database.
 const OUT_OF_ORDER: &str = "SELECT count(*) FROM (
-    SELECT sequence, lag(sequence) OVER (PARTITION BY source, key ORDER BY n) AS previous
+    SELECT sequence, lag(sequence) OVER (PARTITION BY source, event_key ORDER BY n) AS previous
     FROM effects WHERE sequence > 0) AS ordered WHERE previous >= sequence";
 
 /// Judges what `books` say, given the ids of all orders that were acknowledged.

@@ -48,7 +48,7 @@ async fn note_effect<R: Rows>(rows: &mut R, record: &Record) -> Result<(), React
     let key: &str = record.event.order_key();
     let values = [(&*record.source).into(), record.id().into(), key.into(), sequence.into()];
     rows.execute(
-        "INSERT INTO effects (source, event_id, key, sequence) VALUES ($1, $2, $3, $4)",
+        "INSERT INTO effects (source, event_id, event_key, sequence) VALUES ($1, $2, $3, $4)",
         &values,
     )
     .await?;

@@ -42,9 +42,16 @@ impl Stage {
         let run = Run::new();
         // Looked at first: with a wrong word nothing is begun.
         let databases = match scheme(&args.store) {
-            "postgres" | "postgresql" => Some(Databases::at(&args.store, &run)),
+            "postgres" | "postgresql" | "mysql" | "mariadb" => {
+                Some(Databases::at(&args.store, &run))
+            }
             _ if is_word(&args.store, SQLITE) => None,
-            _ => return Err(unknown("store", "--store sqlite and --store postgres://HOST:PORT")),
+            _ => {
+                return Err(unknown(
+                    "store",
+                    "--store sqlite, --store postgres://HOST:PORT and --store mysql://HOST:PORT",
+                ));
+            }
         };
         let streams = match scheme(&args.broker) {
             "nats" | "tls" => Some(Streams::at(&args.broker, &run)),

@@ -1,7 +1,9 @@
 //! The program over PostgreSQL and NATS: the same verbs, the same demo.
 
 use async_nats::jetstream;
-use onewrite_testkit::server::{Nats, Postgres, shared_nats, shared_postgres, unique};
+use onewrite_testkit::server::{
+    Nats, Postgres, shared_mariadb, shared_nats, shared_postgres, unique,
+};
 use rustix::process::Signal;
 use tokio::task::block_in_place;
 
@@ -89,6 +91,41 @@ async fn a_demo_on_postgres_over_http_and_one_on_files_over_nats_keep_their_prom
         let run = block_in_place(|| Place::new().run(&[&flags[..], &backend[..]].concat()));
         is_clean(&run, 3);
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_demo_keeps_its_promises_on_mariadb() {
+    let (mariadb, nats) = (shared_mariadb().await.unwrap(), shared_nats().await.unwrap());
+    let (store, broker) = (mariadb.server_url(), nats.url());
+    let flags = ["demo", "--orders", "100", "--chaos", "4", "--seed", "9", "--json"];
+    let several = ["--relays", "2", "--consumers", "2", "--stalls", "1"];
+    let over_http = ["--store", &store, "--broker", "http"];
+    let over_nats = [&["--store", &*store, "--broker", &*broker], &several[..]].concat();
+    for backends in [&over_http[..], &over_nats[..]] {
+        let run = block_in_place(|| Place::new().run(&[&flags[..], backends].concat()));
+        is_clean(&run, 4);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_verbs_work_on_mariadb() {
+    let (server, name, place) = (shared_mariadb().await.unwrap(), unique("server"), Place::new());
+    server.create_database(&name).await.unwrap();
+    let url = server.url(&name);
+    let json = |args: &[&str]| {
+        block_in_place(|| place.json(&[args, &["--store", &url, "--json"]].concat()))
+    };
+    assert_eq!(json(&["store", "init"])["head"], 0);
+    let emit = "INSERT INTO onewrite_outbox (aggregatetype, aggregateid, type, payload) VALUES ('Thing', 'a', 'Made', '1')";
+    server.sql(&name, emit).await.unwrap();
+    block_in_place(|| {
+        let guard = ["guard", "add", "orders", "--store", &url];
+        place.run(&guard).refused("OW0021", &["cannot be guarded"]);
+        place.run(&["doctor", "--store", &url]).ok();
+    });
+    assert_eq!(json(&["sink", "list"]), serde_json::json!([]));
+    let placed = server.sql(&name, "SELECT COUNT(*) FROM onewrite_log").await.unwrap();
+    assert_eq!(placed.trim(), "1");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -15,23 +15,22 @@ pub struct Context<'a> {
     pub(super) emitted: &'a mut Vec<Event>,
 }
 
-impl Context<'_> {
+impl<'a> Context<'a> {
     /// The open transaction: what is written here is committed together with the mark. It must stay open: a
     /// statement that commits by itself (DDL among others) is noticed when the batch ends, and too late.
-    #[must_use]
     pub fn tx(&mut self) -> &mut Transaction<'static> {
         self.tx
     }
 
     /// What happened.
     #[must_use]
-    pub fn event(&self) -> &Event {
+    pub fn event(&self) -> &'a Event {
         &self.record.event
     }
 
     /// What happened, with its place in the source's log.
     #[must_use]
-    pub fn record(&self) -> &Record {
+    pub fn record(&self) -> &'a Record {
         self.record
     }
 

@@ -1,3 +1,13 @@
 //! The store on MariaDB, on a real server.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+
+mod book;
 mod conformance;
+mod crash;
+mod identity;
+mod order;
+mod receive;
+mod rig;
+mod settings;
+mod transactions;

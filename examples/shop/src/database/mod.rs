@@ -1,6 +1,7 @@
 //! A service's database, of whatever kind: what differs between SQLite and others is below here, and
 //! nowhere else.
 
+mod mysql;
 mod postgres;
 mod sqlite;
 
@@ -20,6 +21,11 @@ use crate::{Order, Role, broker::scheme};
 pub trait Database: Send + Sync {
     /// Its log, as the engine sees it.
     fn store(&self) -> Arc<dyn Store>;
+
+    /// Whether it can refuse changes without an event.
+    fn can_guard(&self) -> bool {
+        true
+    }
 
     /// Creates the tables of `role`, unless they exist.
     fn create_tables(&self, role: Role) -> BoxFuture<'_, Result<()>>;
@@ -53,13 +59,17 @@ pub trait Database: Send + Sync {
 pub async fn open(url: &str, source: Option<Role>) -> Result<Arc<dyn Database>> {
     match scheme(url) {
         "sqlite" => Ok(Arc::new(sqlite::Sqlite::open(url, source)?)),
+        "mysql" | "mariadb" => Ok(Arc::new(mysql::Mysql::open(url, source).await?)),
         "postgres" | "postgresql" => Ok(Arc::new(postgres::Postgres::open(url, source).await?)),
         _ => Err(Error::new(Code::UnknownScheme, "the shop has no database of this scheme")),
     }
 }
 
-/// Makes `database` refuse changes of the tables of `role` that emit nothing.
+/// Makes `database` refuse changes of the tables of `role` that emit nothing, if it can.
 pub(crate) async fn guard(database: &dyn Database, role: Role) -> Result<()> {
+    if !database.can_guard() {
+        return Ok(());
+    }
     let (_, tables) = role.tables();
     let ops = tables.iter().map(|table| Op::Guard { table: (*table).into() }).collect();
     let items = vec![Item { fence: None, ops }];

@@ -24,7 +24,7 @@ use crate::{
 
 /// Every committed reaction, for the audit.
 const EFFECTS: &str = "CREATE TABLE IF NOT EXISTS effects (
-    n BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY, source TEXT, event_id TEXT, key TEXT, sequence BIGINT)";
+    n BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY, source TEXT, event_id TEXT, event_key TEXT, sequence BIGINT)";
 
 /// A lock by name, until the end of the transaction.
 const ONE_AT_A_TIME: &str = "SELECT pg_advisory_xact_lock(hashtextextended($1, 0))";

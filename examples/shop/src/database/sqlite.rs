@@ -21,7 +21,7 @@ use crate::{
 
 /// Every committed reaction, for the audit.
 const EFFECTS: &str = "CREATE TABLE IF NOT EXISTS effects (
-    n INTEGER PRIMARY KEY AUTOINCREMENT, source TEXT, event_id TEXT, key TEXT, sequence BIGINT)";
+    n INTEGER PRIMARY KEY AUTOINCREMENT, source TEXT, event_id TEXT, event_key TEXT, sequence BIGINT)";
 
 /// As `$1`, `$2`… are called; no statement of the shop has more.
 const NAMES: [&str; 6] = ["$1", "$2", "$3", "$4", "$5", "$6"];
