@@ -10,6 +10,7 @@ mod emit;
 mod latency;
 mod load;
 mod machine;
+mod mariadb;
 mod postgres;
 mod report;
 mod soak;
@@ -30,6 +31,8 @@ enum Command {
     Spine(Spine),
     /// The same on a private PostgreSQL, with 16 connections.
     Postgres(postgres::Options),
+    /// The same on a private MariaDB.
+    Mariadb(mariadb::Options),
     /// One hazard for minutes.
     Soak(soak::Options),
     /// A child process of a soak.
@@ -75,6 +78,7 @@ async fn main() -> ExitCode {
     let done = match Command::parse() {
         Command::Spine(options) => spine(options).await,
         Command::Postgres(options) => postgres::run(options).await,
+        Command::Mariadb(options) => mariadb::run(options).await,
         Command::Soak(options) => soak::run(options).await,
         Command::Writer(options) => soak::write(options).await,
     };

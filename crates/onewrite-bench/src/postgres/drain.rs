@@ -10,9 +10,8 @@ use std::{
 };
 
 use anyhow::Result;
-use onewrite::postgres::PostgresStore;
 use onewrite::{
-    BoxFuture, Delivery, Shutdown, Store as _, broker,
+    BoxFuture, Delivery, Shutdown, Store, broker,
     broker::Receipt,
     nats::{NatsSink, NatsSinkOptions},
     store::{Batch, Durability, Item, Op, Outcome},
@@ -36,7 +35,7 @@ pub(crate) async fn run(
 ) -> Result<()> {
     eprintln!("drain: {backlog} events");
     let store = store(server, "drain").await?;
-    preload(&store, backlog).await?;
+    fill(&store, backlog).await?;
     drain::null(&store, "warm", backlog).await?;
     report.set("drain", "null_per_s", drain::null(&store, "null", backlog).await?);
     report.set("drain", "http_per_s", drain::http(&store, backlog).await?);
@@ -49,7 +48,11 @@ pub(crate) async fn run(
 }
 
 /// The relay into JetStream, file storage, each publish confirmed.
-async fn jetstream(store: &PostgresStore, nats: &Nats, backlog: u64) -> Result<f64> {
+pub(crate) async fn jetstream<S: Store + Clone + 'static>(
+    store: &S,
+    nats: &Nats,
+    backlog: u64,
+) -> Result<f64> {
     let url = format!("{}/bench", nats.url());
     let sink = Arc::new(Counted {
         sink: NatsSink::connect(NatsSinkOptions::from_url(&url)?).await?,
@@ -80,7 +83,7 @@ impl broker::Sink for Counted {
 }
 
 /// What the client itself does with the same payload: confirmed publishes, a thousand in flight.
-async fn raw_publish(nats: &Nats, count: u64) -> Result<f64> {
+pub(crate) async fn raw_publish(nats: &Nats, count: u64) -> Result<f64> {
     const WINDOW: usize = 1_000;
     let client = async_nats::connect(nats.url()).await?;
     let jetstream = async_nats::jetstream::new(client);
@@ -108,7 +111,8 @@ async fn raw_publish(nats: &Nats, count: u64) -> Result<f64> {
     Ok(count as f64 / began.elapsed().as_secs_f64())
 }
 
-async fn preload(store: &PostgresStore, count: u64) -> Result<()> {
+/// Fills a log through the store's own door.
+pub(crate) async fn fill(store: &impl Store, count: u64) -> Result<()> {
     let (began, payload) = (Instant::now(), load::payload());
     for first in (0..count).step_by(usize::try_from(CHUNK)?) {
         let ops = (first..count.min(first + CHUNK))

@@ -1,6 +1,6 @@
 //! The spine on a private PostgreSQL server, started for the run, fsync on.
 
-mod drain;
+pub(crate) mod drain;
 mod emit;
 mod latency;
 
