@@ -42,18 +42,23 @@ pub async fn emit(tx: &mut impl Queryable, event: &Event) -> Result<Text> {
 /// # Errors
 /// As [`emit`].
 pub async fn emit_all(tx: &mut impl Queryable, events: &[Event]) -> Result<Vec<Text>> {
-    let keys: BTreeSet<&str> = events.iter().map(|event| &**event.order_key()).collect();
-    if keys.len() > 1 {
-        let keys = serde_json::json!(keys).to_string();
-        tx.exec_drop("CALL onewrite_lock_keys(?)", (keys,))
-            .await
-            .during("lock the events' keys")?;
+    if let Some(keys) = several_keys(events) {
+        tx.exec_drop(LOCK_KEYS, (keys,)).await.during("lock the events' keys")?;
     }
     let mut ids = Vec::with_capacity(events.len());
     for event in events {
         ids.push(emit(tx, event).await?);
     }
     Ok(ids)
+}
+
+/// Locks keys, given as a list in JSON.
+pub(crate) const LOCK_KEYS: &str = "CALL onewrite_lock_keys(?)";
+
+/// The keys of events, when there are several, as [`LOCK_KEYS`] takes them.
+pub(crate) fn several_keys(events: &[Event]) -> Option<String> {
+    let keys: BTreeSet<&str> = events.iter().map(|event| &**event.order_key()).collect();
+    (keys.len() > 1).then(|| serde_json::json!(keys).to_string())
 }
 
 /// What fits its columns. (The size of the data is checked by the trigger, against the source's own limit.)

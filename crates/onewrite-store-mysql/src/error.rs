@@ -54,7 +54,12 @@ pub(crate) fn code_of(error: &Cause) -> Code {
 }
 
 fn code_of_server(error: &ServerError) -> Code {
-    match (&*error.state, error.code) {
+    code_of_number(&error.state, error.code)
+}
+
+/// What an SQLSTATE and the server's own number mean.
+pub(crate) fn code_of_number(state: &str, number: u16) -> Code {
+    match (state, number) {
         ("OW005", _) => Code::EventTooLarge,
         ("OW006", _) => Code::InvalidEvent,
         ("OW013", _) => Code::SinkAhead,

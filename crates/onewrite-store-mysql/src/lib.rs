@@ -22,6 +22,8 @@ mod place;
 mod read;
 mod row;
 mod schema;
+#[cfg(feature = "sqlx")]
+pub mod sqlx;
 mod store;
 mod trim;
 mod wake;

@@ -155,7 +155,7 @@ fn headers_from(text: &[u8]) -> Vec<(Text, Text)> {
 }
 
 /// Headers to store.
-fn headers_to(headers: &[(Text, Text)]) -> Option<String> {
+pub(crate) fn headers_to(headers: &[(Text, Text)]) -> Option<String> {
     if headers.is_empty() {
         return None;
     }

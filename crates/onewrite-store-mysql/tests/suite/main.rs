@@ -10,4 +10,6 @@ mod order;
 mod receive;
 mod rig;
 mod settings;
+#[cfg(feature = "sqlx")]
+mod sqlx_emit;
 mod transactions;

@@ -38,6 +38,24 @@ async fn events_of_a_key_follow_the_commits_at_every_isolation() {
     }
 }
 
+/// What the lock is for: without it the second commits first and is placed second.
+#[tokio::test(flavor = "multi_thread")]
+async fn without_the_keys_lock_the_order_is_not_that_of_the_commits() {
+    let url = database().await;
+    let store = open(&url).await;
+    let (mut first, mut second) = (connect(&url).await, connect(&url).await);
+    execute(&mut first, "DROP TRIGGER onewrite_outbox_enters").await;
+    let unlocked =
+        "CREATE TRIGGER onewrite_outbox_enters BEFORE INSERT ON onewrite_outbox FOR EACH ROW
+        SET NEW.entered = UUID_SHORT(), NEW.entered_at = 1, NEW.time = 1";
+    execute(&mut first, unlocked).await;
+    execute(&mut first, "START TRANSACTION").await;
+    emit(&mut first, &event("k", "committed last")).await.unwrap();
+    emit(&mut second, &event("k", "committed first")).await.unwrap();
+    execute(&mut first, "COMMIT").await;
+    assert_eq!(log(&store).await, ["committed last", "committed first"]);
+}
+
 /// Several keys: one by one two transactions may wait for each other, and one is told to begin anew; with
 /// their keys locked first they never do.
 #[tokio::test(flavor = "multi_thread")]
