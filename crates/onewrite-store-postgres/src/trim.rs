@@ -198,7 +198,7 @@ async fn empty_outbox(tx: &Transaction<'_>) -> Result<()> {
 }
 
 /// What the tables whose rows are written again and again may take, each.
-const SMALL_BYTES_MAX: i64 = 8 << 20;
+pub(crate) const SMALL_BYTES_MAX: i64 = 8 << 20;
 
 /// Writes them anew when they take more: see `onewrite.rewrite`.
 async fn rewrite_small(tx: &Transaction<'_>) -> Result<()> {
