@@ -45,7 +45,7 @@ pub(crate) async fn run(args: DoctorArgs) -> Result<ExitCode> {
                 warnings.iter().for_each(|warning| report::say!("{what} {name}: {warning}"));
             }
             Err(error) => {
-                eprintln!("{what} {name}:");
+                report::tell!("{what} {name}:");
                 report::print(error);
             }
         }

@@ -1,20 +1,22 @@
 //! The databases of a run on PostgreSQL: one for each service.
 
 use onewrite::{
-    Code, Error, Result,
-    postgres::{
-        Options,
-        tokio_postgres::{Client, NoTls, config::SslMode},
-    },
+    Result,
+    postgres::{self, Options, tokio_postgres::error::SqlState},
 };
 use onewrite_shop::Role;
 
-use super::stage::{Run, named};
+use super::{
+    removal::{self, Rest},
+    stage::{Run, named},
+};
 
 pub(crate) struct Databases {
     /// The server, and a database there that exists already.
     server: String,
     names: Vec<(Role, String)>,
+    /// The names that were begun with: there may be such a database.
+    made: Vec<String>,
 }
 
 impl Databases {
@@ -26,7 +28,8 @@ impl Databases {
             .is_some_and(|(_, database)| !database.is_empty());
         // Every server has this one.
         let server = if has_database { url.to_owned() } else { named(url, "postgres") };
-        Self { server, names: Role::ALL.map(|role| (role, run.name(role))).to_vec() }
+        let names = Role::ALL.map(|role| (role, run.name(role))).to_vec();
+        Self { server, names, made: Vec::new() }
     }
 
     /// The URL of each service's database.
@@ -34,41 +37,41 @@ impl Databases {
         self.names.iter().map(|(role, name)| (*role, named(&self.server, name))).collect()
     }
 
-    /// Creates them.
-    pub(crate) async fn create(&self) -> Result<()> {
-        self.each("CREATE DATABASE", "").await
-    }
-
-    /// Drops those that exist, whoever is still connected.
-    pub(crate) async fn drop_all(&self) -> Result<()> {
-        self.each("DROP DATABASE IF EXISTS", " WITH (FORCE)").await
-    }
-
-    async fn each(&self, before: &str, after: &str) -> Result<()> {
-        let client = connect(&self.server).await?;
+    /// Creates them. A connection of its own: databases are made outside of any store.
+    pub(crate) async fn create(&mut self) -> Result<()> {
+        let client = Options::from_url(&self.server)?.connect().await?;
         for (_, name) in &self.names {
+            self.made.push(name.clone());
             // The names are our own: letters, digits and `_`.
-            let sql = format!("{before} {name}{after}");
-            client.batch_execute(&sql).await.map_err(|error| {
-                Error::new(Code::Database, format!("{before} {name}")).with_source(error)
+            let created = client.batch_execute(&format!("CREATE DATABASE {name}")).await;
+            created.map_err(|error| {
+                let denied = error.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE);
+                let cure = if denied { ": the user needs the right CREATEDB" } else { "" };
+                postgres::failed(&format!("create the database {name}{cure}"), &error)
             })?;
         }
         Ok(())
     }
+
+    /// Drops those that were made, whoever is still connected.
+    pub(crate) async fn drop_all(&self) -> Rest {
+        removal::each(&self.made, async |name| self.drop(name).await, |name| command(name)).await
+    }
+
+    async fn drop(&self, name: &str) -> Result<()> {
+        let client = Options::from_url(&self.server)?.connect().await?;
+        let sql = format!("DROP DATABASE IF EXISTS {name} WITH (FORCE)");
+        let dropped = client.batch_execute(&sql).await;
+        dropped.map_err(|error| postgres::failed(&format!("drop the database {name}"), &error))
+    }
+
+    /// Those that were made, when they are to stay.
+    pub(crate) fn kept(&self) -> Rest {
+        Rest { commands: self.made.iter().map(|name| command(name)).collect(), why: None }
+    }
 }
 
-/// A connection of its own: databases are made outside of any store.
-async fn connect(url: &str) -> Result<Client> {
-    let options = Options::from_url(url)?;
-    if options.config.get_ssl_mode() != SslMode::Disable {
-        return Err(Error::new(
-            Code::InvalidConfig,
-            "the demo makes databases only on a server that it reaches without TLS: one on this machine, or with `?sslmode=disable`",
-        ));
-    }
-    let (client, connection) = options.config.connect(NoTls).await.map_err(|error| {
-        Error::new(Code::StoreUnreachable, "connect to PostgreSQL").with_source(error)
-    })?;
-    tokio::spawn(connection);
-    Ok(client)
+/// What drops one by hand.
+fn command(name: &str) -> String {
+    format!("DROP DATABASE {name} WITH (FORCE);")
 }
