@@ -8,7 +8,7 @@ use onewrite::{
     Sweeper, Text, Timestamp, retry::Backoff, store::Copied,
 };
 
-use super::Stores;
+use super::{Stores, reader::Reader};
 use crate::{
     backends::{self, SinkTarget, shown},
     config::{self, Config, RelayConfig, SinkConfig},
@@ -84,13 +84,17 @@ pub(crate) async fn run(args: RelayArgs) -> Result<()> {
     let mut relays = Vec::new();
     let mut sweepers = Vec::new();
     let mut warned = BTreeSet::new();
+    let reader = Reader::new(&shutdown);
     let owner = format!("{}-{}-{}", host(), std::process::id(), uuid::Uuid::new_v4().simple());
     for (store, sinks) in work {
         warn(store.warnings().await, &mut warned);
         for sink in sinks {
             let target = target(&sink, args.allow_private, args.single)?;
             let options = options(&config.relay, &sink, args.from);
-            let opened = backends::open_sink(&target).await?;
+            let mut opened = backends::open_sink(&target).await?;
+            if sink.urls.iter().any(|url| backends::scheme(url) == "stdout") {
+                opened = reader.of(opened);
+            }
             warn(opened.warnings().await, &mut warned);
             let relay = Relay::new(Arc::clone(&store), opened, options, owner.clone());
             // Retention waits for every sink it knows: each is known before the first sweep.
@@ -119,7 +123,7 @@ pub(crate) async fn run(args: RelayArgs) -> Result<()> {
         metrics.abort();
     }
     report::tell!("drained: what was in flight is settled, leases are given back");
-    Ok(())
+    reader.check()
 }
 
 /// Says each warning once. What cannot be asked now is reached later, and does not keep a relay from
