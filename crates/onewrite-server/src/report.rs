@@ -29,6 +29,13 @@ pub(crate) fn print(error: &Error) {
     tell!("  more: onewrite explain {code}");
 }
 
+/// `text` of a user's own (types, keys, reasons) on one line: a control character could move the cursor or
+/// feign a line.
+pub(crate) fn plain(text: &str) -> String {
+    let shown = |c: char| if c.is_control() { c.escape_debug().to_string() } else { c.to_string() };
+    text.chars().map(shown).collect()
+}
+
 /// A plain table for standard output.
 pub(crate) fn table<const N: usize>(
     head: [&str; N],
@@ -46,7 +53,7 @@ pub(crate) fn table<const N: usize>(
     }
     table.set_header(head);
     for row in rows {
-        table.add_row(row);
+        table.add_row(row.map(|cell| plain(&cell)));
     }
     table.to_string()
 }
@@ -100,3 +107,15 @@ macro_rules! tell {
     };
 }
 pub(crate) use tell;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn control_characters_are_shown_and_not_obeyed() {
+        assert_eq!(plain("a\u{1b}[2J\nb\u{9b}é"), "a\\u{1b}[2J\\nb\\u{9b}é");
+        let table = table(["type"], [["a\nb".to_owned()]]);
+        assert!(table.contains("a\\nb") && table.lines().count() == 3, "{table}");
+    }
+}

@@ -91,7 +91,7 @@ impl Verdict {
         let mode = if args.dual_write { "dual-write" } else { "outbox" };
         let audit = &self.audit;
         let balanced = audit.money_balanced && audit.stock_balanced;
-        let rows = [
+        let mut rows = vec![
             [
                 "orders".to_owned(),
                 audit.orders.to_string(),
@@ -119,16 +119,11 @@ impl Verdict {
                 balanced.to_string(),
                 format!("money {}, stock {}", audit.money_balanced, audit.stock_balanced),
             ],
-            [
-                "kills".into(),
-                kills.to_string(),
-                self.blows
-                    .kills
-                    .iter()
-                    .map(|(point, times)| format!("{times}× {point}"))
-                    .collect::<Vec<_>>()
-                    .join("\n"),
-            ],
+        ];
+        let mut points = self.blows.kills.iter().map(|(point, times)| format!("{times}× {point}"));
+        rows.push(["kills".into(), kills.to_string(), points.next().unwrap_or_default()]);
+        rows.extend(points.map(|point| [String::new(), String::new(), point]));
+        rows.extend([
             [
                 "stalls".into(),
                 self.blows.stalls.to_string(),
@@ -144,7 +139,7 @@ impl Verdict {
                 format!("{:.1} s", self.elapsed.as_secs_f64()),
                 format!("an order took {:.1} ms (p50), {:.1} ms (p99)", self.p50_ms, self.p99_ms),
             ],
-        ];
+        ]);
         let table = report::table([mode, "", self.word()], rows);
         if !args.json {
             report::say!("{table}");
