@@ -307,6 +307,8 @@ async fn who_may_not_create_roles_goes_without() {
     let server = server::Postgres::start().await.unwrap();
     server.create_database("shop").await.unwrap();
     create_without_roles(&server.url("shop")).await;
+    let warnings = open(&server.url("shop")).await.warnings().await.unwrap();
+    assert!(warnings.iter().any(|said| said.contains("onewrite_operator")), "{warnings:?}");
     let roles = server
         .psql("postgres", "SELECT count(*) FROM pg_roles WHERE rolname LIKE 'onewrite%'")
         .await;

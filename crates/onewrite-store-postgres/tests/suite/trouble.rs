@@ -99,6 +99,12 @@ async fn settings_that_weaken_a_promise_are_named() {
     let store = place.store().await;
     let said = store.warnings().await.unwrap();
     assert!(said.len() == 1 && said[0].contains("synchronous_commit"), "{said:?}");
+    for setting in ["synchronous_commit = on", "default_transaction_read_only = on"] {
+        execute(&admin, &format!("ALTER DATABASE {database} SET {setting}")).await;
+    }
+    let store = place.store().await;
+    let said = store.warnings().await.unwrap();
+    assert!(said.len() == 1 && said[0].contains("default_transaction_read_only"), "{said:?}");
     let careless =
         Postgres::start_with(&[("fsync", "off"), ("full_page_writes", "off")]).await.unwrap();
     let store =
