@@ -64,3 +64,28 @@ pub(crate) async fn each<T>(
     }
     rest
 }
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use onewrite::Code;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn every_thing_is_tried_and_what_is_left_is_named() {
+        let attempts = Cell::new(0);
+        let remove = async |thing: &&str| match *thing {
+            "forbidden" => Err(Error::new(Code::InvalidConfig, "no")),
+            "away" if attempts.replace(attempts.get() + 1) < 2 => {
+                Err(Error::new(Code::StoreUnreachable, "not now"))
+            }
+            _ => Ok(()),
+        };
+        let rest =
+            each(&["forbidden", "away", "there"], remove, |thing| format!("rm {thing}")).await;
+        assert_eq!((rest.commands, attempts.get()), (vec!["rm forbidden".to_owned()], 3));
+        assert_eq!(rest.why.map(|error| error.code()), Some(Code::InvalidConfig));
+    }
+}
