@@ -70,7 +70,7 @@ codes! {
     /// No backend answers to this URL scheme.
     UnknownScheme = "OW0001", Never, NotApplied, "Use one of the schemes listed; a scheme may need a cargo feature.";
     /// The store cannot be opened or reached.
-    StoreUnreachable = "OW0002", Backoff, NotApplied, "Check the path or address, that its directory exists, and the permissions.";
+    StoreUnreachable = "OW0002", Backoff, NotApplied, "Check the URL: of a file the path, its directory and the permissions; of a server the address, the user, and that it runs.";
     /// The database holds no onewrite schema.
     SchemaMissing = "OW0003", Never, NotApplied, "Create it with `onewrite store init --store URL`, or let the owning service open it once.";
     /// The database's schema is newer than this program supports, or older than it can migrate.
@@ -82,7 +82,7 @@ codes! {
     /// A line or request of the input is not valid.
     InvalidInput = "OW0007", Never, NotApplied, "Correct the place named and run again.";
     /// The database or its directory is read-only.
-    ReadOnly = "OW0008", Never, NotApplied, "Make the file and its directory writable for this user, or name another.";
+    ReadOnly = "OW0008", Never, NotApplied, "Make the file and its directory writable for this user, or name another; of servers, name the primary.";
     /// The disk is full.
     DiskFull = "OW0009", Backoff, NotApplied, "Free space on the disk; work goes on by itself afterwards.";
     /// Another writer holds the database for too long.
@@ -96,7 +96,7 @@ codes! {
     /// The lease was taken over by another owner.
     Fenced = "OW0014", Now, NotApplied, "Nothing to do: the new owner carries on.";
     /// The sink cannot be reached or does not answer.
-    SinkUnreachable = "OW0015", Backoff, Unknown, "Check the address and that the receiver runs; delivery goes on by itself.";
+    SinkUnreachable = "OW0015", Backoff, Unknown, "Check the address and that the other side runs; a relay that runs already goes on by itself.";
     /// The sink answered, but did not accept.
     SinkRefused = "OW0016", Backoff, NotApplied, "Read the receiver's own log; after enough attempts the key is parked.";
     /// A record's predecessor is missing at the receiver.
@@ -114,17 +114,17 @@ codes! {
     /// The configuration is not valid.
     InvalidConfig = "OW0023", Never, NotApplied, "Correct the key named; `onewrite config --effective` shows what is in force.";
     /// The target lies in an address range that webhooks must not reach.
-    PrivateAddress = "OW0024", Never, NotApplied, "Allow it on purpose with `allow_private = true` (or `?allow_private=true` in the URL) when the target is yours.";
+    PrivateAddress = "OW0024", Never, NotApplied, "When the target is yours, allow it on purpose: `allow_private = true` in the configuration, or `--allow-private` (or `?allow_private=true` in the URL) for a verb.";
     /// The signature is missing, wrong or too old.
     BadSignature = "OW0025", Never, NotApplied, "Give sender and receiver the same secret and check both clocks.";
     /// There is no such thing.
-    NotFound = "OW0026", Never, NotApplied, "Check the id; delivered events are kept only for the history's retention.";
+    NotFound = "OW0026", Never, NotApplied, "Check the spelling and the store that was asked; delivered events are kept only for the history's retention.";
     /// The file is not a database or is damaged.
     Corrupt = "OW0027", Never, NotApplied, "Restore the last backup, then `onewrite store fork`.";
     /// An invariant does not hold.
     InvariantBroken = "OW0028", Never, Unknown, "This is a defect of onewrite: please report it with the seed.";
     /// The database refused a statement.
-    Database = "OW0029", Backoff, NotApplied, "Read the database's message below.";
+    Database = "OW0029", Backoff, NotApplied, "Read the database's message above; a missing right is granted by the schema's owner.";
     /// A part of the program ended unexpectedly.
     Stopped = "OW0030", Backoff, Unknown, "Start it again; nothing acknowledged is lost.";
     /// The address cannot be listened on.
@@ -156,6 +156,13 @@ impl Error {
     #[must_use]
     pub fn with_source(mut self, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
         self.0.source = Some(source.into());
+        self
+    }
+
+    /// With who or what failed, in front of what was being done.
+    #[must_use]
+    pub fn within(mut self, place: &str) -> Self {
+        self.0.context = format!("{place}: {}", self.0.context);
         self
     }
 

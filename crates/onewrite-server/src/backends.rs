@@ -55,23 +55,21 @@ pub(crate) struct SinkTarget {
 
 /// Opens the sink that `target` names.
 pub(crate) async fn open_sink(target: &SinkTarget) -> Result<Arc<dyn Sink>> {
-    let Some(url) = target.urls.first() else {
-        return Err(Error::new(Code::InvalidConfig, "a sink needs a URL"));
-    };
+    let invalid = |what: String| Err(Error::new(Code::InvalidConfig, what));
+    let Some(url) = target.urls.first() else { return invalid("a sink needs a URL".into()) };
+    let alone = target.urls.iter().find(|url| !matches!(scheme(url), "http" | "https"));
+    if let (Some(url), true) = (alone, target.urls.len() > 1) {
+        return invalid(format!(
+            "`{}` stands beside another URL: only the http(s) addresses of one consumer are named together (several servers of NATS, with commas in one URL)",
+            shown(url).escape_debug()
+        ));
+    }
     match scheme(url) {
         "null" => Ok(Arc::new(NullSink::default())),
         "stdout" => Ok(Arc::new(StdoutSink)),
         "memory" => Ok(Arc::new(memory(url.trim_start_matches("memory:").to_owned()).0)),
         "http" | "https" => open_http(target, url),
-        "nats" | "tls" => {
-            let [url] = target.urls.as_slice() else {
-                return Err(Error::new(
-                    Code::InvalidConfig,
-                    "a sink on NATS has one URL; several servers are named in it with commas",
-                ));
-            };
-            Ok(Arc::new(NatsSink::connect(NatsSinkOptions::from_url(url)?).await?))
-        }
+        "nats" | "tls" => Ok(Arc::new(NatsSink::connect(NatsSinkOptions::from_url(url)?).await?)),
         _ => Err(unknown("sink", url, SINK_SCHEMES)),
     }
 }
@@ -79,14 +77,26 @@ pub(crate) async fn open_sink(target: &SinkTarget) -> Result<Arc<dyn Sink>> {
 fn open_http(target: &SinkTarget, first: &str) -> Result<Arc<dyn Sink>> {
     let secrets = target.secrets.iter().map(|secret| secret.parse()).collect::<Result<Vec<_>>>()?;
     let defaults = http::HttpSinkOptions::new(first.to_owned());
+    let urls = target.urls.iter().map(|url| permitted(url));
+    let (urls, permissions): (Vec<String>, Vec<bool>) = urls.unzip();
     Ok(Arc::new(http::HttpSink::new(http::HttpSinkOptions {
-        urls: target.urls.clone(),
+        urls,
         secrets,
         timeout: target.timeout.unwrap_or(defaults.timeout),
-        allow_private: target.allow_private,
+        allow_private: target.allow_private || permissions.contains(&true),
         format: if target.single { http::Format::Structured } else { http::Format::Batch },
         ..defaults
     })?))
+}
+
+/// The address of `url` without the parameter that allows private addresses, and whether it does so. The
+/// library does not read it: there, whoever chooses a webhook's target must not allow it to himself.
+fn permitted(url: &str) -> (String, bool) {
+    let Some((address, query)) = url.split_once('?') else { return (url.to_owned(), false) };
+    let is_permission = |pair: &&str| *pair == "allow_private=true";
+    let (permissions, rest): (Vec<&str>, Vec<&str>) = query.split('&').partition(is_permission);
+    let query = if rest.is_empty() { String::new() } else { format!("?{}", rest.join("&")) };
+    (format!("{address}{query}"), !permissions.is_empty())
 }
 
 /// `url` without what may be secret in it: user and password, query and fragment. Whatever is shown or
@@ -96,7 +106,11 @@ pub(crate) fn shown(url: &str) -> String {
         return url.to_owned();
     }
     let plain = url.split(['?', '#']).next().unwrap_or_default();
-    let Some((scheme, rest)) = plain.split_once("://") else { return plain.to_owned() };
+    let Some((_, rest)) = plain.split_once("://").filter(|_| !scheme(url).is_empty()) else {
+        // Not a URL: `host=db password=…`, or a user and password without a scheme.
+        return if url.contains(['=', '@']) { "…".to_owned() } else { plain.to_owned() };
+    };
+    let scheme = scheme(url);
     // An `@` of a path is shown; one of a password that is not encoded is not.
     let host = rest.rsplit_once('@').map_or(rest, |(_, host)| host);
     format!("{scheme}://{host}")
@@ -111,16 +125,21 @@ pub(crate) fn name_of(url: &str) -> String {
     }
 }
 
-/// What stands before the first colon.
+/// What stands before the first colon, if it can be a scheme.
 pub(crate) fn scheme(url: &str) -> &str {
-    url.split_once(':').map_or("", |(scheme, _)| scheme)
+    let is_plain =
+        |scheme: &&str| scheme.chars().all(|c| c.is_ascii_alphanumeric() || "+-.".contains(c));
+    url.split_once(':').map(|(scheme, _)| scheme).filter(is_plain).unwrap_or_default()
 }
 
 fn unknown(what: &str, url: &str, known: &[&str]) -> Error {
     let known = known.join(", ");
-    let said = match url.split_once(':') {
-        Some((scheme, _)) => format!("no {what} answers to `{}:`", scheme.escape_debug()),
-        None => format!("`{}` is not a URL: it has no scheme", shown(url).escape_debug()),
+    let said = match scheme(url) {
+        "" if url.contains(['=', '@']) => {
+            format!("this {what} is not a URL, and `key=value` pairs are not read")
+        }
+        "" => format!("`{}` is not a URL: it has no scheme", shown(url).escape_debug()),
+        scheme => format!("no {what} answers to `{scheme}:`"),
     };
     Error::new(Code::UnknownScheme, format!("{said}; a {what} can be {known}"))
 }
@@ -138,11 +157,43 @@ mod tests {
             ("nats://secret@broker:4222/shop", "nats://broker:4222/shop"),
             ("sqlite:a@b?c.db", "sqlite:a@b?c.db"),
             ("stdout:", "stdout:"),
+            ("shop.db", "shop.db"),
+            ("host=db user=me password=secret", "…"),
+            ("host=db password=se:secret://", "…"),
+            ("me:secret@db/shop", "…"),
         ];
         for (url, wanted) in cases {
             assert_eq!(shown(url), wanted);
         }
         assert_eq!(name_of("https://me:secret@example.org/hook/?token=secret"), "example.org/hook");
         assert_eq!(name_of("stdout:"), "stdout");
+    }
+
+    #[test]
+    fn the_permission_in_a_url_is_read_and_not_sent() {
+        let cases = [
+            ("http://a/x?allow_private=true", ("http://a/x", true)),
+            ("http://a/x?b=c&allow_private=true&d", ("http://a/x?b=c&d", true)),
+            ("http://a/x?allow_private=false", ("http://a/x?allow_private=false", false)),
+            ("http://a/x", ("http://a/x", false)),
+        ];
+        for (url, (address, permission)) in cases {
+            assert_eq!(permitted(url), (address.to_owned(), permission));
+        }
+    }
+
+    #[tokio::test]
+    async fn only_http_takes_several_addresses() {
+        let refused = [
+            (["null:", "nats://me:secret@b/s"], "`null:`"),
+            (["http://a", "nats://me:secret@b/s"], "`nats://b/s`"),
+            (["nats://b/s", "nats://c/s"], "`nats://b/s`"),
+        ];
+        for (urls, named) in refused {
+            let urls = urls.map(str::to_owned).to_vec();
+            let error =
+                open_sink(&SinkTarget { urls, ..SinkTarget::default() }).await.err().unwrap();
+            assert!(error.code() == Code::InvalidConfig && error.context().starts_with(named));
+        }
     }
 }

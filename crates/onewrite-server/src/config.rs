@@ -226,6 +226,15 @@ impl Config {
                 return Err(invalid(what));
             }
         }
+        for (service, sink) in self
+            .service
+            .iter()
+            .flat_map(|service| service.sink.iter().map(move |sink| (&service.name, sink)))
+        {
+            sink.types.iter().try_for_each(|kind| check_type(kind)).map_err(|why| {
+                invalid(format!("`types` of sink `{}` of service `{service}`: {why}", sink.name))
+            })?;
+        }
         match least.into_iter().find(|(_, value, least)| value < least) {
             None => Ok(()),
             Some((key, value, least)) => Err(invalid(format!(
@@ -268,6 +277,17 @@ impl Config {
 
 fn invalid(what: impl Into<String>) -> Error {
     Error::new(Code::InvalidConfig, what)
+}
+
+/// Refuses a type that no event has: its sink would settle everything and deliver nothing.
+///
+/// # Errors
+/// Why.
+pub(crate) fn check_type(kind: &str) -> std::result::Result<(), String> {
+    if kind.is_empty() || kind.trim() != kind {
+        return Err("an event type is not empty and has no space around it".into());
+    }
+    Ok(())
 }
 
 fn variable(section: &str, key: &str) -> String {

@@ -7,6 +7,8 @@ use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use onewrite::{Code, Error, Result, Shutdown, Store};
 use tokio::task::JoinHandle;
 
+use crate::report;
+
 struct Health {
     stores: Vec<Arc<dyn Store>>,
     recorder: PrometheusHandle,
@@ -39,7 +41,7 @@ pub(crate) async fn serve(
         .route("/healthz", get(|| std::future::ready("alive\n")))
         .route("/readyz", get(ready))
         .with_state(health);
-    eprintln!("metrics at http://{}/metrics", listener.local_addr().unwrap_or(address));
+    report::tell!("metrics at http://{}/metrics", listener.local_addr().unwrap_or(address));
     Ok(Some(tokio::spawn(async move {
         if let Err(error) = axum::serve(listener, routes).await {
             tracing::error!(%error, "the metrics are no longer served");

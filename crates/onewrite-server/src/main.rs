@@ -10,20 +10,38 @@ mod report;
 use std::{io::IsTerminal as _, process::ExitCode};
 
 use clap::Parser;
+use tracing_subscriber::EnvFilter;
 
 #[tokio::main]
 async fn main() -> ExitCode {
     let cli = cli::Cli::parse();
-    let filter = tracing_subscriber::EnvFilter::try_from_env("ONEWRITE_LOG")
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn"));
-    // Data goes to standard output, talk to standard error.
+    let (filter, misread) = filter();
+    // Data goes to standard output, talk to standard error. A log that cannot be written is no reason to
+    // write about it there: that would end the task that logs.
     let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    logs.with_ansi(std::io::stderr().is_terminal()).init();
-    match cli.run().await {
-        Ok(code) => code,
+    logs.with_ansi(std::io::stderr().is_terminal()).log_internal_errors(false).init();
+    if let Some(misread) = misread {
+        report::tell!("warning: {misread}");
+    }
+    report::end(cli.run().await.unwrap_or_else(|error| {
+        report::print(&error);
+        ExitCode::FAILURE
+    }))
+}
+
+/// What is logged, by ONEWRITE_LOG or by default, and what was wrong with the former.
+fn filter() -> (EnvFilter, Option<String>) {
+    // What the pool of connections says is said again by whoever wanted one, with what it was for.
+    let usual = EnvFilter::new("warn,deadpool=off");
+    let Some(wanted) = std::env::var("ONEWRITE_LOG").ok().filter(|wanted| !wanted.is_empty())
+    else {
+        return (usual, None);
+    };
+    match EnvFilter::try_new(&wanted) {
+        Ok(filter) => (filter, None),
         Err(error) => {
-            report::print(&error);
-            ExitCode::FAILURE
+            let wanted = wanted.escape_debug();
+            (usual, Some(format!("ONEWRITE_LOG is `{wanted}`, and that is no filter: {error}")))
         }
     }
 }

@@ -1,20 +1,39 @@
-//! How errors and tables are shown to a person.
+//! How errors and tables are shown to a person, and what follows when nobody can read them.
+//!
+//! Data goes to standard output, talk to standard error. Neither ends the program where it fails:
+//! whoever has begun something ends it first.
 
-use std::{error::Error as _, fmt, io::Write as _};
+use std::{
+    error::Error as _,
+    fmt,
+    io::{self, Write as _},
+    process::ExitCode,
+    sync::OnceLock,
+};
 
 use onewrite::Error;
+
+/// The first failure of standard output; nothing is written there afterwards.
+static FAILED: OnceLock<io::Error> = OnceLock::new();
 
 /// Prints what failed, why, and what to do.
 pub(crate) fn print(error: &Error) {
     let code = error.code();
-    eprintln!("error[{code}]: {}", error.context());
+    tell!("error[{code}]: {}", error.context());
     let mut cause = error.source();
     while let Some(inner) = cause {
-        eprintln!("  because: {inner}");
+        tell!("  because: {inner}");
         cause = inner.source();
     }
-    eprintln!("  what to do: {}", code.cure());
-    eprintln!("  more: onewrite explain {code}");
+    tell!("  what to do: {}", code.cure());
+    tell!("  more: onewrite explain {code}");
+}
+
+/// `text` of a user's own (types, keys, reasons) on one line: a control character could move the cursor or
+/// feign a line.
+pub(crate) fn plain(text: &str) -> String {
+    let shown = |c: char| if c.is_control() { c.escape_debug().to_string() } else { c.to_string() };
+    text.chars().map(shown).collect()
 }
 
 /// A plain table for standard output.
@@ -34,7 +53,7 @@ pub(crate) fn table<const N: usize>(
     }
     table.set_header(head);
     for row in rows {
-        table.add_row(row);
+        table.add_row(row.map(|cell| plain(&cell)));
     }
     table.to_string()
 }
@@ -44,17 +63,33 @@ pub(crate) fn json(value: &serde_json::Value) {
     out(format_args!("{value}\n"));
 }
 
-/// Writes to standard output. A reader that has seen enough (`onewrite … | head`) is no error.
+/// Writes to standard output.
 pub(crate) fn out(text: fmt::Arguments<'_>) {
-    let mut stdout = std::io::stdout().lock();
-    let written = stdout.write_fmt(text).and_then(|()| stdout.flush());
-    if let Err(error) = written {
-        let code = i32::from(error.kind() != std::io::ErrorKind::BrokenPipe);
-        if code != 0 {
-            eprintln!("standard output cannot be written: {error}");
-        }
-        std::process::exit(code);
+    if FAILED.get().is_some() {
+        return;
     }
+    let mut stdout = io::stdout().lock();
+    if let Err(error) = stdout.write_fmt(text).and_then(|()| stdout.flush()) {
+        // Nobody else can have set it in between: the lock is held.
+        let _ = FAILED.set(error);
+    }
+}
+
+/// The exit code of a program that would end with `code`. A reader that has seen enough
+/// (`onewrite … | head`) is no error; output that could not be written is one.
+pub(crate) fn end(code: ExitCode) -> ExitCode {
+    match FAILED.get() {
+        Some(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            tell!("standard output cannot be written: {error}");
+            if code == ExitCode::SUCCESS { ExitCode::FAILURE } else { code }
+        }
+        _ => code,
+    }
+}
+
+/// Writes to standard error. Whoever cannot be told keeps nobody from going on.
+pub(crate) fn err(text: fmt::Arguments<'_>) {
+    let _ = io::stderr().lock().write_fmt(text);
 }
 
 /// `println!` for data, by [`out`].
@@ -64,3 +99,23 @@ macro_rules! say {
     };
 }
 pub(crate) use say;
+
+/// `eprintln!` for talk, by [`err`].
+macro_rules! tell {
+    ($($part:tt)*) => {
+        $crate::report::err(format_args!("{}\n", format_args!($($part)*)))
+    };
+}
+pub(crate) use tell;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn control_characters_are_shown_and_not_obeyed() {
+        assert_eq!(plain("a\u{1b}[2J\nb\u{9b}é"), "a\\u{1b}[2J\\nb\\u{9b}é");
+        let table = table(["type"], [["a\nb".to_owned()]]);
+        assert!(table.contains("a\\nb") && table.lines().count() == 3, "{table}");
+    }
+}

@@ -2,11 +2,13 @@
 
 use std::{net::IpAddr, path::PathBuf, time::Duration};
 
-use mysql_async::{Opts, OptsBuilder, Pool, PoolConstraints, PoolOpts, SslOpts};
+use mysql_async::{Conn, Opts, OptsBuilder, Pool, PoolConstraints, PoolOpts, SslOpts};
 use onewrite_core::{
     Code, Error, Result, Text, event::EVENT_BYTES_MAX_DEFAULT, position::PARTITIONS_DEFAULT,
     sabotage::Sabotage, store::Copied,
 };
+
+use crate::error::unreachable;
 
 /// The engine's own connections of one process at most; the user's pool is the user's.
 const CONNECTIONS_MAX: usize = 16;
@@ -32,6 +34,9 @@ fn idle(purpose: Use, is_mariadb: bool) -> String {
     }
 }
 
+/// How long a server may take to answer at first.
+const CONNECT_WITHIN: Duration = Duration::from_secs(10);
+
 /// A pooled connection that was not used for so long is closed.
 const IDLE: Duration = Duration::from_secs(20);
 
@@ -48,7 +53,7 @@ pub(crate) enum Use {
 #[derive(Debug, Clone)]
 pub struct Options {
     /// Server, database and user.
-    pub connect: Opts,
+    pub server: Opts,
     /// Whether a missing schema is created.
     pub create: bool,
     /// The source's name for a new schema; the database's name by default.
@@ -96,7 +101,7 @@ impl Options {
             .stmt_cache_size(100)
             .tcp_keepalive(Some(Duration::from_secs(30)));
         Ok(Self {
-            connect: builder.into(),
+            server: builder.into(),
             create: true,
             source: None,
             partitions: PARTITIONS_DEFAULT,
@@ -106,8 +111,33 @@ impl Options {
         })
     }
 
+    /// A connection of its own, with the server's own settings.
+    ///
+    /// # Errors
+    /// [`Code::StoreUnreachable`], with cause and cure.
+    pub async fn connect(&self) -> Result<Conn> {
+        self.within(CONNECT_WITHIN, Conn::new(self.server.clone())).await
+    }
+
+    /// What connecting comes to, in time.
+    pub(crate) async fn within<T>(
+        &self,
+        limit: Duration,
+        connecting: impl Future<Output = mysql_async::Result<T>>,
+    ) -> Result<T> {
+        let (host, port) = (self.server.ip_or_hostname(), self.server.tcp_port());
+        let place = format!("connect to {host}:{port}/{}", self.database());
+        match tokio::time::timeout(limit, connecting).await {
+            Ok(connected) => connected.map_err(|error| unreachable(&place, error)),
+            Err(_) => {
+                let context = format!("{place}: nobody answered, or no connection became free");
+                Err(Error::new(Code::StoreUnreachable, context))
+            }
+        }
+    }
+
     pub(crate) fn database(&self) -> &str {
-        self.connect.db_name().unwrap_or_default()
+        self.server.db_name().unwrap_or_default()
     }
 
     /// The source's name for a new schema.
@@ -129,7 +159,7 @@ impl Options {
             // What a handler writes after the server undid its transaction must not be committed by itself.
             settings.push("SET autocommit = 0".to_owned());
         }
-        let builder = OptsBuilder::from_opts(self.connect.clone());
+        let builder = OptsBuilder::from_opts(self.server.clone());
         Pool::new(builder.pool_opts(pool).setup(settings))
     }
 }
@@ -187,12 +217,12 @@ mod tests {
     #[test]
     fn urls_are_read_and_what_is_far_away_needs_tls() {
         let near = Options::from_url("mysql://me:secret@127.0.0.1:3307/shop").unwrap();
-        assert!(near.connect.ssl_opts().is_none());
+        assert!(near.server.ssl_opts().is_none());
         assert_eq!(near.source_name(), "shop");
         let far = Options::from_url("mariadb://me@db.example.org/shop").unwrap();
-        assert!(far.connect.ssl_opts().is_some());
+        assert!(far.server.ssl_opts().is_some());
         let plain = Options::from_url("mysql://me@db.example.org/shop?sslmode=disable").unwrap();
-        assert!(plain.connect.ssl_opts().is_none());
+        assert!(plain.server.ssl_opts().is_none());
         for (wrong, code) in [
             ("postgres://x/y", Code::UnknownScheme),
             ("mysql://me@host", Code::InvalidConfig),

@@ -14,6 +14,12 @@ impl<T> While<T> for Result<T, Cause> {
     }
 }
 
+/// What an error means that a statement of your own came to, with `context` saying what was being done.
+#[must_use]
+pub fn failed(context: &str, error: Cause) -> Error {
+    database(context, error)
+}
+
 /// The error's meaning, with `context` saying what was being done.
 pub(crate) fn database(context: &str, error: Cause) -> Error {
     let code = code_of(&error);
@@ -82,8 +88,8 @@ pub(crate) fn code_of_number(state: &str, number: u16) -> Code {
     }
 }
 
-/// The error of a connection that could not be made: cause and cure.
-pub(crate) fn unreachable(error: Cause) -> Error {
+/// The error of a connection that could not be made to a place: cause and cure.
+pub(crate) fn unreachable(place: &str, error: Cause) -> Error {
     let cure = match &error {
         Cause::Server(said) => match said.code {
             1045 | 1698 => "user or password are wrong",
@@ -103,8 +109,7 @@ pub(crate) fn unreachable(error: Cause) -> Error {
         }
         _ => "the server cannot be reached: check host and port, and that it runs",
     };
-    Error::new(Code::StoreUnreachable, format!("connect to the database: {cure}"))
-        .with_source(said(error))
+    Error::new(Code::StoreUnreachable, format!("{place}: {cure}")).with_source(said(error))
 }
 
 /// Whether nothing is known about a statement that ended with this error: its commit may have happened.

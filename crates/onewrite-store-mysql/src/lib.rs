@@ -30,6 +30,7 @@ mod wake;
 
 pub use connect::Options;
 pub use emit::{emit, emit_all};
+pub use error::failed;
 pub use inbox::{Context, MysqlInbox};
 pub use mysql_async;
 pub use onewrite_core::{

@@ -7,7 +7,7 @@ use std::sync::{
 
 use mysql_async::{Conn, Pool, Transaction, TxOpts, prelude::Queryable};
 use onewrite_core::{
-    BoxFuture, Code, Error, Partition, Result, Sequence, Text, Timestamp,
+    BoxFuture, Partition, Result, Sequence, Text, Timestamp,
     flow::Trace,
     inbox::Gap,
     parking::{ParkedKey, ParkedRecord},
@@ -21,7 +21,7 @@ use onewrite_core::{
 use crate::{
     Options, claim, commit,
     connect::{Use, WAIT},
-    error::{While, after_commit, unreachable},
+    error::{While, after_commit},
     find, gap, parking, place, read,
     row::{self, binds, now},
     schema::{self, Server},
@@ -52,14 +52,13 @@ impl MysqlStore {
     /// `StoreUnreachable`, `InvalidConfig`, `SchemaMissing`, `SchemaUnsupported`, `StoreCopied`,
     /// `ReadOnly`, or what the database says.
     pub async fn open(options: Options) -> Result<Self> {
-        let connecting = tokio::time::timeout(WAIT, Conn::new(options.connect.clone())).await;
-        let mut conn = connecting.map_err(|_| nobody())?.map_err(unreachable)?;
+        let mut conn = options.connect().await?;
         let server = Server::ask(&mut conn).await?;
         // Its settings are those of the pool's from here on.
         conn.disconnect().await.during("close a connection")?;
         let engine = options.pool(Use::Engine, server.is_mariadb);
         let work = options.pool(Use::Work, server.is_mariadb);
-        let mut conn = connection(&engine).await?;
+        let mut conn = options.within(WAIT, engine.get_conn()).await?;
         let source = schema::open(&mut conn, server, &options).await?;
         let event_bytes_max = schema::event_bytes_max(&mut conn).await?;
         drop(conn);
@@ -85,14 +84,13 @@ impl MysqlStore {
     /// A transaction on a connection of the pool that handlers run on.
     pub(crate) async fn begin(&self) -> Result<Transaction<'static>> {
         let beginning = self.inner.work.start_transaction(TxOpts::default());
-        let begun = tokio::time::timeout(WAIT, beginning).await.map_err(|_| nobody())?;
-        let mut tx = begun.map_err(unreachable)?;
+        let mut tx = self.inner.options.within(WAIT, beginning).await?;
         tx.query_drop(commit::BEGUN).await.during("begin a transaction")?;
         Ok(tx)
     }
 
     pub(crate) async fn engine(&self) -> Result<Conn> {
-        connection(&self.inner.engine).await
+        self.inner.options.within(WAIT, self.inner.engine.get_conn()).await
     }
 
     /// The options it was opened with.
@@ -145,15 +143,6 @@ impl MysqlStore {
         }
         Ok(page)
     }
-}
-
-fn nobody() -> Error {
-    Error::new(Code::StoreUnreachable, "connect to the database: no connection became free in time")
-}
-
-async fn connection(pool: &Pool) -> Result<Conn> {
-    let getting = tokio::time::timeout(WAIT, pool.get_conn()).await;
-    getting.map_err(|_| nobody())?.map_err(unreachable)
 }
 
 /// Whether a batch depends on what the log holds: what waits in the outbox is placed before.

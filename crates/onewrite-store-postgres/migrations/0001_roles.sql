@@ -44,7 +44,7 @@ BEGIN
     GRANT INSERT, UPDATE ON onewrite.lease TO onewrite_relay;
     GRANT INSERT, UPDATE, DELETE ON onewrite.cursor, onewrite.member, onewrite.sink, onewrite.parked,
         onewrite.parked_key, onewrite.history, onewrite.trimmed, onewrite.sweep TO onewrite_relay;
-    GRANT UPDATE ON onewrite.source TO onewrite_relay;
+    GRANT UPDATE (segment, segment_since, segment_first) ON onewrite.source TO onewrite_relay;
     GRANT TRUNCATE ON onewrite.outbox TO onewrite_relay;
     GRANT TRUNCATE, DELETE ON onewrite.log_0, onewrite.log_1, onewrite.log_2, onewrite.log_3, onewrite.log_4, onewrite.log_5,
         onewrite.log_6, onewrite.log_7 TO onewrite_relay;
@@ -55,6 +55,8 @@ BEGIN
     EXCEPTION
         WHEN insufficient_privilege THEN NULL; -- whoever made the roles in this cluster has done it
     END;
-    GRANT INSERT, DELETE ON onewrite.guard, onewrite.incarnation TO onewrite_operator;
-    GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA onewrite TO onewrite_operator;
+    -- What begins another life of the source is for the schema's owner.
+    GRANT INSERT, DELETE ON onewrite.guard TO onewrite_operator;
+    GRANT EXECUTE ON FUNCTION onewrite.guard_table, onewrite.unguard_table, onewrite.guard_checks, onewrite.forward_table,
+        onewrite.forwards TO onewrite_operator;
 END $$;

@@ -14,7 +14,7 @@ use tokio_postgres::{
 };
 use tokio_postgres_rustls::MakeRustlsConnect;
 
-use crate::error::While;
+use crate::error;
 
 /// The engine's own connections of one process at most; the user's pool is the user's.
 const CONNECTIONS_MAX: usize = 16;
@@ -156,17 +156,41 @@ impl Options {
         &self,
         notified: impl Fn() + Send + 'static,
     ) -> Result<tokio_postgres::Client> {
+        let failed = |error| error::unreachable(&self.place(), &error);
         if self.config.get_ssl_mode() == SslMode::Disable {
-            let (client, connection) =
-                self.config.connect(NoTls).await.during("connect to PostgreSQL")?;
+            let (client, connection) = self.config.connect(NoTls).await.map_err(failed)?;
             tokio::spawn(forward(connection, notified));
             Ok(client)
         } else {
-            let (client, connection) =
-                self.config.connect(self.tls()?).await.during("connect to PostgreSQL")?;
+            let (client, connection) = self.config.connect(self.tls()?).await.map_err(failed)?;
             tokio::spawn(forward(connection, notified));
             Ok(client)
         }
+    }
+
+    /// A connection of its own, outside of any store. It ends when the client is dropped.
+    ///
+    /// # Errors
+    /// [`Code::StoreUnreachable`] with the cause, [`Code::InvalidConfig`] for certificates that cannot be
+    /// read.
+    pub async fn connect(&self) -> Result<tokio_postgres::Client> {
+        self.listen(|| {}).await
+    }
+
+    /// Where the database is: hosts, ports and its name, without user and password.
+    pub(crate) fn place(&self) -> String {
+        let (hosts, ports) = (self.config.get_hosts(), self.config.get_ports());
+        let servers = hosts.iter().enumerate().map(|(index, host)| {
+            let host = match host {
+                Host::Tcp(name) => name.clone(),
+                Host::Unix(path) => path.display().to_string(),
+            };
+            // One port stands for all hosts.
+            let port = ports.get(index).or(ports.first()).copied().unwrap_or(5432);
+            format!("{host}:{port}")
+        });
+        let servers: Vec<String> = servers.collect();
+        format!("{}/{}", servers.join(","), self.config.get_dbname().unwrap_or_default())
     }
 
     fn tls(&self) -> Result<MakeRustlsConnect> {
@@ -247,10 +271,11 @@ mod tests {
     fn urls_are_read_and_what_is_far_away_needs_tls() {
         let near = Options::from_url("postgres://me:secret@127.0.0.1:5433/shop").unwrap();
         assert_eq!(near.config.get_ssl_mode(), SslMode::Disable);
-        assert_eq!(near.source_name(), "shop");
+        assert_eq!((&*near.source_name(), &*near.place()), ("shop", "127.0.0.1:5433/shop"));
         let far =
             Options::from_url("postgresql://me@db.example.org/shop?application_name=x").unwrap();
         assert_eq!(far.config.get_ssl_mode(), SslMode::Require);
+        assert_eq!(far.place(), "db.example.org:5432/shop");
         let plain = Options::from_url("postgres://me@db.example.org/shop?sslmode=disable").unwrap();
         assert_eq!(plain.config.get_ssl_mode(), SslMode::Disable);
         for (wrong, code) in [

@@ -1,7 +1,12 @@
 //! What PostgreSQL's errors mean.
 
+use deadpool_postgres::{HookError, PoolError};
 use onewrite_core::{Code, Error};
 use tokio_postgres::error::{Severity, SqlState};
+
+/// What mends a right that is missing in the schema `onewrite`.
+const RIGHTS: &str = "`GRANT onewrite_relay TO` this user, or onewrite_emit, onewrite_receive, onewrite_operator, whichever does \
+    this work; a table is guarded by its owner";
 
 /// Turns a database error into ours, saying what was being done.
 pub(crate) trait While<T> {
@@ -14,25 +19,21 @@ impl<T> While<T> for Result<T, tokio_postgres::Error> {
     }
 }
 
-impl<T> While<T> for Result<T, deadpool_postgres::PoolError> {
-    fn during(self, context: &str) -> Result<T, Error> {
-        self.map_err(|error| match error {
-            deadpool_postgres::PoolError::Backend(error) => unreachable(error_of(error)),
-            deadpool_postgres::PoolError::PostCreateHook(
-                deadpool_postgres::HookError::Backend(error),
-            ) => unreachable(error_of(error)),
-            error => Error::new(Code::StoreUnreachable, context).with_source(error),
-        })
+/// What it means that the pool has no connection to `place` to hand out.
+pub(crate) fn no_connection(place: &str, error: PoolError) -> Error {
+    match error {
+        PoolError::Backend(error) | PoolError::PostCreateHook(HookError::Backend(error)) => {
+            unreachable(place, &error)
+        }
+        error => Error::new(Code::StoreUnreachable, format!("connect to PostgreSQL at {place}"))
+            .with_source(error),
     }
 }
 
-fn error_of(error: tokio_postgres::Error) -> (Option<SqlState>, tokio_postgres::Error) {
-    (error.code().cloned(), error)
-}
-
-/// The error of a connection that could not be made: cause and cure.
-fn unreachable((state, error): (Option<SqlState>, tokio_postgres::Error)) -> Error {
-    let cure = match &state {
+/// The error of a connection to `place` that could not be made: cause and cure.
+pub(crate) fn unreachable(place: &str, error: &tokio_postgres::Error) -> Error {
+    let state = error.code();
+    let cure = match state {
         Some(state) if *state == SqlState::INVALID_PASSWORD => "user or password are wrong",
         Some(state) if *state == SqlState::INVALID_AUTHORIZATION_SPECIFICATION => {
             "the server does not let this user in: check pg_hba.conf and the URL's user"
@@ -45,13 +46,21 @@ fn unreachable((state, error): (Option<SqlState>, tokio_postgres::Error)) -> Err
         }
         Some(state) if *state == SqlState::CANNOT_CONNECT_NOW => "the server is starting or ending",
         Some(_) => "the server refused the connection",
-        None if is_tls(&error) => {
+        None if is_password_missing(error) => {
+            "the server asks for a password and the URL names none: postgres://USER:PASSWORD@HOST/DATABASE"
+        }
+        None if is_tls(error) => {
             "TLS failed: name the certificate authority with `sslrootcert=FILE` in the URL, or say `sslmode=disable` where the network is safe"
         }
         None => "the server cannot be reached: check host and port, and that it runs",
     };
-    Error::new(Code::StoreUnreachable, format!("connect to PostgreSQL: {cure}"))
-        .with_source(said(&error))
+    Error::new(Code::StoreUnreachable, format!("connect to PostgreSQL at {place}: {cure}"))
+        .with_source(said(error))
+}
+
+/// The client has a word for it, and no type.
+fn is_password_missing(error: &tokio_postgres::Error) -> bool {
+    std::error::Error::source(error).is_some_and(|cause| cause.to_string() == "password missing")
 }
 
 fn is_tls(error: &tokio_postgres::Error) -> bool {
@@ -69,6 +78,12 @@ fn is_tls(error: &tokio_postgres::Error) -> bool {
     false
 }
 
+/// What an error means that a statement of your own came to, with `context` saying what was being done.
+#[must_use]
+pub fn failed(context: &str, error: &tokio_postgres::Error) -> Error {
+    database(context, error)
+}
+
 /// The error's meaning, with `context` saying what was being done.
 pub(crate) fn database(context: impl Into<String>, error: &tokio_postgres::Error) -> Error {
     let code = code_of(error);
@@ -78,7 +93,9 @@ pub(crate) fn database(context: impl Into<String>, error: &tokio_postgres::Error
         context = error.as_db_error().map_or(context, |error| error.message().to_owned());
         return Error::new(code, context);
     }
-    if let Some(hint) = error.as_db_error().and_then(|error| error.hint()) {
+    let hint = error.as_db_error().and_then(|error| error.hint());
+    let cure = (error.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE)).then_some(RIGHTS);
+    if let Some(hint) = hint.or(cure) {
         context = format!("{context} (hint: {hint})");
     }
     Error::new(code, context).with_source(said(error))

@@ -30,6 +30,7 @@ mod wake;
 pub use connect::Options;
 pub use deadpool_postgres;
 pub use emit::{Placed, UserTransaction, emit, emit_at_once};
+pub use error::failed;
 pub use inbox::{Context, PostgresInbox};
 pub use onewrite_core::{
     inbox::{HandlerError, InboxOptions},

@@ -263,7 +263,8 @@ pub(crate) async fn head(client: &tokio_postgres::Client) -> Result<Sequence> {
 pub(crate) async fn warnings(client: &tokio_postgres::Client) -> Result<Vec<Text>> {
     let rows = client
         .query(
-            "SELECT name, reset_val FROM pg_settings WHERE name IN ('fsync', 'full_page_writes', 'synchronous_commit')",
+            "SELECT name, reset_val FROM pg_settings WHERE name IN ('fsync', 'full_page_writes', 'synchronous_commit',
+                 'default_transaction_read_only')",
             &[],
         )
         .await
@@ -281,9 +282,20 @@ pub(crate) async fn warnings(client: &tokio_postgres::Client) -> Result<Vec<Text
             ("synchronous_commit", "off") => {
                 "PostgreSQL runs with synchronous_commit=off: transactions that emit switch it on for themselves, others may be lost in a crash; set it to on"
             }
+            ("default_transaction_read_only", "on") => {
+                "PostgreSQL runs with default_transaction_read_only=on for this user and database: nothing can be emitted or delivered; set it to off"
+            }
             _ => continue,
         };
         warnings.push(Text::from_static(said));
+    }
+    let roles = "SELECT count(*) FROM pg_roles
+        WHERE rolname IN ('onewrite_emit', 'onewrite_receive', 'onewrite_relay', 'onewrite_operator')";
+    let roles = client.query_one(roles, &[]).await.during("look for the roles")?;
+    if roles.get::<_, i64>(0) < 4 {
+        warnings.push(Text::from_static(
+            "the server lacks some of the roles onewrite_emit, onewrite_receive, onewrite_relay and onewrite_operator: whoever may create roles makes them before a schema is created; in this one, grant by hand",
+        ));
     }
     Ok(warnings)
 }

@@ -18,7 +18,7 @@ use onewrite_core::{
 use crate::{
     Options, claim, commit,
     connect::Use,
-    error::While,
+    error::{While, no_connection},
     find, gap, guard, parking, read, row, schema, trim,
     wake::{Listener, LogWatch},
 };
@@ -47,7 +47,7 @@ impl PostgresStore {
     pub async fn open(options: Options) -> Result<Self> {
         let engine = options.pool(Use::Engine)?;
         let work = options.pool(Use::Work)?;
-        let mut client = connection(&engine).await?;
+        let mut client = connection(&engine, &options).await?;
         let source = schema::open(&mut client, &options).await?;
         let event_bytes_max = schema::event_bytes_max(&client).await?;
         drop(client);
@@ -77,11 +77,11 @@ impl PostgresStore {
     /// # Errors
     /// `StoreUnreachable` when there is none.
     pub async fn work(&self) -> Result<Client> {
-        connection(&self.inner.work).await
+        connection(&self.inner.work, self.options()).await
     }
 
     pub(crate) async fn engine(&self) -> Result<Client> {
-        connection(&self.inner.engine).await
+        connection(&self.inner.engine, self.options()).await
     }
 
     /// The options it was opened with.
@@ -108,8 +108,9 @@ impl PostgresStore {
     }
 }
 
-fn connection(pool: &Pool) -> BoxFuture<'_, Result<Client>> {
-    Box::pin(async { pool.get().await.during("connect to PostgreSQL") })
+fn connection<'a>(pool: &'a Pool, options: &'a Options) -> BoxFuture<'a, Result<Client>> {
+    let failed = |error| no_connection(&options.place(), error);
+    Box::pin(async move { pool.get().await.map_err(failed) })
 }
 
 impl Store for PostgresStore {

@@ -135,7 +135,9 @@ async fn show(args: &KeyArgs) -> Result<()> {
         report::json(&value);
         return Ok(());
     }
-    report::say!("{} is parked at {} since {}: {}", key.key, key.scope, key.since, key.reason);
+    let said =
+        format!("{} is parked at {} since {}: {}", key.key, key.scope, key.since, key.reason);
+    report::say!("{}", report::plain(&said));
     let rows = records.iter().map(|parked| {
         [
             parked.record.id().to_owned(),

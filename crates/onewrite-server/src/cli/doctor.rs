@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::Args;
-use onewrite::{Code, Error, Result, Text, store::Copied};
+use onewrite::{Code, Error, Result, Text, broker::Sink, position::Incarnation, store::Copied};
 use serde_json::{Value, json};
 
 use super::{Stores, relay};
@@ -45,7 +45,7 @@ pub(crate) async fn run(args: DoctorArgs) -> Result<ExitCode> {
                 warnings.iter().for_each(|warning| report::say!("{what} {name}: {warning}"));
             }
             Err(error) => {
-                eprintln!("{what} {name}:");
+                report::tell!("{what} {name}:");
                 report::print(error);
             }
         }
@@ -68,7 +68,7 @@ async fn look(args: &DoctorArgs) -> Result<Vec<Finding>> {
     for (name, target) in targets {
         let said = match target {
             Ok(target) => match backends::open_sink(&target).await {
-                Ok(sink) => sink.warnings().await,
+                Ok(sink) => examine(&*sink).await,
                 Err(error) => Err(error),
             },
             Err(error) => Err(error),
@@ -82,6 +82,13 @@ async fn look(args: &DoctorArgs) -> Result<Vec<Finding>> {
         ));
     }
     Ok(findings)
+}
+
+/// What a sink warns of, once it has answered: one that connects when it is needed is asked for the marks
+/// of a source that nobody has, which changes nothing.
+async fn examine(sink: &dyn Sink) -> Result<Vec<Text>> {
+    sink.marks("onewrite-doctor", Incarnation(0)).await?;
+    sink.warnings().await
 }
 
 type Targets = Vec<(String, Result<SinkTarget>)>;

@@ -7,7 +7,7 @@ use crate::report;
 
 #[derive(Debug, Args)]
 pub(crate) struct ExplainArgs {
-    /// The code, for example OW0012.
+    /// The code, for example OW0012; its number is enough.
     code: String,
     /// Print JSON.
     #[arg(long)]
@@ -28,7 +28,7 @@ const PAGES: &[(&str, &str)] = pages![
 ];
 
 pub(crate) fn run(args: &ExplainArgs) -> Result<()> {
-    let wanted = args.code.to_ascii_uppercase();
+    let wanted = code(&args.code);
     match PAGES.iter().find(|(code, _)| *code == wanted) {
         Some((code, page)) if args.json => {
             let known = Code::ALL.iter().find(|known| known.as_str() == *code);
@@ -50,6 +50,13 @@ pub(crate) fn run(args: &ExplainArgs) -> Result<()> {
             ),
         )),
     }
+}
+
+/// The code that `text` means: `OW0012`, `ow12` or `12`.
+fn code(text: &str) -> String {
+    let upper = text.to_ascii_uppercase();
+    let number = upper.strip_prefix("OW").unwrap_or(&upper).parse::<u16>();
+    number.map_or(upper, |number| format!("OW{number:04}"))
 }
 
 #[cfg(test)]

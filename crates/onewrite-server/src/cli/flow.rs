@@ -83,7 +83,9 @@ fn print(story: &Story, first: Timestamp, lead: &str, branch: &str, text: &mut S
     let _ = writeln!(
         text,
         "{lead}{branch}{} ({})  +{after:.1} ms  {}{parked}",
-        trace.kind, trace.source, trace.id
+        report::plain(&trace.kind),
+        report::plain(&trace.source),
+        report::plain(&trace.id)
     );
     let below = match branch {
         "" => lead.to_owned(),
@@ -120,8 +122,8 @@ fn graph(traces: &[Trace], json: bool) -> Result<()> {
     for cycle in cycles {
         report::say!(
             "CYCLE: {} → {}",
-            cycle.join(" → "),
-            cycle.first().map(|kind| &**kind).unwrap_or_default()
+            report::plain(&cycle.join(" → ")),
+            report::plain(cycle.first().map(|kind| &**kind).unwrap_or_default())
         );
     }
     Ok(())

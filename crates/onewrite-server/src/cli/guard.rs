@@ -2,6 +2,7 @@
 
 use clap::Subcommand;
 use onewrite::{Result, store::Op};
+use serde_json::json;
 
 use super::{Stores, carry_out, done};
 use crate::report;
@@ -32,18 +33,26 @@ pub(crate) enum Guard {
 pub(crate) async fn run(verb: Guard) -> Result<()> {
     match verb {
         Guard::List { stores } => {
-            let tables = stores.open_one().await?.guards().await?;
-            if stores.json {
-                report::json(&tables.iter().map(|table| &**table).collect());
-            } else {
-                tables.iter().for_each(|table| report::say!("{table}"));
+            let mut guards = Vec::new();
+            for store in stores.open().await? {
+                let name = store.source().name;
+                guards.extend(store.guards().await?.into_iter().map(|table| (name.clone(), table)));
             }
+            if stores.json {
+                let values = guards
+                    .iter()
+                    .map(|(store, table)| json!({ "store": &**store, "table": &**table }));
+                report::json(&values.collect());
+                return Ok(());
+            }
+            let rows = guards.iter().map(|(store, table)| [store.to_string(), table.to_string()]);
+            report::say!("{}", report::table(["store", "guarded table"], rows));
         }
         Guard::Add { table, stores } => {
             let op = Op::Guard { table: table.clone().into() };
             carry_out(&*stores.open_one().await?, op).await?;
             let said = format!(
-                "`{table}` is guarded: a transaction that changes it must emit an event afterwards"
+                "`{table}` is guarded: a transaction that changes it must emit an event (on SQLite, after its last change)"
             );
             done(&said, stores.json);
         }

@@ -7,6 +7,7 @@ mod explain;
 mod flow;
 mod gap;
 mod guard;
+mod reader;
 mod relay;
 mod sink;
 mod store;

@@ -8,11 +8,11 @@ use onewrite::{
     Sweeper, Text, Timestamp, retry::Backoff, store::Copied,
 };
 
-use super::Stores;
+use super::{Stores, reader::Reader};
 use crate::{
     backends::{self, SinkTarget, shown},
-    config::{Config, RelayConfig, SinkConfig},
-    http,
+    config::{self, Config, RelayConfig, SinkConfig},
+    http, report,
 };
 
 #[derive(Debug, Args)]
@@ -27,7 +27,7 @@ pub(crate) struct RelayArgs {
     #[arg(long, requires = "sink")]
     name: Option<String>,
     /// Only these event types, separated by commas.
-    #[arg(long, value_delimiter = ',', requires = "sink")]
+    #[arg(long, value_delimiter = ',', requires = "sink", value_parser = event_type)]
     types: Vec<String>,
     /// Where a new sink starts: at the beginning of the log, with the next event (now), or with the first
     /// one placed at this time or later (RFC 3339: 2026-11-20T08:00:00Z).
@@ -48,6 +48,10 @@ pub(crate) struct RelayArgs {
     /// Where to serve /metrics, /healthz and /readyz; loopback only.
     #[arg(long)]
     listen: Option<SocketAddr>,
+}
+
+fn event_type(text: &str) -> std::result::Result<String, String> {
+    config::check_type(text).map(|()| text.to_owned())
 }
 
 fn start(text: &str) -> std::result::Result<StartFrom, String> {
@@ -80,20 +84,24 @@ pub(crate) async fn run(args: RelayArgs) -> Result<()> {
     let mut relays = Vec::new();
     let mut sweepers = Vec::new();
     let mut warned = BTreeSet::new();
+    let reader = Reader::new(&shutdown);
     let owner = format!("{}-{}-{}", host(), std::process::id(), uuid::Uuid::new_v4().simple());
     for (store, sinks) in work {
         warn(store.warnings().await, &mut warned);
         for sink in sinks {
             let target = target(&sink, args.allow_private, args.single)?;
             let options = options(&config.relay, &sink, args.from);
-            let opened = backends::open_sink(&target).await?;
+            let mut opened = backends::open_sink(&target).await?;
+            if sink.urls.iter().any(|url| backends::scheme(url) == "stdout") {
+                opened = reader.of(opened);
+            }
             warn(opened.warnings().await, &mut warned);
             let relay = Relay::new(Arc::clone(&store), opened, options, owner.clone());
             // Retention waits for every sink it knows: each is known before the first sweep.
             relay.subscribe().await?;
             let urls: Vec<String> = sink.urls.iter().map(|url| shown(url)).collect();
             let (source, urls) = (store.source().name, urls.join(", "));
-            eprintln!("relaying {source} to {urls} as `{}`", sink.name);
+            report::tell!("relaying {source} to {urls} as `{}`", sink.name);
             relays.push(relay);
         }
         let retention = Retention {
@@ -114,8 +122,8 @@ pub(crate) async fn run(args: RelayArgs) -> Result<()> {
     if let Some(metrics) = metrics {
         metrics.abort();
     }
-    eprintln!("drained: what was in flight is settled, leases are given back");
-    Ok(())
+    report::tell!("drained: what was in flight is settled, leases are given back");
+    reader.check()
 }
 
 /// Says each warning once. What cannot be asked now is reached later, and does not keep a relay from
@@ -125,11 +133,11 @@ fn warn(found: Result<Vec<Text>>, said: &mut BTreeSet<Text>) {
         Ok(warnings) => {
             for warning in warnings {
                 if said.insert(warning.clone()) {
-                    eprintln!("warning: {warning}");
+                    report::tell!("warning: {warning}");
                 }
             }
         }
-        Err(error) => eprintln!("warning: the settings could not be looked at: {error}"),
+        Err(error) => report::tell!("warning: the settings could not be looked at: {error}"),
     }
 }
 

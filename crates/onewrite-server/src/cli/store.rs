@@ -1,6 +1,6 @@
 //! `onewrite store init|show|adopt|fork`.
 
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, builder::NonEmptyStringValueParser};
 use onewrite::{Result, store::Copied};
 use serde_json::json;
 
@@ -28,7 +28,7 @@ pub(crate) enum StoreVerb {
 #[derive(Debug, Args)]
 pub(crate) struct StoreArgs {
     /// The store's URL, for example sqlite:shop.db.
-    #[arg(long, env = "ONEWRITE_STORE", hide_env_values = true)]
+    #[arg(long, env = "ONEWRITE_STORE", hide_env_values = true, value_parser = NonEmptyStringValueParser::new())]
     store: String,
     /// Print JSON.
     #[arg(long)]

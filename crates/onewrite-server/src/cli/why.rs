@@ -1,5 +1,7 @@
 //! `onewrite why ID|KEY`: where it is, who owns it, what it waits for, when it is tried next.
 
+use std::sync::Arc;
+
 use clap::Args;
 use onewrite::{
     Code, Error, Result, Store, Timestamp,
@@ -21,30 +23,40 @@ pub(crate) struct WhyArgs {
 
 pub(crate) async fn run(args: WhyArgs) -> Result<()> {
     let mut answers = Vec::new();
-    for store in args.stores.open().await? {
+    let stores = args.stores.open().await?;
+    for store in &stores {
         let mut traces = store.find(Find::Id(args.what.clone().into())).await?;
         if traces.is_empty() {
             traces = store.find(Find::Key(args.what.clone().into())).await?;
         }
         for trace in traces {
-            answers.extend(answer(&*store, &trace).await?);
+            answers.extend(answer(&**store, &trace).await?);
         }
     }
     if answers.is_empty() {
-        return Err(Error::new(
-            Code::NotFound,
-            format!(
-                "neither an event nor a key `{}` is known in these stores",
-                args.what.escape_debug()
-            ),
-        ));
+        return Err(unknown(&args.what, &stores).await?);
     }
     if args.stores.json {
         report::json(&answers.iter().map(Answer::to_json).collect());
     } else {
-        answers.iter().for_each(|answer| report::say!("{}", answer.sentence));
+        answers.iter().for_each(|answer| report::say!("{}", report::plain(&answer.sentence)));
     }
     Ok(())
+}
+
+/// That nothing is known, or where a story is told.
+async fn unknown(what: &str, stores: &[Arc<dyn Store>]) -> Result<Error> {
+    let shown = what.escape_debug();
+    for store in stores {
+        if !store.find(Find::Correlation(what.to_owned().into())).await?.is_empty() {
+            let said = format!(
+                "`{shown}` is a correlation id: its story is told by `onewrite flow {shown}`"
+            );
+            return Ok(Error::new(Code::NotFound, said));
+        }
+    }
+    let said = format!("neither an event nor a key `{shown}` is known in these stores");
+    Ok(Error::new(Code::NotFound, said))
 }
 
 struct Answer {
@@ -171,27 +183,28 @@ fn towards(
             owner,
         );
     }
-    let who = match (&owner, lease) {
-        (Some(owner), Some(lease)) => {
-            format!("relay {owner} (epoch {}, lease until {})", lease.epoch, lease.expires_at)
-        }
-        _ => "no relay: none holds its partition; start `onewrite relay`".to_owned(),
-    };
+    let who = owner.as_ref().zip(lease).map(|(owner, lease)| {
+        format!("relay {owner} (epoch {}, lease until {})", lease.epoch, lease.expires_at)
+    });
+    let nobody = "no relay holds its partition; start `onewrite relay`";
     let sentence = match (cursor.retry_at, &cursor.reason) {
         (Some(at), reason) => {
             let failed = match cursor.attempts {
                 0 => "the last batch failed".to_owned(),
                 count => format!("attempt {count} of the record in front failed"),
             };
-            let next = if at > now {
-                format!("it is tried next at {at}")
-            } else {
-                "it is being tried now".to_owned()
+            let next = match who {
+                None => nobody.to_owned(),
+                Some(who) if at > now => format!("it is tried next at {at} by {who}"),
+                Some(who) => format!("it is being tried now by {who}"),
             };
             let reason = reason.as_deref().unwrap_or("no reason given");
-            format!("{head} waits for sink {name}: {failed} ({reason}); {next} by {who}")
+            format!("{head} waits for sink {name}: {failed} ({reason}); {next}")
         }
-        _ => format!("{head} is next in line for sink {name}, in the hands of {who}"),
+        _ => match who {
+            None => format!("{head} waits for sink {name}: {nobody}"),
+            Some(who) => format!("{head} is next in line for sink {name}, in the hands of {who}"),
+        },
     };
     (sentence, owner)
 }

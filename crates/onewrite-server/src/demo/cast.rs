@@ -7,10 +7,12 @@ use onewrite_shop::Role;
 use onewrite_testkit::child::{Child, End};
 use tokio::process::Command;
 
-use super::{DemoArgs, stage::Stage};
+use super::{DemoArgs, service, stage::Stage};
 
 /// A process that was asked to end and has not within this time is killed.
 const END_WITHIN: Duration = Duration::from_secs(5);
+/// The same for one that is to settle what is in flight.
+const SETTLE_WITHIN: Duration = Duration::from_secs(30);
 
 /// One process, restarted under the same address whenever it dies.
 pub(crate) struct Actor {
@@ -20,6 +22,8 @@ pub(crate) struct Actor {
     /// Whether it serves the API and receives events.
     pub(crate) serves: bool,
     arguments: Vec<String>,
+    /// Its URLs: they may hold passwords, and anybody may list the arguments of a process.
+    environment: Vec<(&'static str, String)>,
     child: Option<Child>,
 }
 
@@ -34,7 +38,9 @@ impl Actor {
         };
         let program = std::env::current_exe().map_err(failed)?;
         let mut command = Command::new(program);
-        command.args(&self.arguments);
+        command.args(&self.arguments).envs(self.environment.iter().cloned());
+        // The one before has ended, whether this one starts or not.
+        self.child = None;
         self.child = Some(Child::start(command).await.map_err(failed)?);
         Ok(())
     }
@@ -52,19 +58,20 @@ impl Actor {
         let failed = |error: std::io::Error| {
             Error::new(Code::Stopped, "end a process of the demo").with_source(error)
         };
-        let child = self.child()?;
+        let Some(mut child) = self.child.take() else { return Ok(()) };
         child.terminate().map_err(failed)?;
-        let end = child.wait().await.map_err(failed)?;
-        self.child = None;
-        match end {
-            End::Exit(0) => Ok(()),
-            end => Err(Error::new(
-                Code::InvariantBroken,
-                format!(
-                    "a process of the {} service ended with {end:?} when asked to end",
-                    self.role.name()
-                ),
-            )),
+        let role = self.role.name();
+        let broken = |what: String| {
+            let what = format!("a process of the {role} service {what} when asked to end");
+            Err(Error::new(Code::InvariantBroken, what))
+        };
+        match tokio::time::timeout(SETTLE_WITHIN, child.wait()).await {
+            Ok(end) => match end.map_err(failed)? {
+                End::Exit(0) => Ok(()),
+                end => broken(format!("ended with {end:?}")),
+            },
+            // It is killed where its handle is dropped.
+            Err(_) => broken("did not end".into()),
         }
     }
 }
@@ -110,6 +117,7 @@ pub(crate) fn lay_out(args: &DemoArgs, stage: &Stage) -> Result<Vec<Actor>> {
                 relays,
                 serves,
                 arguments: Vec::new(),
+                environment: Vec::new(),
                 child: None,
             });
         }
@@ -123,8 +131,12 @@ pub(crate) fn lay_out(args: &DemoArgs, stage: &Stage) -> Result<Vec<Actor>> {
         })
         .collect();
     for actor in &mut actors {
-        actor.arguments = arguments(actor, args, stage);
-        actor.arguments.extend(peers.iter().flat_map(|peer| ["--peer".to_owned(), peer.clone()]));
+        actor.arguments = arguments(actor, args);
+        actor.environment = vec![
+            (service::STORE, stage.store(actor.role).to_owned()),
+            (service::RECEIVES, stage.receives(actor.role).to_owned()),
+            (service::PEERS, peers.join(service::BETWEEN_PEERS)),
+        ];
     }
     if args.dual_write {
         actors.retain(|actor| actor.serves);
@@ -143,15 +155,10 @@ fn addresses(actors: &[Actor], stage: &Stage, role: Role) -> Vec<String> {
     stage.peers(role, listening)
 }
 
-fn arguments(actor: &Actor, args: &DemoArgs, stage: &Stage) -> Vec<String> {
+fn arguments(actor: &Actor, args: &DemoArgs) -> Vec<String> {
     let (address, lease_ms) = (actor.address.to_string(), args.lease_ms.to_string());
-    let settings = [
-        ("--role", actor.role.name()),
-        ("--listen", &address),
-        ("--lease-ms", &lease_ms),
-        ("--store", stage.store(actor.role)),
-        ("--receives", stage.receives(actor.role)),
-    ];
+    let settings =
+        [("--role", actor.role.name()), ("--listen", &address), ("--lease-ms", &lease_ms)];
     let flags = [
         ("--relay", actor.relays && !args.dual_write),
         ("--relay-only", !actor.serves),

@@ -1,25 +1,30 @@
 //! The databases of a run on a server: one for each service.
 
 use onewrite::{
-    Code, Error, Result,
+    Result,
     mysql::{
         self,
-        mysql_async::{Conn, prelude::Queryable as _},
+        mysql_async::{self, prelude::Queryable as _},
     },
     postgres::{
-        Options,
-        tokio_postgres::{Client, NoTls, config::SslMode},
+        self,
+        tokio_postgres::{self, error::SqlState},
     },
 };
 use onewrite_shop::Role;
 
-use super::stage::{Run, named};
+use super::{
+    removal::{self, Rest},
+    stage::{Run, named},
+};
 use crate::backends::scheme;
 
 pub(crate) struct Databases {
     /// The server, and a database there that exists already.
     server: String,
     names: Vec<(Role, String)>,
+    /// The names that were begun with: there may be such a database.
+    made: Vec<String>,
 }
 
 impl Databases {
@@ -32,7 +37,8 @@ impl Databases {
         // Every server has this one.
         let any = if is_postgres(url) { "postgres" } else { "information_schema" };
         let server = if has_database { url.to_owned() } else { named(url, any) };
-        Self { server, names: Role::ALL.map(|role| (role, run.name(role))).to_vec() }
+        let names = Role::ALL.map(|role| (role, run.name(role))).to_vec();
+        Self { server, names, made: Vec::new() }
     }
 
     /// The URL of each service's database.
@@ -40,73 +46,84 @@ impl Databases {
         self.names.iter().map(|(role, name)| (*role, named(&self.server, name))).collect()
     }
 
-    /// Creates them.
-    pub(crate) async fn create(&self) -> Result<()> {
-        self.each("CREATE DATABASE", "").await
-    }
-
-    /// Drops those that exist, whoever is still connected.
-    pub(crate) async fn drop_all(&self) -> Result<()> {
-        let force = if is_postgres(&self.server) { " WITH (FORCE)" } else { "" };
-        self.each("DROP DATABASE IF EXISTS", force).await
-    }
-
-    async fn each(&self, before: &str, after: &str) -> Result<()> {
+    /// Creates them. A connection of its own: databases are made outside of any store.
+    pub(crate) async fn create(&mut self) -> Result<()> {
         let mut server = Server::connect(&self.server).await?;
         for (_, name) in &self.names {
+            self.made.push(name.clone());
             // The names are our own: letters, digits and `_`.
-            let sql = format!("{before} {name}{after}");
-            server.run(&sql).await?;
+            server.run(&format!("CREATE DATABASE {name}")).await?;
         }
         Ok(())
     }
-}
 
-/// A connection of its own: databases are made outside of any store.
-enum Server {
-    Postgres(Client),
-    Mysql(Box<Conn>),
-}
-
-impl Server {
-    async fn connect(url: &str) -> Result<Self> {
-        let without_tls = |is_plain: bool| match is_plain {
-            true => Ok(()),
-            false => Err(Error::new(
-                Code::InvalidConfig,
-                "the demo makes databases only on a server that it reaches without TLS: one on this machine, or with `?sslmode=disable`",
-            )),
-        };
-        let failed = |what: &str| Error::new(Code::StoreUnreachable, format!("connect to {what}"));
-        if !is_postgres(url) {
-            let options = mysql::Options::from_url(url)?;
-            without_tls(options.connect.ssl_opts().is_none())?;
-            let conn = Conn::new(options.connect).await;
-            let conn = conn.map_err(|error| failed("MariaDB").with_source(error))?;
-            return Ok(Self::Mysql(Box::new(conn)));
-        }
-        let options = Options::from_url(url)?;
-        without_tls(options.config.get_ssl_mode() == SslMode::Disable)?;
-        let connected = options.config.connect(NoTls).await;
-        let (client, connection) =
-            connected.map_err(|error| failed("PostgreSQL").with_source(error))?;
-        tokio::spawn(connection);
-        Ok(Self::Postgres(client))
+    /// Drops those that were made, whoever is still connected.
+    pub(crate) async fn drop_all(&self) -> Rest {
+        removal::each(&self.made, async |name| self.drop(name).await, |name| self.command(name))
+            .await
     }
 
-    async fn run(&mut self, sql: &str) -> Result<()> {
-        let failed = || Error::new(Code::Database, sql.to_owned());
-        match self {
-            Self::Postgres(client) => {
-                client.batch_execute(sql).await.map_err(|error| failed().with_source(error))
-            }
-            Self::Mysql(conn) => {
-                conn.query_drop(sql).await.map_err(|error| failed().with_source(error))
-            }
-        }
+    async fn drop(&self, name: &str) -> Result<()> {
+        let force = self.force();
+        let sql = format!("DROP DATABASE IF EXISTS {name}{force}");
+        Server::connect(&self.server).await?.run(&sql).await
+    }
+
+    /// Those that were made, when they are to stay.
+    pub(crate) fn kept(&self) -> Rest {
+        Rest { commands: self.made.iter().map(|name| self.command(name)).collect(), why: None }
+    }
+
+    /// What drops one by hand.
+    fn command(&self, name: &str) -> String {
+        let force = self.force();
+        format!("DROP DATABASE {name}{force};")
+    }
+
+    /// Without it PostgreSQL keeps a database that somebody is connected to.
+    fn force(&self) -> &'static str {
+        if is_postgres(&self.server) { " WITH (FORCE)" } else { "" }
     }
 }
 
 fn is_postgres(url: &str) -> bool {
     scheme(url).starts_with("postgres")
+}
+
+/// A connection to make databases on.
+enum Server {
+    Postgres(tokio_postgres::Client),
+    Mysql(Box<mysql_async::Conn>),
+}
+
+impl Server {
+    async fn connect(url: &str) -> Result<Self> {
+        if is_postgres(url) {
+            return Ok(Self::Postgres(postgres::Options::from_url(url)?.connect().await?));
+        }
+        Ok(Self::Mysql(Box::new(mysql::Options::from_url(url)?.connect().await?)))
+    }
+
+    async fn run(&mut self, sql: &str) -> Result<()> {
+        match self {
+            Self::Postgres(client) => client.batch_execute(sql).await.map_err(|error| {
+                let denied = error.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE);
+                postgres::failed(&during(sql, denied, "CREATEDB"), &error)
+            }),
+            Self::Mysql(conn) => conn.query_drop(sql).await.map_err(|error| {
+                let denied =
+                    matches!(&error, mysql_async::Error::Server(said) if said.code == 1044);
+                let context = during(sql, denied, "CREATE and DROP");
+                mysql::failed(&context, error)
+            }),
+        }
+    }
+}
+
+/// What was being done, and what to grant when it was denied.
+fn during(sql: &str, denied: bool, right: &str) -> String {
+    match denied {
+        true => format!("{sql}: the user needs the right {right}"),
+        false => sql.to_owned(),
+    }
 }

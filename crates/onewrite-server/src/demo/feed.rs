@@ -14,6 +14,9 @@ use tokio::sync::{Mutex, watch};
 
 /// Customers that order at the same time.
 const CUSTOMERS: usize = 16;
+/// Between an order that was not acknowledged and the same again, at first and at most.
+const PAUSE: Duration = Duration::from_millis(5);
+const PAUSE_MAX: Duration = Duration::from_millis(500);
 
 /// The queue of orders, and who has been served.
 pub(crate) struct Feed {
@@ -51,7 +54,7 @@ impl Feed {
         self.acknowledged.lock().await.clone()
     }
 
-    /// Starts the customers.
+    /// Starts the customers. They leave when the set is dropped.
     pub(crate) fn start(self: &Arc<Self>, services: &[SocketAddr]) -> tokio::task::JoinSet<()> {
         let client = reqwest::Client::builder()
             .no_proxy()
@@ -80,10 +83,12 @@ impl Feed {
                 return;
             }
             let body = serde_json::to_vec(order).unwrap_or_default();
+            let mut pause = PAUSE;
             // No answer says nothing: the order is placed again under the same id.
             while !placed(&client, services[service % services.len()], body.clone()).await {
                 service += 1;
-                tokio::time::sleep(Duration::from_millis(5)).await;
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(PAUSE_MAX);
             }
             self.acknowledged.lock().await.push(order.id.clone());
         }

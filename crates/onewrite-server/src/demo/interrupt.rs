@@ -1,4 +1,4 @@
-//! The wish to end: Ctrl-C, or a polite kill.
+//! The wish to end: Ctrl-C, a polite kill, or a terminal that was closed.
 
 use std::process::ExitCode;
 
@@ -7,6 +7,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// Listens for the signals that end a demo, so that it can clear up behind itself.
 pub(crate) struct Interrupts {
+    hangup: Signal,
     interrupt: Signal,
     terminate: Signal,
 }
@@ -18,6 +19,7 @@ impl Interrupts {
                 .map_err(|error| Error::new(Code::Stopped, "listen for signals").with_source(error))
         };
         Ok(Self {
+            hangup: of(SignalKind::hangup())?,
             interrupt: of(SignalKind::interrupt())?,
             terminate: of(SignalKind::terminate())?,
         })
@@ -26,6 +28,7 @@ impl Interrupts {
     /// The next signal, as the exit code by which a shell knows it.
     pub(crate) async fn next(&mut self) -> ExitCode {
         tokio::select! {
+            _ = self.hangup.recv() => ExitCode::from(129),
             _ = self.interrupt.recv() => ExitCode::from(130),
             _ = self.terminate.recv() => ExitCode::from(143),
         }

@@ -6,17 +6,21 @@ mod databases;
 mod feed;
 mod interrupt;
 mod orders;
+mod removal;
 mod run;
 pub(crate) mod service;
 mod stage;
 mod streams;
 mod verdict;
+mod watch;
 
 use std::{path::PathBuf, process::ExitCode};
 
 use clap::Args;
 use onewrite::{Code, Error, Result};
 use onewrite_shop::{Order, Role};
+
+use crate::report;
 
 pub(crate) use self::verdict::Verdict;
 use self::{cast::Actor, interrupt::Interrupts, stage::Stage};
@@ -66,8 +70,8 @@ pub(crate) struct DemoArgs {
     /// How long relays' leases hold, in milliseconds.
     #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u64).range(100..=600_000))]
     lease_ms: u64,
-    /// Without progress for so many seconds, what has not ended is lost; 4 with --dual-write, which never
-    /// finishes what it lost.
+    /// Without progress for so many seconds (60) no more orders are placed, and what has not ended is lost;
+    /// 4 with --dual-write once all are placed, for it never finishes what it lost.
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..=3_600))]
     patience_s: Option<u64>,
     /// Print one JSON object as the last line.
@@ -103,45 +107,82 @@ pub(crate) async fn run(args: DemoArgs) -> Result<ExitCode> {
     let mut interrupts = Interrupts::listen()?;
     let stage = Stage::set(&args).await?;
     let mut actors = Vec::new();
-    let played = tokio::select! {
+    let mut played = tokio::select! {
         biased;
-        code = interrupts.next() => Ok(code),
-        played = play(&args, orders, &stage, &mut actors) => match played {
-            Ok(code) if args.hold => hold(&mut actors, &stage, &mut interrupts).await.map(|()| code),
-            played => played,
-        },
+        code = interrupts.next() => {
+            report::tell!("interrupted: the shop closes…");
+            Played::Interrupted(code)
+        }
+        played = play(&args, orders, &stage, &mut actors) => {
+            played.map_or_else(Played::Failed, Played::Judged)
+        }
     };
+    if let (true, Played::Judged(verdict)) = (args.hold, &played) {
+        verdict.print(&args);
+        if let Err(error) = hold(&mut actors, &stage, &mut interrupts).await {
+            played = Played::Failed(error);
+        }
+    }
     // Whatever happened, nobody works on what is cleared away.
     cast::stop(&mut actors).await;
-    stage.clear().await?;
-    played
+    let rest = stage.clear().await;
+    let code = played.tell(&args);
+    rest.tell();
+    // What was played stands over what is left of it.
+    Ok(if rest.why.is_some() && code == ExitCode::SUCCESS { ExitCode::FAILURE } else { code })
 }
 
-/// The run and its verdict. The exit code is not zero when a promise was broken.
+/// What the play came to.
+enum Played {
+    Interrupted(ExitCode),
+    Failed(Error),
+    Judged(Verdict),
+}
+
+impl Played {
+    /// Says it, once everything is cleared away; who held the shop open knows the verdict already.
+    /// Returns the exit code, which is not zero when a promise was broken.
+    fn tell(&self, args: &DemoArgs) -> ExitCode {
+        match self {
+            Self::Interrupted(code) => *code,
+            Self::Failed(error) => {
+                report::print(error);
+                ExitCode::FAILURE
+            }
+            Self::Judged(verdict) => {
+                if !args.hold {
+                    verdict.print(args);
+                }
+                // Dual writes are expected to lose: that is the point of showing them.
+                let fine = verdict.is_clean() || args.dual_write;
+                if fine { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+            }
+        }
+    }
+}
+
+/// The run and its verdict.
 async fn play(
     args: &DemoArgs,
     orders: Vec<Order>,
     stage: &Stage,
     actors: &mut Vec<Actor>,
-) -> Result<ExitCode> {
+) -> Result<Verdict> {
     *actors = cast::lay_out(args, stage)?;
-    let verdict = run::perform(args, orders, stage, actors).await?;
-    verdict.print(args);
-    // Dual writes are expected to lose: that is the point of showing them.
-    Ok(if verdict.is_clean() || args.dual_write { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    run::perform(args, orders, stage, actors).await
 }
 
 /// Keeps the shop open until somebody closes it. What is ordered from now on is not judged.
 async fn hold(actors: &mut [Actor], stage: &Stage, interrupts: &mut Interrupts) -> Result<()> {
-    eprintln!("The shop stays open; Ctrl-C closes it. Place an order:");
+    report::tell!("The shop stays open; Ctrl-C closes it. Place an order:");
     if let Some(shop) = actors.iter().find(|actor| actor.role == Role::Order && actor.serves) {
-        eprintln!(
+        report::tell!(
             "  curl -i http://{}/orders -H 'content-type: application/json' -d '{{\"id\":\"mine\",\"customer\":\"me\",\"sku\":\"book\",\"quantity\":1,\"cents\":1500,\"country\":\"Korea\"}}'",
             shop.address
         );
     }
     let configuration = stage.folder().join(crate::config::FILE);
-    eprintln!("and follow it: onewrite flow mine --config {}", configuration.display());
+    report::tell!("and follow it: onewrite flow mine --config {}", configuration.display());
     interrupts.next().await;
     cast::end(actors).await
 }

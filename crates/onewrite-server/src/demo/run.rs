@@ -1,8 +1,10 @@
 //! One run: start everyone, take orders, strike, wait until the shop is quiet, judge.
 
-use std::time::{Duration, Instant};
+use std::{
+    pin::pin,
+    time::{Duration, Instant},
+};
 
-use indicatif::{ProgressBar, ProgressStyle};
 use onewrite::{Code, Error, Result};
 use onewrite_shop::{Books, Order, Role};
 use onewrite_testkit::child::End;
@@ -13,15 +15,15 @@ use super::{
     chaos::{self, Blow},
     feed::Feed,
     stage::Stage,
-    verdict::Blows,
+    verdict::{Blows, Orders},
+    watch::Watch,
 };
+use crate::report;
 
-/// Without progress for so long, what has not ended is lost.
-const PATIENCE: Duration = Duration::from_secs(60);
-/// Dual writes never finish what they lost.
-const PATIENCE_DUAL: Duration = Duration::from_secs(4);
 /// A failpoint that is not passed within this time is struck from outside.
 const STRIKE_WITHIN: Duration = Duration::from_secs(5);
+/// The longest pause between two attempts to start a process again.
+const RESTART_PAUSE_MAX: Duration = Duration::from_secs(5);
 
 /// Runs it and says what it came to. The processes go on when they are to be held.
 pub(crate) async fn perform(
@@ -41,29 +43,49 @@ pub(crate) async fn perform(
         .map(|actor| actor.address)
         .collect();
     let feed = Feed::new(orders);
-    let mut customers = feed.start(&shops);
-    let bar = progress(feed.total());
-    let plan = chaos::plan(args.seed, args.kills(feed.total()), args.stalls, actors);
+    let customers = feed.start(&shops);
+    let watch = Watch::new(&books, &feed, args);
     let mut blows = Blows::default();
+    let mut quiet = pin!(watch.until_quiet());
+    tokio::select! {
+        struck = strike_all(args, actors, &watch, &feed, &mut blows) => {
+            struck?;
+            quiet.await?;
+        }
+        over = quiet.as_mut() => over?,
+    }
+    // Who was not served by now leaves the shop.
+    drop(customers);
+    let elapsed = began.elapsed();
+    let acknowledged = feed.acknowledged().await;
+    let orders = Orders { placed: feed.total(), acknowledged: &acknowledged };
+    let ended = if args.hold { Ok(()) } else { cast::end(actors).await };
+    let verdict = Verdict::reach(args, &books, &orders, blows, elapsed).await?;
+    match ended {
+        // What broke says more than how its processes ended.
+        Err(error) if !verdict.is_clean() => report::print(&error),
+        ended => ended?,
+    }
+    Ok(verdict)
+}
+
+/// Deals out the blows while orders come in, and lets in the rest of the orders afterwards.
+async fn strike_all(
+    args: &DemoArgs,
+    actors: &mut [Actor],
+    watch: &Watch<'_>,
+    feed: &Feed,
+    blows: &mut Blows,
+) -> Result<()> {
+    let plan = chaos::plan(args.seed, args.kills(feed.total()), args.stalls, actors);
     for (number, blow) in plan.iter().enumerate() {
         let share = |number: usize| feed.total() * number / (plan.len() + 1);
         feed.allow(share(number + 1).max(1));
-        let trickle = Trickle { feed: &feed, from: feed.allowed(), to: share(number + 2) };
-        strike(args, blow, actors, &trickle, &mut blows, &bar).await?;
+        let trickle = Trickle { feed, from: feed.allowed(), to: share(number + 2) };
+        strike(args, blow, actors, &trickle, blows, watch).await?;
     }
     feed.allow(feed.total());
-    while customers.join_next().await.is_some() {}
-    let patience = if args.dual_write { PATIENCE_DUAL } else { PATIENCE };
-    let patience = args.patience_s.map_or(patience, Duration::from_secs);
-    let watch = Watch { books: &books, bar: &bar, patience };
-    watch.until_quiet(feed.total()).await?;
-    let elapsed = began.elapsed();
-    bar.finish_and_clear();
-    let acknowledged = feed.acknowledged().await;
-    if !args.hold {
-        cast::end(actors).await?;
-    }
-    Verdict::reach(args, &books, &acknowledged, blows, elapsed).await
+    Ok(())
 }
 
 async fn strike(
@@ -72,7 +94,7 @@ async fn strike(
     actors: &mut [Actor],
     trickle: &Trickle<'_>,
     blows: &mut Blows,
-    bar: &ProgressBar,
+    watch: &Watch<'_>,
 ) -> Result<()> {
     let failed = |error: std::io::Error| {
         Error::new(Code::Stopped, "strike a process of the demo").with_source(error)
@@ -80,7 +102,8 @@ async fn strike(
     match blow {
         Blow::Kill { actor, point, hits } => {
             let actor = &mut actors[*actor];
-            bar.set_message(format!("killing {} at {point}", actor.role.name()));
+            watch.say(format!("killing {} at {point}", actor.role.name()));
+            watch.excuse(STRIKE_WITHIN);
             let child = actor.child()?;
             child.arm(point, *hits).await.map_err(failed)?;
             let armed = Instant::now();
@@ -102,19 +125,32 @@ async fn strike(
                 ));
             }
             blows.killed(point);
-            actor.start().await
+            restart(actor).await;
+            Ok(())
         }
         Blow::Stall { actor } => {
             let actor = &mut actors[*actor];
-            bar.set_message(format!("stalling {}", actor.role.name()));
+            watch.say(format!("stalling {}", actor.role.name()));
+            let time = Duration::from_millis(args.lease_ms * 2);
+            watch.excuse(time);
             let child = actor.child()?;
             child.stall().map_err(failed)?;
             // Its leases expire while it stands still; that takes real time.
-            tokio::time::sleep(Duration::from_millis(args.lease_ms * 2)).await;
+            tokio::time::sleep(time).await;
             child.resume().map_err(failed)?;
             blows.stalled();
             Ok(())
         }
+    }
+}
+
+/// Starts it again, as often as it takes: its database may be away for a while. The watch limits the
+/// patience with that.
+async fn restart(actor: &mut Actor) {
+    let mut pause = Duration::from_millis(100);
+    while actor.start().await.is_err() {
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(RESTART_PAUSE_MAX);
     }
 }
 
@@ -131,42 +167,5 @@ impl Trickle<'_> {
         let share = elapsed.as_secs_f64() / STRIKE_WITHIN.as_secs_f64();
         let more = self.to.saturating_sub(self.from) as f64 * share;
         self.feed.allow((self.from + 1 + more as usize).min(self.to));
-    }
-}
-
-fn progress(total: usize) -> ProgressBar {
-    let bar = ProgressBar::new(total as u64);
-    let style =
-        ProgressStyle::with_template("{elapsed_precise} {bar:32} {pos}/{len} orders ended  {msg}");
-    bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
-    bar.enable_steady_tick(Duration::from_millis(200));
-    bar
-}
-
-struct Watch<'a> {
-    books: &'a Books,
-    bar: &'a ProgressBar,
-    patience: Duration,
-}
-
-impl Watch<'_> {
-    /// Waits until every order has ended, or nothing has moved for too long.
-    async fn until_quiet(&self, total: usize) -> Result<()> {
-        let (mut last, mut moved) = (0, Instant::now());
-        loop {
-            let ended = self.books.ended().await?;
-            self.bar.set_message("waiting for the last orders");
-            self.bar.set_position(ended);
-            if ended >= total as u64 {
-                return Ok(());
-            }
-            if ended != last {
-                (last, moved) = (ended, Instant::now());
-            }
-            if moved.elapsed() > self.patience {
-                return Ok(());
-            }
-            tokio::time::sleep(Duration::from_millis(25)).await;
-        }
     }
 }

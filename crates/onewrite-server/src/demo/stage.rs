@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use onewrite::{Code, Error, Result};
 use onewrite_shop::{Role, broker};
 
-use super::{DemoArgs, databases::Databases, streams::Streams};
-use crate::backends::scheme;
+use super::{DemoArgs, databases::Databases, removal::Rest, streams::Streams};
+use crate::{backends::scheme, report};
 
 /// The word for databases in the demo's own folder.
 pub(crate) const SQLITE: &str = "sqlite";
@@ -62,25 +62,38 @@ impl Stage {
         let file = |role: Role| folder.join(format!("{}.db", role.name()));
         let files = || Role::ALL.map(|role| (role, format!("sqlite:{}", file(role).display())));
         let stores = databases.as_ref().map_or_else(|| files().to_vec(), Databases::urls);
-        let stage = Self { folder, temporary, stores, databases, streams };
+        let mut stage = Self { folder, temporary, stores, databases, streams };
         match stage.build().await {
             Ok(()) => Ok(stage),
             Err(error) => {
-                // What was built before it failed; that it failed is what matters.
-                let _ = stage.remove().await;
+                stage.remove().await.tell();
                 Err(error)
             }
         }
     }
 
-    async fn build(&self) -> Result<()> {
-        if let Some(databases) = &self.databases {
+    async fn build(&mut self) -> Result<()> {
+        if let Some(things) = self.at_servers() {
+            report::tell!("making {things}…");
+        }
+        if let Some(databases) = &mut self.databases {
             databases.create().await?;
         }
-        if let Some(streams) = &self.streams {
+        if let Some(streams) = &mut self.streams {
             streams.create().await?;
         }
         Ok(())
+    }
+
+    /// What a run makes outside of its folder, if anything.
+    fn at_servers(&self) -> Option<String> {
+        let number = Role::ALL.len();
+        match (&self.databases, &self.streams) {
+            (None, None) => None,
+            (Some(_), None) => Some(format!("{number} databases")),
+            (None, Some(_)) => Some(format!("{number} streams")),
+            (Some(_), Some(_)) => Some(format!("{number} databases and {number} streams")),
+        }
     }
 
     /// The folder with the configuration.
@@ -121,25 +134,36 @@ impl Stage {
         }
     }
 
-    /// Removes what was made for this run alone, unless the user named the folder to keep it in.
-    pub(crate) async fn clear(self) -> Result<()> {
-        if self.temporary.is_some() { self.remove().await } else { Ok(()) }
+    /// Removes what was made for this run alone, unless the user named the folder to keep it in. Returns
+    /// what is left.
+    pub(crate) async fn clear(self) -> Rest {
+        if self.temporary.is_some() {
+            return self.remove().await;
+        }
+        let databases = self.databases.as_ref().map_or_else(Rest::default, Databases::kept);
+        databases.and(self.streams.as_ref().map_or_else(Rest::default, Streams::kept))
     }
 
-    /// Removes as much as can be removed; the first failure is told.
-    async fn remove(self) -> Result<()> {
-        let dropped = match &self.databases {
-            Some(databases) => databases.drop_all().await,
-            None => Ok(()),
-        };
-        let deleted = match &self.streams {
-            Some(streams) => streams.delete().await,
-            None => Ok(()),
-        };
-        let removed = self.temporary.map_or(Ok(()), tempfile::TempDir::close).map_err(|error| {
-            Error::new(Code::ReadOnly, "remove the demo's folder").with_source(error)
-        });
-        dropped.and(deleted).and(removed)
+    /// Removes as much as can be removed.
+    async fn remove(self) -> Rest {
+        if let Some(things) = self.at_servers() {
+            report::tell!("removing {things}…");
+        }
+        let mut rest = Rest::default();
+        if let Some(databases) = &self.databases {
+            rest = rest.and(databases.drop_all().await);
+        }
+        if let Some(streams) = &self.streams {
+            rest = rest.and(streams.delete().await);
+        }
+        match self.temporary.map(tempfile::TempDir::close) {
+            Some(Err(error)) => {
+                let command = format!("rm -r {}", self.folder.display());
+                let why = Error::new(Code::ReadOnly, "remove the demo's folder").with_source(error);
+                rest.and(Rest { commands: vec![command], why: Some(why) })
+            }
+            _ => rest,
+        }
     }
 }
 

@@ -10,13 +10,18 @@ use onewrite::{
 };
 use onewrite_shop::Role;
 
-use super::stage::{Run, named};
+use super::{
+    removal::{self, Rest},
+    stage::{Run, named},
+};
 
 /// What a killed receiver had in its hands is delivered again after this time.
 const ACK_WAIT: &str = "2s";
 
 pub(crate) struct Streams {
     urls: Vec<(Role, String)>,
+    /// Those that were begun with: there may be such a stream.
+    made: Vec<StreamOptions>,
 }
 
 impl Streams {
@@ -27,13 +32,17 @@ impl Streams {
             let joint = if url.contains('?') { '&' } else { '?' };
             (role, format!("{url}{joint}ack_wait={ACK_WAIT}"))
         };
-        Self { urls: Role::ALL.map(stream).to_vec() }
+        Self { urls: Role::ALL.map(stream).to_vec(), made: Vec::new() }
     }
 
     /// Creates them.
-    pub(crate) async fn create(&self) -> Result<()> {
+    pub(crate) async fn create(&mut self) -> Result<()> {
         for (_, url) in &self.urls {
-            NatsSink::connect(NatsSinkOptions::from_url(url)?).await?;
+            let options = NatsSinkOptions::from_url(url)?;
+            // Looked at first: where nobody answers there is nothing to remove.
+            connect(&options.stream).await?;
+            self.made.push(options.stream.clone());
+            NatsSink::connect(options).await?;
         }
         Ok(())
     }
@@ -42,20 +51,18 @@ impl Streams {
         self.urls.iter().find(|(known, _)| *known == role).map_or("", |(_, url)| url)
     }
 
-    /// Deletes those that exist.
-    pub(crate) async fn delete(&self) -> Result<()> {
-        for (_, url) in &self.urls {
-            delete(&NatsSinkOptions::from_url(url)?.stream).await?;
-        }
-        Ok(())
+    /// Deletes those that were made.
+    pub(crate) async fn delete(&self) -> Rest {
+        removal::each(&self.made, delete, command).await
+    }
+
+    /// Those that were made, when they are to stay.
+    pub(crate) fn kept(&self) -> Rest {
+        Rest { commands: self.made.iter().map(command).collect(), why: None }
     }
 }
 
-async fn delete(stream: &StreamOptions) -> Result<()> {
-    let failed = |error: async_nats::Error| {
-        Error::new(Code::SinkUnreachable, format!("delete the stream `{}`", stream.stream))
-            .with_source(error)
-    };
+async fn connect(stream: &StreamOptions) -> Result<async_nats::Client> {
     let mut options = ConnectOptions::new();
     if let Some((user, password)) = stream.user.clone() {
         options = options.user_and_password(user, password);
@@ -64,11 +71,26 @@ async fn delete(stream: &StreamOptions) -> Result<()> {
         options = options.token(token);
     }
     let servers = stream.servers.clone();
-    let client = options.connect(servers).await.map_err(|error| failed(error.into()))?;
-    match jetstream::new(client).delete_stream(&*stream.stream).await {
-        Err(error) if !is_missing(error.kind()) => Err(failed(error.into())),
+    options.connect(servers).await.map_err(|error| {
+        let servers = stream.servers.join(", ");
+        Error::new(Code::SinkUnreachable, format!("connect to NATS at {servers}"))
+            .with_source(error)
+    })
+}
+
+async fn delete(stream: &StreamOptions) -> Result<()> {
+    match jetstream::new(connect(stream).await?).delete_stream(&*stream.stream).await {
+        Err(error) if !is_missing(error.kind()) => {
+            let what = format!("delete the stream `{}`", stream.stream);
+            Err(Error::new(Code::SinkUnreachable, what).with_source(error))
+        }
         _ => Ok(()),
     }
+}
+
+/// What deletes one by hand.
+fn command(stream: &StreamOptions) -> String {
+    format!("nats stream rm {} --force", stream.stream)
 }
 
 fn is_missing(kind: DeleteStreamErrorKind) -> bool {

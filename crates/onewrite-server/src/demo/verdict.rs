@@ -26,11 +26,20 @@ impl Blows {
     }
 }
 
+/// What was ordered.
+pub(crate) struct Orders<'a> {
+    /// How many orders there were to place.
+    pub(crate) placed: usize,
+    /// The ids of those that were acknowledged.
+    pub(crate) acknowledged: &'a [String],
+}
+
 /// The verdict, with the circumstances.
 pub(crate) struct Verdict {
     audit: audit::Verdict,
     blows: Blows,
     takeovers: u64,
+    placed: usize,
     acknowledged: usize,
     elapsed: Duration,
     p50_ms: f64,
@@ -41,11 +50,11 @@ impl Verdict {
     pub(crate) async fn reach(
         args: &DemoArgs,
         books: &Books,
-        acknowledged: &[String],
+        orders: &Orders<'_>,
         blows: Blows,
         elapsed: Duration,
     ) -> Result<Self> {
-        let audit = audit::judge(books, acknowledged).await?;
+        let audit = audit::judge(books, orders.acknowledged).await?;
         let times = books.latencies_us().await?;
         let (p50_ms, p99_ms) = (percentile(&times, 0.5), percentile(&times, 0.99));
         let takeovers = if args.dual_write { 0 } else { books.takeovers().await? };
@@ -53,7 +62,8 @@ impl Verdict {
             audit,
             blows,
             takeovers,
-            acknowledged: acknowledged.len(),
+            placed: orders.placed,
+            acknowledged: orders.acknowledged.len(),
             elapsed,
             p50_ms,
             p99_ms,
@@ -61,20 +71,31 @@ impl Verdict {
     }
 
     pub(crate) fn is_clean(&self) -> bool {
-        self.audit.is_clean() && self.audit.orders == self.acknowledged as u64
+        self.audit.is_clean()
+            && self.audit.orders == self.acknowledged as u64
+            && self.acknowledged == self.placed
+    }
+
+    /// The verdict in a word or two.
+    fn word(&self) -> &'static str {
+        match self.audit.is_clean() {
+            true if self.is_clean() => "every promise held",
+            // Who is told nothing is promised nothing.
+            true if self.acknowledged < self.placed => "UNFINISHED",
+            _ => "BROKEN",
+        }
     }
 
     pub(crate) fn print(&self, args: &DemoArgs) {
         let kills: u64 = self.blows.kills.values().sum();
         let mode = if args.dual_write { "dual-write" } else { "outbox" };
-        let verdict = if self.is_clean() { "every promise held" } else { "BROKEN" };
         let audit = &self.audit;
         let balanced = audit.money_balanced && audit.stock_balanced;
-        let rows = [
+        let mut rows = vec![
             [
                 "orders".to_owned(),
                 audit.orders.to_string(),
-                format!("{} acknowledged", self.acknowledged),
+                format!("{} of {} acknowledged", self.acknowledged, self.placed),
             ],
             ["completed".into(), audit.completed.to_string(), "paid, reserved, shipped".into()],
             [
@@ -98,16 +119,11 @@ impl Verdict {
                 balanced.to_string(),
                 format!("money {}, stock {}", audit.money_balanced, audit.stock_balanced),
             ],
-            [
-                "kills".into(),
-                kills.to_string(),
-                self.blows
-                    .kills
-                    .iter()
-                    .map(|(point, times)| format!("{times}× {point}"))
-                    .collect::<Vec<_>>()
-                    .join("\n"),
-            ],
+        ];
+        let mut points = self.blows.kills.iter().map(|(point, times)| format!("{times}× {point}"));
+        rows.push(["kills".into(), kills.to_string(), points.next().unwrap_or_default()]);
+        rows.extend(points.map(|point| [String::new(), String::new(), point]));
+        rows.extend([
             [
                 "stalls".into(),
                 self.blows.stalls.to_string(),
@@ -123,15 +139,15 @@ impl Verdict {
                 format!("{:.1} s", self.elapsed.as_secs_f64()),
                 format!("an order took {:.1} ms (p50), {:.1} ms (p99)", self.p50_ms, self.p99_ms),
             ],
-        ];
-        let table = report::table([mode, "", verdict], rows);
+        ]);
+        let table = report::table([mode, "", self.word()], rows);
         if !args.json {
             report::say!("{table}");
             return;
         }
-        eprintln!("{table}");
+        report::tell!("{table}");
         report::json(&json!({
-            "mode": mode, "seed": args.seed, "orders": audit.orders, "acknowledged": self.acknowledged,
+            "mode": mode, "seed": args.seed, "orders": audit.orders, "placed": self.placed, "acknowledged": self.acknowledged,
             "completed": audit.completed, "compensated": audit.compensated, "lost": audit.lost,
             "duplicated": audit.duplicated, "out_of_order": audit.out_of_order, "balanced": balanced,
             "money_balanced": audit.money_balanced, "stock_balanced": audit.stock_balanced,
@@ -149,4 +165,36 @@ fn percentile(times_us: &[i64], share: f64) -> f64 {
     let micros = times_us.get(index).copied().unwrap_or(0);
     // Two digits behind the point are enough to read.
     (micros as f64 / 10.0).round() / 100.0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_shop_that_took_fewer_orders_kept_its_promises_and_did_not_finish() {
+        let audit = |lost| audit::Verdict {
+            orders: 3,
+            lost,
+            money_balanced: true,
+            stock_balanced: true,
+            ..audit::Verdict::default()
+        };
+        let verdict = |placed, lost| Verdict {
+            audit: audit(lost),
+            blows: Blows::default(),
+            takeovers: 0,
+            placed,
+            acknowledged: 3,
+            elapsed: Duration::ZERO,
+            p50_ms: 0.0,
+            p99_ms: 0.0,
+        };
+        for (placed, lost, word) in
+            [(3, 0, "every promise held"), (5, 0, "UNFINISHED"), (3, 1, "BROKEN"), (5, 1, "BROKEN")]
+        {
+            let verdict = verdict(placed, lost);
+            assert_eq!((verdict.word(), verdict.is_clean()), (word, word.starts_with("every")));
+        }
+    }
 }

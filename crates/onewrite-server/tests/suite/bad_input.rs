@@ -98,11 +98,53 @@ fn an_unreachable_peer_is_waited_for_and_then_delivered_to() {
 fn a_private_address_is_refused_unless_it_is_allowed() {
     let place = Place::with_store();
     let run = place.run(&["relay", "--store", "sqlite:shop.db", "--sink", "http://127.0.0.1:9/x"]);
-    run.refused("OW0024", &["127.0.0.1", "allow_private"]);
+    run.refused("OW0024", &["127.0.0.1", "--allow-private", "allow_private = true"]);
     let run = place.run(&["relay", "--store", "sqlite:shop.db", "--sink", "http://10.0.0.1/x"]);
     run.refused("OW0024", &["10.0.0.1"]);
     let run = place.run(&["relay", "--store", "sqlite:shop.db", "--sink", "http://"]);
     run.refused("OW0023", &[]);
+}
+
+#[test]
+fn the_permission_for_a_private_address_may_stand_in_the_url() {
+    let place = Place::with_store();
+    emit(&place.path("shop.db"), &[event("Made", "a", 1)]);
+    let peer = Peer::start(&place.path("peer.db"));
+    let url = format!("{}?allow_private=true", peer.url());
+    let relay = place.start(&["relay", "--store", "sqlite:shop.db", "--sink", &url]);
+    let delivered = || texts(&place.path("peer.db"), "SELECT id FROM effects").len();
+    eventually("the peer is delivered to", || delivered() == 1);
+    relay.terminate().ok();
+}
+
+#[test]
+fn a_sink_that_would_be_ignored_and_a_type_that_no_event_has_are_refused() {
+    let place = Place::with_store();
+    emit(&place.path("shop.db"), &[event("Made", "a", 1)]);
+    let with = |args: &[&str]| place.run(&[&["relay", "--store", "sqlite:shop.db"], args].concat());
+    with(&["--sink", "null:", "--sink", "nats://me:hunter2@b/S"]).refused("OW0023", &["`null:`"]);
+    for types in ["", "A,", "A, B"] {
+        let run = with(&["--sink", "null:", "--types", types]);
+        assert!(run.code == Some(2) && run.err.contains("--types"), "{run:?}");
+    }
+    let sink = "[[service.sink]]\nname = \"x\"\nurls = [\"null:\"]\ntypes = [\"\"]\n";
+    let text = format!("[[service]]\nname = \"shop\"\nstore = \"sqlite:shop.db\"\n{sink}");
+    place.write("onewrite.toml", &text);
+    place.run(&["relay"]).refused("OW0023", &["`x`", "`shop`", "types"]);
+    let sinks = "SELECT count(*) FROM onewrite_sink";
+    assert_eq!(number(&place.path("shop.db"), sinks), 0, "nothing was settled");
+}
+
+#[test]
+fn a_store_that_is_no_url_is_not_shown() {
+    let place = Place::new();
+    let store = "host=db.example.org user=me password=hunter:2 dbname=shop";
+    let run = place.run(&["store", "show", "--store", store]);
+    run.refused("OW0001", &["is not a URL", "key=value", "postgres://"]);
+    let doctor = place.run(&["doctor", "--json", "--store", store]);
+    for said in [&run.err, &doctor.err, &doctor.out] {
+        assert!(!said.contains("hunter"), "{said}");
+    }
 }
 
 #[test]

@@ -52,6 +52,9 @@ fn every_code_is_explained() {
     let page = place.json(&["explain", "ow0012", "--json"]);
     assert_eq!(page["code"], "OW0012");
     assert!(page["cure"].as_str().unwrap().contains("store fork"), "{page}");
+    for short in ["12", "ow12"] {
+        assert!(place.run(&["explain", short]).ok().out.starts_with("# OW0012: "));
+    }
     place.run(&["explain", "OW9999"]).refused("OW0026", &["OW9999", "OW0001"]);
 }
 
@@ -184,6 +187,28 @@ fn the_doctor_looks_at_everything_and_fails_for_what_it_cannot_reach() {
 }
 
 #[test]
+fn the_doctor_fails_for_a_receiver_that_does_not_answer() {
+    let place = Place::with_store();
+    let peer = crate::peer::Peer::start(&place.path("peer.db"));
+    let doctor = |sink: &str| place.run(&["doctor", "--allow-private", "--sink", sink]);
+    let said = doctor(&peer.url()).ok().out;
+    assert!(said.contains("nothing to mend"), "{said}");
+    let nowhere = format!("http://{}/x", crate::support::free_address());
+    doctor(&nowhere).refused("OW0015", &["cannot be connected to"]);
+}
+
+#[test]
+fn a_variable_that_is_empty_or_cannot_be_read_is_named() {
+    let place = Place::with_store();
+    let mut command = place.command(&["sink", "list", "--store", "sqlite:shop.db"]);
+    let said = Run::of_ref(command.env("ONEWRITE_LOG", "warn,=x=")).ok().err;
+    assert!(said.contains("ONEWRITE_LOG is `warn,=x=`"), "{said}");
+    let mut command = place.command(&["store", "show"]);
+    let run = Run::of_ref(command.env("ONEWRITE_STORE", ""));
+    assert!(run.code == Some(2) && run.err.contains("--store"), "{run:?}");
+}
+
+#[test]
 fn a_guard_is_added_listed_and_removed_and_works_in_between() {
     let place = Place::with_store();
     let path = place.path("shop.db");
@@ -192,7 +217,10 @@ fn a_guard_is_added_listed_and_removed_and_works_in_between() {
         place.json(&[&["guard"], args, &["--store", "sqlite:shop.db", "--json"]].concat())
     };
     assert!(guard(&["add", "Orders"])["done"].as_str().unwrap().contains("must emit"));
-    assert_eq!(guard(&["list"]), serde_json::json!(["orders"]));
+    let listed = serde_json::json!([{ "store": "shop", "table": "orders" }]);
+    assert_eq!(guard(&["list"]), listed);
+    place.run(&["store", "init", "--store", "sqlite:other.db"]).ok();
+    assert_eq!(guard(&["list", "--store", "sqlite:other.db"]), listed, "of every store named");
     let change = "INSERT INTO orders VALUES ('o-1')";
     let refused = crate::support::open(&path).execute(change, []).unwrap_err();
     assert!(refused.to_string().contains("FOREIGN KEY"), "{refused}");

@@ -126,7 +126,7 @@ fn a_shop_on_hold_stays_open_until_it_is_interrupted() {
 
 #[test]
 fn a_demo_that_is_told_to_end_leaves_nothing_behind() {
-    for (signal, code) in [(Signal::TERM, 143), (Signal::INT, 130)] {
+    for (signal, code) in [(Signal::TERM, 143), (Signal::INT, 130), (Signal::HUP, 129)] {
         let place = Place::new();
         let mut command = place.command(&["demo", "--orders", "100000", "--chaos", "4"]);
         command.env("TMPDIR", place.root());
@@ -159,20 +159,21 @@ fn no_service_outlives_a_demo_that_is_killed() {
     let demo = place.start(&["demo", "--orders", "5", "--chaos", "0", "--hold", "--dir", "kept"]);
     demo.says("curl");
     let folder = place.path("kept").canonicalize().unwrap().display().to_string();
-    let services = || {
+    let services = |file: &str| {
         let processes = std::fs::read_dir("/proc").unwrap().filter_map(Result::ok);
-        let lines =
-            processes.filter_map(|process| std::fs::read(process.path().join("cmdline")).ok());
-        lines
-            .filter(|line| {
-                let line = String::from_utf8_lossy(line);
-                line.contains("demo-service") && line.contains(&folder)
-            })
+        let of = |process: &std::fs::DirEntry, file: &str| {
+            let read = std::fs::read(process.path().join(file)).unwrap_or_default();
+            String::from_utf8_lossy(&read).into_owned()
+        };
+        processes
+            .filter(|process| of(process, "cmdline").contains("demo-service"))
+            .filter(|process| of(process, file).contains(&folder))
             .count()
     };
-    assert_eq!(services(), 4);
+    assert_eq!(services("environ"), 4);
+    assert_eq!(services("cmdline"), 0, "URLs hold passwords, and arguments are seen by everybody");
     demo.kill();
-    crate::support::eventually("they end", || services() == 0);
+    crate::support::eventually("they end", || services("environ") == 0);
 }
 
 #[test]

@@ -128,6 +128,15 @@ fn why_says_where_a_delivered_event_is() {
 }
 
 #[test]
+fn why_sends_who_names_a_correlation_id_to_its_story() {
+    let place = Place::with_store();
+    let named = Event { correlation_id: Some("o-1".into()), ..event("Made", "a", 1) };
+    emit(&place.path("shop.db"), &[named]);
+    let run = place.run(&["why", "o-1", "--store", "sqlite:shop.db"]);
+    run.refused("OW0026", &["is a correlation id", "`onewrite flow o-1`"]);
+}
+
+#[test]
 fn why_says_who_owns_what_waits_and_when_it_is_tried_next() {
     let place = Place::with_store();
     let path = place.path("shop.db");
@@ -147,7 +156,8 @@ fn why_says_who_owns_what_waits_and_when_it_is_tried_next() {
     let answer = place.json(&["why", &id, "--store", "sqlite:shop.db", "--json"]);
     assert!(answer[0]["owner"].is_string() && answer[0]["retry_at"].is_string(), "{answer}");
     relay.terminate().ok();
-    assert!(why().contains("no relay"), "{}", why());
+    let said = why();
+    assert!(said.contains("failed (") && said.contains("; no relay holds its partition"), "{said}");
     // What left the log is remembered.
     execute(&path, "DELETE FROM onewrite_sink; DELETE FROM onewrite_cursor");
     place.write("onewrite.toml", "[retention]\nlog_s = 0\n");

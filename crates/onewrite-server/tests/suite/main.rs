@@ -10,6 +10,7 @@ mod disk;
 mod failpoints;
 mod flow;
 mod languages;
+mod leaving;
 mod peer;
 mod relay;
 mod restore;

@@ -4,13 +4,14 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     io::{Read, Write},
     net::{SocketAddr, TcpListener, TcpStream},
+    process::Stdio,
 };
 
 use serde_json::Value;
 
 use crate::{
     peer::Peer,
-    support::{Place, emit, event, eventually, free_address, number, texts},
+    support::{Place, Run, emit, event, eventually, free_address, number, texts},
 };
 
 const STDOUT: [&str; 7] =
@@ -36,6 +37,39 @@ fn by_key(events: &[Value]) -> BTreeMap<String, Vec<u64>> {
 
 fn sorted(numbers: &[u64]) -> bool {
     numbers.windows(2).all(|pair| pair[0] < pair[1])
+}
+
+#[test]
+fn a_relay_to_standard_output_ends_with_its_reader() {
+    let place = Place::with_store();
+    emit(&place.path("shop.db"), &[event("Made", "a", 1)]);
+    let mut command = place.command(&["relay", "--store", "sqlite:shop.db", "--sink", "stdout:"]);
+    let mut relay = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    drop(relay.stdout.take());
+    let ended = relay.wait_with_output().unwrap();
+    let err = String::from_utf8(ended.stderr).unwrap();
+    let run = Run { code: ended.status.code(), out: String::new(), err };
+    run.refused("OW0015", &["nobody reads standard output"]);
+    let sinks = place.json(&["sink", "list", "--store", "sqlite:shop.db", "--json"]);
+    assert_eq!(sinks[0]["behind"], 1, "{sinks}");
+}
+
+#[test]
+fn a_relay_whose_log_nobody_reads_goes_on() {
+    let place = Place::with_store();
+    let path = place.path("shop.db");
+    let url = format!("http://{}/x", free_address());
+    let args = ["relay", "--store", "sqlite:shop.db", "--sink", &url, "--allow-private"];
+    let mut command = place.command(&args);
+    command.env("ONEWRITE_LOG", "debug").stdout(Stdio::null()).stderr(Stdio::piped());
+    let mut relay = command.spawn().unwrap();
+    drop(relay.stderr.take());
+    emit(&path, &[event("Made", "a", 1)]);
+    let failures = "SELECT count(*) FROM onewrite_cursor WHERE retry_at IS NOT NULL";
+    eventually("it tries, and logs that in vain", || number(&path, failures) > 0);
+    let pid = rustix::process::Pid::from_raw(relay.id().cast_signed()).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    assert_eq!(relay.wait().unwrap().code(), Some(0));
 }
 
 #[test]

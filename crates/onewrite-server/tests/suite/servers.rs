@@ -154,7 +154,7 @@ async fn the_verbs_work_on_postgres() {
     block_in_place(|| {
         place.run(&database.at(&["guard", "add", "orders"])).ok();
         let listed = place.json(&database.at(&["guard", "list", "--json"]));
-        assert!(listed[0].as_str().unwrap().contains("orders"), "{listed}");
+        assert!(listed[0]["table"].as_str().unwrap().contains("orders"), "{listed}");
         place.run(&database.at(&["guard", "remove", "orders"])).ok();
         place.run(&database.at(&["guard", "remove", "orders"])).refused("OW0026", &["orders"]);
         let doctor = place.run(&database.at(&["doctor"])).ok();

@@ -8,7 +8,7 @@ use onewrite_core::{
     store::{From, Item, Op, Outcome, Store as _},
 };
 use onewrite_engine::{Retention, Sweeper};
-use onewrite_store_postgres::{Options, PostgresStore, emit, tokio_postgres::Client};
+use onewrite_store_postgres::{Copied, Options, PostgresStore, emit, tokio_postgres::Client};
 use onewrite_testkit::server;
 
 use crate::{
@@ -226,6 +226,41 @@ async fn an_operator_works_on_sinks_parked_keys_and_gaps() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_operator_who_owns_a_table_guards_and_forwards_it() {
+    let Town { place, url, client, .. } = town("onewrite_operator").await;
+    execute(&connect(&place.url).await, "GRANT CREATE ON SCHEMA public TO PUBLIC").await;
+    execute(&client, "CREATE TABLE orders (id text)").await;
+    let operating = open(&url).await;
+    apply(&operating, vec![Op::Guard { table: "orders".into() }]).await;
+    assert_eq!(transact(&client, "INSERT INTO orders VALUES ('x')").await, "OW022");
+    apply(&operating, vec![Op::Unguard { table: "orders".into() }]).await;
+    assert_eq!(transact(&client, "INSERT INTO orders VALUES ('x')").await, "");
+    execute(
+        &client,
+        "CREATE TABLE events (id uuid, aggregatetype text, aggregateid text, type text, payload jsonb);
+         SELECT onewrite.forward_table('events')",
+    )
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_does_not_own_the_schema_begins_no_other_life() {
+    let Town { place, store, url, client } = town("onewrite_operator").await;
+    let before = store.source();
+    let forking = Options { copied: Copied::Fork(None), ..Options::from_url(&url).unwrap() };
+    let refused = PostgresStore::open(forking).await.err().unwrap();
+    assert!(refused.to_string().contains("permission denied for function begin_life"), "{refused}");
+    let forking = Options { copied: Copied::Fork(Some(0)), ..Options::from_url(&url).unwrap() };
+    let refused = PostgresStore::open(forking).await.err().unwrap();
+    assert!(refused.to_string().contains("permission denied for table incarnation"), "{refused}");
+    let adopting = Options { copied: Copied::Adopt, ..Options::from_url(&url).unwrap() };
+    let refused = PostgresStore::open(adopting).await.err().unwrap();
+    assert!(refused.to_string().contains("permission denied for table source"), "{refused}");
+    assert_denied(&client, OWNERS).await;
+    assert_eq!(place.store().await.source().incarnations, before.incarnations);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn missing_rights_are_named() {
     let place = place(4).await;
     let store = place.store().await;
@@ -233,6 +268,7 @@ async fn missing_rights_are_named() {
     let refused = PostgresStore::open(Options::from_url(&url).unwrap()).await.err().unwrap();
     assert_eq!(refused.code(), Code::Database);
     assert!(refused.to_string().contains("permission denied for schema onewrite"), "{refused}");
+    assert!(refused.context().contains("GRANT onewrite_relay"), "{refused}");
     let emitting = open(&login(&place.url, Some("onewrite_emit, onewrite_receive")).await).await;
     let item = Item { fence: None, ops: vec![Op::Suspend { sink: "x".into(), reason: None }] };
     match outcome(&emitting, item).await.unwrap() {
@@ -271,6 +307,8 @@ async fn who_may_not_create_roles_goes_without() {
     let server = server::Postgres::start().await.unwrap();
     server.create_database("shop").await.unwrap();
     create_without_roles(&server.url("shop")).await;
+    let warnings = open(&server.url("shop")).await.warnings().await.unwrap();
+    assert!(warnings.iter().any(|said| said.contains("onewrite_operator")), "{warnings:?}");
     let roles = server
         .psql("postgres", "SELECT count(*) FROM pg_roles WHERE rolname LIKE 'onewrite%'")
         .await;

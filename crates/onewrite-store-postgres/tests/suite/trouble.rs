@@ -27,6 +27,8 @@ async fn assert_unreachable(url: &str, cure: &str) {
     let error = refused(url).await;
     assert_eq!(error.code(), Code::StoreUnreachable, "{error}");
     assert!(error.to_string().contains(cure), "{error}");
+    let place = url.rsplit_once('@').unwrap().1.split('?').next().unwrap();
+    assert!(error.context().contains(&format!("at {place}: ")), "{error}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -37,6 +39,8 @@ async fn an_address_that_leads_nowhere_is_told_from_one_that_refuses() {
     assert_unreachable(&wrong, "user or password are wrong").await;
     let nobody = format!("postgres://nobody:hunter2@127.0.0.1:{port}/postgres");
     assert_unreachable(&nobody, "user or password are wrong").await;
+    let silent = format!("postgres://postgres@127.0.0.1:{port}/postgres");
+    assert_unreachable(&silent, "the server asks for a password").await;
     assert_unreachable(&server.url("no_such_database"), "there is no such database").await;
     let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let nowhere =
@@ -95,6 +99,12 @@ async fn settings_that_weaken_a_promise_are_named() {
     let store = place.store().await;
     let said = store.warnings().await.unwrap();
     assert!(said.len() == 1 && said[0].contains("synchronous_commit"), "{said:?}");
+    for setting in ["synchronous_commit = on", "default_transaction_read_only = on"] {
+        execute(&admin, &format!("ALTER DATABASE {database} SET {setting}")).await;
+    }
+    let store = place.store().await;
+    let said = store.warnings().await.unwrap();
+    assert!(said.len() == 1 && said[0].contains("default_transaction_read_only"), "{said:?}");
     let careless =
         Postgres::start_with(&[("fsync", "off"), ("full_page_writes", "off")]).await.unwrap();
     let store =

@@ -7,7 +7,7 @@ use onewrite::{
     inbox::{Inbox, InboxOptions},
     mysql::{
         self, MysqlInbox, MysqlStore,
-        mysql_async::{self, Conn, Params, Transaction, prelude::Queryable as _},
+        mysql_async::{self, Params, Transaction, prelude::Queryable as _},
     },
     other,
 };
@@ -50,7 +50,7 @@ impl Database for Mysql {
         let (tables, _) = role.tables();
         Box::pin(async move {
             // Such statements commit by themselves, so no transaction can hold them.
-            let mut conn = Conn::new(self.0.options().connect.clone()).await.map_err(other)?;
+            let mut conn = self.0.options().connect().await?;
             for sql in [tables, EFFECTS] {
                 conn.query_drop(dialect(sql)).await.map_err(other)?;
             }
