@@ -177,6 +177,6 @@ fn done(said: &str, json: bool) {
     if json {
         report::json(&serde_json::json!({ "done": said }));
     } else {
-        report::say!("{said}");
+        report::say!("{}", report::plain(said));
     }
 }
