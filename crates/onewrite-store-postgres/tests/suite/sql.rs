@@ -217,8 +217,10 @@ async fn an_event_that_is_too_large_is_refused_in_either_placing() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_event_that_is_too_large_is_refused_in_rust() {
-    let (_place, store, client) = placing("commit").await;
+    let (place, _, client) = placing("commit").await;
     execute(&client, "UPDATE onewrite.source SET event_bytes_max = 8192").await;
+    // Programs learn of it when they start.
+    let store = place.store().await;
     let big = || Event::new("Created", "Order", "1").bytes("text/plain", vec![b'x'; 8193]);
     let refused = store.write(|tx| Box::pin(async move { emit(tx, &big()).await }));
     assert_eq!(refused.await.unwrap_err().code(), Code::EventTooLarge);
