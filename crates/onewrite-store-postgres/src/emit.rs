@@ -13,12 +13,23 @@ use crate::{
     row::{self, Time},
 };
 
-/// The statement every emitting program runs, with either client; the time is in microseconds since 1970.
-pub(crate) const EMIT: &str = "INSERT INTO onewrite.outbox (id, type, aggregatetype, aggregateid, key, content_type, \
-    schema_version, source, data_schema, correlation_id, causation_id, user_id, dedup_key, traceparent, headers, \
-    payload_bytes, time) \
-    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, \
-        coalesce('epoch'::timestamptz + $17::int8 * interval '1 microsecond', clock_timestamp()))";
+/// The statement every emitting program runs, given how its client tells the event's own time. (Each
+/// expression costs every emit.)
+macro_rules! emit_statement {
+    ($time:literal) => {
+        concat!(
+            "INSERT INTO onewrite.outbox (id, type, aggregatetype, aggregateid, key, content_type, schema_version, source, \
+             data_schema, correlation_id, causation_id, user_id, dedup_key, traceparent, headers, payload_bytes, time) \
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, coalesce(",
+            $time,
+            ", clock_timestamp()))"
+        )
+    };
+}
+#[cfg(feature = "sqlx")]
+pub(crate) use emit_statement;
+
+const EMIT: &str = emit_statement!("$17");
 
 /// Appends events at once; the arguments are arrays, one element for each event.
 pub(crate) const APPEND: &str = "SELECT onewrite.append($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17), (SELECT partitions FROM onewrite.source)";
@@ -72,7 +83,7 @@ pub async fn emit(tx: &impl UserTransaction, event: &Event) -> Result<Text> {
     let id = event.id.clone().unwrap_or_else(new_id);
     // The trigger checks the size against the source's own limit.
     event.check(usize::MAX)?;
-    let time = event.time.map(|time| time.0);
+    let time = event.time.map(Time);
     let headers = row::headers_to(&event.headers);
     let version = i64::from(event.schema_version);
     let option = |text: &Option<Text>| text.as_deref().map(str::to_owned);
@@ -98,7 +109,7 @@ pub async fn emit(tx: &impl UserTransaction, event: &Event) -> Result<Text> {
         (&trace, text.clone()),
         (&headers, text),
         (&&*event.data, Type::BYTEA),
-        (&time, Type::INT8),
+        (&time, Type::TIMESTAMPTZ),
     ];
     tx.run(EMIT, &binds).await.during("emit an event")?;
     Ok(id)

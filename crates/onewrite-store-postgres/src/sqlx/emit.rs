@@ -5,9 +5,12 @@ use sqlx::PgConnection;
 
 use super::failed;
 use crate::{
-    emit::{EMIT, new_id},
+    emit::{emit_statement, new_id},
     row,
 };
+
+/// With the time in microseconds since 1970.
+const EMIT: &str = emit_statement!("'epoch'::timestamptz + $17::int8 * interval '1 microsecond'");
 
 /// Emits `event` within the transaction that is open on `tx`: it is committed with the caller's own rows or
 /// not at all. Pass `&mut *tx`. It takes its place when the transaction commits. Returns its id.
