@@ -4,5 +4,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
 mod conformance;
+mod hazards;
+mod memory;
 mod rig;
+mod settings;
 mod sharing;

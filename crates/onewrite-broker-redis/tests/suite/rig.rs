@@ -29,7 +29,9 @@ pub(crate) fn address(server: &Redis) -> SocketAddr {
 pub(crate) async fn ask<T: FromRedisValue>(server: &Redis, words: &str) -> T {
     let mut words = words.split(' ');
     let mut command = redis::cmd(words.next().unwrap());
-    words.for_each(|word| drop(command.arg(word)));
+    for word in words {
+        command.arg(word);
+    }
     command.query_async(&mut client(server).await).await.unwrap()
 }
 
@@ -108,7 +110,9 @@ impl Shop {
 
 pub(crate) async fn stored(server: &Redis, stream: &str) -> u64 {
     let mut asked = redis::pipe();
-    (0..8).for_each(|lane| drop(asked.cmd("XLEN").arg(format!("{stream}:{lane}"))));
+    for lane in 0..8 {
+        asked.cmd("XLEN").arg(format!("{stream}:{lane}"));
+    }
     let lanes: Vec<u64> = asked.query_async(&mut client(server).await).await.unwrap();
     lanes.into_iter().sum()
 }
