@@ -8,6 +8,7 @@ use std::{fmt, str::FromStr};
 
 use onewrite_core::{
     Bytes, Code, Delivery, Error, Result, cloudevents, envelope::name, record::Order,
+    relay::GAP_KIND,
 };
 use redis::{FromRedisValue, ParsingError, ToRedisArgs, Value};
 
@@ -78,11 +79,18 @@ pub(crate) fn encode(delivery: &Delivery, generation: Option<u64>, to: &mut redi
         }
     }
     let attributes = cloudevents::encode_attributes(delivery);
-    to.arg(record.id()).arg(2 * (attributes.len() + 1));
+    to.arg(id_kept(delivery)).arg(2 * (attributes.len() + 1));
     for (name, value) in &attributes {
         to.arg(*name).arg(value);
     }
     to.arg(name::DATA).arg(&*record.event.data);
+}
+
+/// The id that is compared with that of the source's record there. An event that stands for records which
+/// are gone has none: the last of those still has its own in the source's history.
+fn id_kept(delivery: &Delivery) -> &str {
+    let is_gap = delivery.record.event.kind == GAP_KIND;
+    if is_gap { "" } else { delivery.record.id() }
 }
 
 /// The field under which is kept what was appended last in a delivery's partition.

@@ -240,6 +240,21 @@ mod sink {
         assert_eq!(sink.publish(&[other]).await.unwrap(), [Receipt::Diverged]);
     }
 
+    /// A gap event stands at the number of a record that its source still knows by another id: it says
+    /// nothing about where the source stands.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_gap_event_is_no_record_to_compare_with() {
+        let (sink, _feed, _kept) = ends().await;
+        let mut gap = delivery(0, 2);
+        gap.record.event.kind = onewrite_core::relay::GAP_KIND;
+        let batch = [delivery(0, 1), gap];
+        for kind in [Receipt::Accepted, Receipt::Duplicate] {
+            assert_eq!(sink.publish(&batch).await.unwrap(), vec![kind; 2]);
+        }
+        let marks = sink.marks("shop", Incarnation(0x00c0_ffee)).await.unwrap().unwrap();
+        assert_eq!(marks, [Mark { partition: 0, sequence: 2, last_id: "".into() }]);
+    }
+
     /// One with another predecessor (the one before it was parked) is no repeat and no gap.
     #[tokio::test(flavor = "multi_thread")]
     async fn a_changed_predecessor_passes() {
