@@ -83,21 +83,12 @@ impl Source {
 
     /// Runs a relay to `sink`.
     pub fn relay(&self, sink: impl Sink + 'static) -> Running {
-        let options = RelayOptions {
-            lease_ttl: Duration::from_millis(500),
-            poll: Duration::from_millis(10),
-            backoff: Backoff { initial: Duration::from_millis(2), cap: Duration::from_millis(50) },
-            ..RelayOptions::new("payments")
-        };
-        let store: Arc<dyn Store> = Arc::new(self.store.clone());
-        let relay = Relay::new(store, Arc::new(sink), options, unique("relay"));
-        Running::start(|shutdown| relay.run(shutdown))
+        relay(&self.store, sink, Sabotage::default())
     }
 
     /// Whether nothing of the log waits for the relay.
     pub async fn is_settled(&self) -> bool {
-        let sinks = self.store.sinks().await.unwrap();
-        sinks.iter().any(|sink| sink.behind == 0)
+        is_settled(&self.store).await
     }
 
     /// The whole log, as a relay would deliver it.
@@ -117,6 +108,26 @@ impl Source {
     pub fn count(&self) -> usize {
         self.committed.len()
     }
+}
+
+/// Runs a relay from `store` to `sink`, with a defect planted in it.
+pub fn relay(store: &SqliteStore, sink: impl Sink + 'static, sabotage: Sabotage) -> Running {
+    let options = RelayOptions {
+        lease_ttl: Duration::from_millis(500),
+        poll: Duration::from_millis(10),
+        backoff: Backoff { initial: Duration::from_millis(2), cap: Duration::from_millis(50) },
+        sabotage,
+        ..RelayOptions::new("payments")
+    };
+    let store: Arc<dyn Store> = Arc::new(store.clone());
+    let relay = Relay::new(store, Arc::new(sink), options, unique("relay"));
+    Running::start(|shutdown| relay.run(shutdown))
+}
+
+/// Whether nothing of the log of `store` waits for its relay.
+pub async fn is_settled(store: &SqliteStore) -> bool {
+    let sinks = store.sinks().await.unwrap();
+    sinks.iter().any(|sink| sink.behind == 0)
 }
 
 /// A service that reacts: each effect is a row.

@@ -6,6 +6,7 @@
 mod conformance;
 mod hazards;
 mod memory;
+mod restored;
 mod rig;
 mod settings;
 mod sharing;

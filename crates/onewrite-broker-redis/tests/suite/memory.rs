@@ -9,7 +9,7 @@ use onewrite_core::{
     store::Store as _,
 };
 
-use crate::rig::{Shop, ask, assert_clean, client, reading, sink, until};
+use crate::rig::{Consumer, Shop, ask, assert_clean, client, reading, sink, until};
 
 /// A group in every lane.
 async fn make_groups(shop: &Shop, consumer: &'static str) {
@@ -166,4 +166,27 @@ async fn a_full_lane_brings_nothing_more() {
     arrival.settle(vec![Receipt::Accepted; count]).await.unwrap();
     let more = async || shop.stored().await < 300 || pending(&shop).await == 50;
     until("reading on", more).await;
+}
+
+/// A receiver that comes when the others have long acknowledged everything gets it from the log.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_comes_later_gets_what_was_removed() {
+    let mut shop = Shop::new().await;
+    let relay = shop.source.relay(sink(&shop.url()).await);
+    let receiver = shop.consumer.receive(shop.feed().await);
+    shop.source.place(300, 10).await;
+    assert_clean(&shop.consumer.all_of(&shop.source).await);
+    until("trimming", async || shop.stored().await <= 8).await;
+    let folder = tempfile::tempdir().unwrap();
+    let other = Consumer::open(folder.path()).await;
+    let options = reading(&shop.url(), other.store(), "later");
+    let options = RedisFeedOptions { consumer: "later".into(), ..options };
+    let later = other.receive(RedisFeed::open(options).await.unwrap());
+    // One for each key, so that each partition has something to miss its predecessor.
+    shop.source.place(10, 10).await;
+    assert_clean(&other.all_of(&shop.source).await);
+    assert_clean(&shop.consumer.all_of(&shop.source).await);
+    for running in [relay, receiver, later] {
+        running.stop().await;
+    }
 }

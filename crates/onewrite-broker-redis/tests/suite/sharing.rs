@@ -8,7 +8,11 @@ use std::{
 };
 
 use onewrite_broker_redis::{RedisFeed, RedisFeedOptions};
-use onewrite_core::{Text, store::Store};
+use onewrite_core::{
+    Text,
+    broker::{Feed as _, Sink as _},
+    store::Store,
+};
 
 use crate::rig::{
     Consumer, PATIENCE, Shop, ask, assert_clean, client, lanes_of, reading, sink, until, within,
@@ -136,6 +140,29 @@ async fn what_a_stalled_process_read_comes_again() {
 #[tokio::test(flavor = "multi_thread")]
 async fn before_the_ack_wait_it_does_not() {
     assert!(!recovers(Duration::from_secs(60), Duration::from_secs(2)).await);
+}
+
+/// What is held for long is not taken for left behind: it is read once.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_held_does_not_come_again() {
+    let mut shop = Shop::new().await;
+    let url = format!("{}&lanes=1", shop.url());
+    let publisher = sink(&url).await;
+    shop.source.place(20, 5).await;
+    publisher.publish(&shop.source.deliveries().await).await.unwrap();
+    let ack_wait = Duration::from_millis(400);
+    let options = reading(&url, shop.consumer.store(), "one");
+    let mut feed = RedisFeed::open(RedisFeedOptions { ack_wait, ..options }).await.unwrap();
+    let arrival = feed.next().await.unwrap();
+    let began = Instant::now();
+    while began.elapsed() < 5 * ack_wait {
+        let pending = format!("XPENDING {}:0 payments - + 100", shop.stream);
+        let held: Vec<(String, String, u64, u64)> = ask(&shop.server, &pending).await;
+        assert_eq!(held.len(), 20);
+        assert!(held.iter().all(|(.., delivered)| *delivered == 1), "{held:?}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    drop(arrival);
 }
 
 #[tokio::test(flavor = "multi_thread")]
