@@ -217,6 +217,8 @@ fn command(name: &str, folder: &Path) -> io::Result<Command> {
         command.env_remove(name);
     }
     command.arg("--no-defaults").arg(format!("--datadir={}", data(folder).display()));
+    // Of its own: a server that starts removes what others have put into a shared one.
+    command.env("TMPDIR", folder);
     command.env("LC_ALL", "C").current_dir("/");
     Ok(command)
 }
