@@ -8,7 +8,7 @@ use onewrite_core::{
     retry::Backoff,
     store::Store,
 };
-use onewrite_lanes::{Closer, LaneFeed, LaneFeedOptions};
+use onewrite_lanes::{Closer, LaneFeed, LaneFeedOptions, url::is_name};
 
 use crate::{
     StreamOptions, connect,
@@ -94,7 +94,7 @@ impl NatsFeedOptions {
 
     fn check(&self) -> Result<()> {
         self.stream.check()?;
-        if !stream::is_name(&self.consumer) {
+        if !is_name(&self.consumer) {
             return Err(url::invalid(
                 "a consumer of a NATS stream is named with 1 to 200 letters, digits, `-` and `_`",
             ));

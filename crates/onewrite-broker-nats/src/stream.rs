@@ -11,8 +11,7 @@ use async_nats::{
     },
 };
 use onewrite_core::{Code, Error, Partition, Result, Text};
-
-use crate::url::invalid;
+use onewrite_lanes::url::{invalid, is_name};
 
 /// The lanes of a stream that is created without saying how many.
 pub const LANES_DEFAULT: u16 = 8;
@@ -101,12 +100,6 @@ impl fmt::Debug for StreamOptions {
             .field("lanes", &self.lanes)
             .finish_non_exhaustive()
     }
-}
-
-/// Whether `name` can stand in a subject and name a stream or a consumer.
-pub(crate) fn is_name(name: &str) -> bool {
-    (1..=200).contains(&name.len())
-        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte))
 }
 
 /// A stream that was found in order.

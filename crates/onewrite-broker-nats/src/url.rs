@@ -1,8 +1,10 @@
 //! What a `nats://` URL says: where the server is, which stream, and options.
 
-use std::{str::FromStr, time::Duration};
+use std::time::Duration;
 
-use onewrite_core::{Code, Error, Result};
+use onewrite_core::Result;
+pub(crate) use onewrite_lanes::url::invalid;
+use onewrite_lanes::url::{decoded, duration, number};
 
 use crate::StreamOptions;
 
@@ -20,7 +22,7 @@ const SHAPE: &str = "a NATS URL looks like `nats://[user:password@|token@]host[:
 /// Reads a URL. Messages never hold its user, password or token.
 ///
 /// # Errors
-/// [`Code::InvalidConfig`], naming the part or option.
+/// [`InvalidConfig`](onewrite_core::Code::InvalidConfig), naming the part or option.
 pub(crate) fn parse(url: &str) -> Result<NatsUrl> {
     let (scheme, rest) = url.split_once("://").ok_or_else(|| invalid(SHAPE))?;
     if !matches!(scheme, "nats" | "tls") {
@@ -78,42 +80,10 @@ fn option(out: &mut NatsUrl, name: &str, value: &str) -> Result<()> {
     Ok(())
 }
 
-pub(crate) fn invalid(context: impl Into<String>) -> Error {
-    Error::new(Code::InvalidConfig, context)
-}
-
-fn number<T: FromStr>(name: &str, value: &str) -> Result<T> {
-    value.parse().map_err(|_| invalid(format!("option `{name}` of a NATS URL cannot be read")))
-}
-
-/// A number of seconds, or what `humantime` reads (`90s`, `7d`).
-fn duration(name: &str, value: &str) -> Result<Duration> {
-    if let Ok(seconds) = value.parse() {
-        return Ok(Duration::from_secs(seconds));
-    }
-    humantime::parse_duration(value)
-        .map_err(|_| invalid(format!("option `{name}` of a NATS URL is not a time like `90s`")))
-}
-
-/// Undoes percent encoding.
-fn decoded(text: &str) -> Result<String> {
-    let bad = || invalid("a part of a NATS URL is not percent-encoded UTF-8");
-    let mut out = Vec::with_capacity(text.len());
-    let mut bytes = text.bytes();
-    while let Some(byte) = bytes.next() {
-        if byte != b'%' {
-            out.push(byte);
-            continue;
-        }
-        let mut digit = || bytes.next().and_then(|byte| char::from(byte).to_digit(16));
-        let (high, low) = digit().zip(digit()).ok_or_else(bad)?;
-        out.push(u8::try_from(high * 16 + low).map_err(|_| bad())?);
-    }
-    String::from_utf8(out).map_err(|_| bad())
-}
-
 #[cfg(test)]
 mod tests {
+    use onewrite_core::Code;
+
     use super::*;
 
     #[test]

@@ -49,6 +49,7 @@ impl Announcement {
 #[derive(Debug, Default)]
 pub struct Announced {
     waiting: Mutex<HashMap<Lane, Sequence>>,
+    generations: Mutex<HashMap<Lane, u64>>,
 }
 
 impl Announced {
@@ -59,26 +60,39 @@ impl Announced {
             tracing::warn!("an announcement of a gap cannot be read");
             return;
         };
-        let mut waiting = self.waiting();
+        let mut waiting = locked(&self.waiting);
         if waiting.len() < ANNOUNCED_MAX || waiting.contains_key(&lane) {
             waiting.insert(lane, have);
         }
     }
 
-    /// Takes what was announced for one life of `source`: what [`Sink::gaps`] answers.
+    /// Takes what was announced for one life of `source`: what [`Sink::gaps`] answers. A new generation
+    /// of each of those lanes begins.
     ///
     /// [`Sink::gaps`]: onewrite_core::broker::Sink::gaps
     pub fn take(&self, source: &str, life: Incarnation) -> Vec<(Partition, Sequence)> {
         let wanted =
             |lane: &Lane, _: &mut Sequence| *lane.source == *source && lane.incarnation == life;
-        let mut waiting = self.waiting();
-        waiting.extract_if(wanted).map(|(lane, have)| (lane.partition, have)).collect()
+        let taken: Vec<_> = locked(&self.waiting).extract_if(wanted).collect();
+        let mut generations = locked(&self.generations);
+        let begin = |(lane, have): (Lane, Sequence)| {
+            let partition = lane.partition;
+            generations.insert(lane, rand::random());
+            (partition, have)
+        };
+        taken.into_iter().map(begin).collect()
     }
 
-    /// A panic while the lock was held leaves nothing half done here.
-    fn waiting(&self) -> MutexGuard<'_, HashMap<Lane, Sequence>> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    /// The generation of each lane that has one: a part of what the broker recognises repeats by. It may
+    /// remember messages that it has lost, and would drop what is sent again.
+    pub fn generations(&self) -> HashMap<Lane, u64> {
+        locked(&self.generations).clone()
     }
+}
+
+/// A panic while the lock was held leaves nothing half done here.
+fn locked<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {
+    of.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
@@ -97,5 +111,20 @@ mod tests {
         assert!(announced.take("mall", Incarnation(7)).is_empty(), "another source");
         assert_eq!(announced.take("shop", Incarnation(7)), [(3, 6)]);
         assert!(announced.take("shop", Incarnation(7)).is_empty(), "taken once");
+    }
+
+    #[test]
+    fn what_is_sent_again_is_of_another_generation() {
+        let lane = Lane { source: "shop".into(), incarnation: Incarnation(7), partition: 3 };
+        let announced = Announced::default();
+        let said = serde_json::to_vec(&Announcement::new(&lane, 4)).unwrap();
+        announced.note(&said);
+        assert!(announced.generations().is_empty(), "not before it is taken");
+        let generation_after = || {
+            announced.note(&said);
+            announced.take("shop", Incarnation(7));
+            announced.generations()[&lane]
+        };
+        assert_ne!(generation_after(), generation_after());
     }
 }

@@ -18,7 +18,8 @@
 //! lane). What a lane holds is in memory, and comes again.
 //!
 //! Read it in this order: `broker.rs` (what a broker does), `lane.rs` (the machine), `lane_task.rs` (what
-//! runs it), `sharing.rs` and `feed.rs`.
+//! runs it), `sharing.rs` and `feed.rs`. What such brokers have in common besides: [`Announced`] for the
+//! sender, and [`url`].
 
 mod announcement;
 mod arrival;
@@ -27,6 +28,7 @@ mod feed;
 mod lane;
 mod lane_task;
 mod sharing;
+pub mod url;
 
 pub use announcement::{Announced, Announcement};
 pub use broker::{Answer, LaneReader, Lanes, Message};

@@ -2,14 +2,16 @@
 //!
 //! [`history`] judges committed effects against what was committed at the source. [`sim`] runs the
 //! relay and inbox machines in a seeded world with faults. [`proxy`] stands between real processes, and
-//! [`powercut`] takes from a file what a process never synced. [`server`] starts real databases and brokers.
+//! [`powercut`] takes from a file what a process never synced. [`server`] starts real databases and
+//! brokers, and [`rig`] puts a source and a receiver at the two ends of one.
 
 pub mod child;
 pub mod conformance;
 pub mod history;
 pub mod powercut;
 pub mod proxy;
+pub mod rig;
 pub mod sim;
 
-/// Private PostgreSQL and NATS servers.
+/// Private databases and brokers.
 pub use onewrite_testservers as server;

@@ -4,9 +4,7 @@
 //! creates.
 
 use std::{
-    env,
-    fs::{self, File},
-    io::{self, Read, Seek, SeekFrom},
+    env, fs, io,
     path::{Path, PathBuf},
     process::Command,
     sync::{Arc, Mutex, PoisonError},
@@ -228,6 +226,8 @@ fn command(name: &str, folder: &Path) -> io::Result<Command> {
         command.env_remove(name);
     }
     command.arg("--no-defaults").arg(format!("--datadir={}", data(folder).display()));
+    // Of its own: a server that starts removes what others have put into a shared one.
+    command.env("TMPDIR", folder);
     command.env("LC_ALL", "C").current_dir("/");
     Ok(command)
 }
@@ -255,16 +255,8 @@ fn start(folder: &Path, port: u16, settings: &[String]) -> io::Result<Process> {
     let log = folder.join("log");
     let before = fs::metadata(&log).map_or(0, |log| log.len());
     Process::start(server, &log, |_| {
-        said(&log, before).is_ok_and(|said| said.contains("ready for connections"))
+        process::said(&log, before).is_ok_and(|said| said.contains("ready for connections"))
     })
-}
-
-fn said(log: &Path, since: u64) -> io::Result<String> {
-    let mut log = File::open(log)?;
-    log.seek(SeekFrom::Start(since))?;
-    let mut said = Vec::new();
-    log.read_to_end(&mut said)?;
-    Ok(String::from_utf8_lossy(&said).into_owned())
 }
 
 fn data(folder: &Path) -> PathBuf {

@@ -221,6 +221,11 @@ fn start_error(failure: &str, log: &str) -> io::Error {
     io::Error::new(kind, format!("the server {failure}; its log ends:\n{tail}"))
 }
 
+/// What a log says behind `position`.
+pub(crate) fn said(log: &Path, position: u64) -> io::Result<String> {
+    since(File::open(log)?, position)
+}
+
 fn since(mut file: File, position: u64) -> io::Result<String> {
     file.seek(SeekFrom::Start(position))?;
     let mut bytes = Vec::new();

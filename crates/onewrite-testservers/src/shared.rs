@@ -8,7 +8,9 @@ use std::{env, io};
 
 use tokio::sync::OnceCell;
 
-use crate::{Mariadb, MariadbAddress, Nats, NatsAddress, Postgres, PostgresAddress};
+use crate::{
+    Mariadb, MariadbAddress, Nats, NatsAddress, Postgres, PostgresAddress, Redis, RedisAddress,
+};
 
 /// Names the PostgreSQL server of the test run: `postgres://postgres:PASSWORD@127.0.0.1:PORT`.
 pub const POSTGRES_ENV: &str = "ONEWRITE_TEST_POSTGRES";
@@ -16,6 +18,8 @@ pub const POSTGRES_ENV: &str = "ONEWRITE_TEST_POSTGRES";
 pub const MARIADB_ENV: &str = "ONEWRITE_TEST_MARIADB";
 /// Names the NATS server of the test run: `nats://127.0.0.1:PORT`.
 pub const NATS_ENV: &str = "ONEWRITE_TEST_NATS";
+/// Names the Redis server of the test run: `redis://127.0.0.1:PORT`.
+pub const REDIS_ENV: &str = "ONEWRITE_TEST_REDIS";
 
 /// The PostgreSQL server of this test run: the one that [`POSTGRES_ENV`] names, else one of this process.
 ///
@@ -70,6 +74,25 @@ pub async fn shared_nats() -> io::Result<&'static NatsAddress> {
             return Ok((address, None));
         }
         let server = Nats::start().await?;
+        Ok::<_, io::Error>((server.address().clone(), Some(server)))
+    };
+    Ok(&SHARED.get_or_try_init(start).await?.0)
+}
+
+/// The Redis server of this test run: the one that [`REDIS_ENV`] names, else one of this process.
+///
+/// Other tests use it at the same time: work on streams of your own, and do not stop it.
+///
+/// # Errors
+/// When [`REDIS_ENV`] holds something else, or as [`Redis::start`].
+pub async fn shared_redis() -> io::Result<&'static RedisAddress> {
+    static SHARED: OnceCell<(RedisAddress, Option<Redis>)> = OnceCell::const_new();
+    let start = async || {
+        if let Some(url) = named(REDIS_ENV) {
+            let address = RedisAddress::parse(&url).ok_or_else(|| not_understood(REDIS_ENV))?;
+            return Ok((address, None));
+        }
+        let server = Redis::start().await?;
         Ok::<_, io::Error>((server.address().clone(), Some(server)))
     };
     Ok(&SHARED.get_or_try_init(start).await?.0)

@@ -4,4 +4,5 @@ mod mariadb;
 mod nats;
 mod orphans;
 mod postgres;
+mod redis;
 mod shared;

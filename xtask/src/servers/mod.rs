@@ -8,7 +8,9 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use onewrite_testservers::{MARIADB_ENV, Mariadb, NATS_ENV, Nats, POSTGRES_ENV, Postgres};
+use onewrite_testservers::{
+    MARIADB_ENV, Mariadb, NATS_ENV, Nats, POSTGRES_ENV, Postgres, REDIS_ENV, Redis,
+};
 use tokio::{
     runtime::{self, Runtime},
     signal::unix::{Signal, SignalKind, signal},
@@ -25,10 +27,12 @@ pub(crate) enum Server {
     Mariadb,
     /// NATS with JetStream.
     Nats,
+    /// Redis.
+    Redis,
 }
 
 /// What the tests need.
-pub(crate) const ALL: &[Server] = &[Server::Postgres, Server::Mariadb, Server::Nats];
+pub(crate) const ALL: &[Server] = &[Server::Postgres, Server::Mariadb, Server::Nats, Server::Redis];
 
 impl Server {
     /// Debian's package.
@@ -37,6 +41,7 @@ impl Server {
             Self::Postgres => "postgresql",
             Self::Mariadb => "mariadb-server",
             Self::Nats => "nats-server",
+            Self::Redis => "redis-server",
         }
     }
 
@@ -45,6 +50,7 @@ impl Server {
             Self::Postgres => Postgres::is_installed(),
             Self::Mariadb => Mariadb::is_installed(),
             Self::Nats => Nats::is_installed(),
+            Self::Redis => Redis::is_installed(),
         }
     }
 
@@ -54,6 +60,7 @@ impl Server {
             Self::Postgres => POSTGRES_ENV,
             Self::Mariadb => MARIADB_ENV,
             Self::Nats => NATS_ENV,
+            Self::Redis => REDIS_ENV,
         }
     }
 
@@ -63,6 +70,7 @@ impl Server {
             Self::Postgres => ["ONEWRITE_POSTGRES", STORE],
             Self::Mariadb => ["ONEWRITE_MARIADB", STORE],
             Self::Nats => ["ONEWRITE_NATS", BROKER],
+            Self::Redis => ["ONEWRITE_REDIS", BROKER],
         }
     }
 
@@ -71,6 +79,7 @@ impl Server {
             Self::Postgres => Running::Postgres(Postgres::start().await.context("PostgreSQL")?),
             Self::Mariadb => Running::Mariadb(Mariadb::start().await.context("MariaDB")?),
             Self::Nats => Running::Nats(Nats::start().await.context("NATS")?),
+            Self::Redis => Running::Redis(Redis::start().await.context("Redis")?),
         })
     }
 }
@@ -84,6 +93,7 @@ enum Running {
     Postgres(Postgres),
     Mariadb(Mariadb),
     Nats(Nats),
+    Redis(Redis),
 }
 
 impl Running {
@@ -92,6 +102,7 @@ impl Running {
             Self::Postgres(_) => Server::Postgres,
             Self::Mariadb(_) => Server::Mariadb,
             Self::Nats(_) => Server::Nats,
+            Self::Redis(_) => Server::Redis,
         }
     }
 
@@ -101,6 +112,7 @@ impl Running {
             Self::Postgres(server) => server.address().server_url(),
             Self::Mariadb(server) => server.address().server_url(),
             Self::Nats(server) => server.url(),
+            Self::Redis(server) => server.url(),
         }
     }
 
@@ -109,7 +121,7 @@ impl Running {
         match self {
             Self::Postgres(server) => server.create_database(database).await?,
             Self::Mariadb(server) => server.address().create_database(database).await?,
-            Self::Nats(_) => return Ok(self.url()),
+            Self::Nats(_) | Self::Redis(_) => return Ok(self.url()),
         }
         Ok(format!("{}/{database}", self.url()))
     }

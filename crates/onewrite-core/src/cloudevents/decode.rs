@@ -95,6 +95,24 @@ pub fn decode_binary<'a>(
     fields.delivery().map_err(invalid)
 }
 
+/// Reads one event whose attributes are text under their CloudEvents names, with its data beside them.
+///
+/// # Errors
+/// [`Code::InvalidEvent`], naming the attribute.
+pub fn decode_attributes<'a>(
+    attributes: impl IntoIterator<Item = (&'a str, &'a [u8])>,
+    data: Bytes,
+) -> Result<Delivery> {
+    let mut fields = Fields::default();
+    for (name, value) in attributes {
+        let value = std::str::from_utf8(value)
+            .map_err(|_| invalid(format!("attribute `{name}` is not UTF-8")))?;
+        fields.set(name, Cow::Borrowed(value));
+    }
+    fields.binary(data);
+    fields.delivery().map_err(invalid)
+}
+
 fn invalid(context: impl Into<String>) -> Error {
     Error::new(Code::InvalidEvent, context)
 }

@@ -74,6 +74,17 @@ pub fn encode_binary(delivery: &Delivery) -> Binary {
     Binary { headers: headers.0, body: event.data.clone() }
 }
 
+/// The attributes of one delivery by their CloudEvents names, for media that carry any text as it is; the
+/// data travels beside them.
+#[must_use]
+pub fn encode_attributes(delivery: &Delivery) -> Vec<(&'static str, String)> {
+    let mut plain = Plain(Vec::with_capacity(20));
+    plain.attribute(name::SPEC_VERSION, Value::Text("1.0"));
+    attributes(delivery, &mut plain);
+    plain.attribute(name::CONTENT_TYPE, Value::Text(&delivery.record.event.content_type));
+    plain.0
+}
+
 /// Bytes to set aside for one event: what it holds (twice the data, should it need base64) and the
 /// names around it.
 fn room(delivery: &Delivery) -> usize {
@@ -129,10 +140,25 @@ enum Value<'a> {
     True,
 }
 
-trait Attributes {
-    fn attribute(&mut self, name: &str, value: Value<'_>);
+impl Value<'_> {
+    /// The value as text of its own; `written` writes what a user chose.
+    fn text(self, written: impl Fn(&str) -> String) -> String {
+        match self {
+            Self::Text(text) => written(text),
+            Self::Path(one, two) => written(&format!("{one}/{two}")),
+            Self::Integer(number) => number.to_string(),
+            Self::Decimal(number) => number.to_string(),
+            Self::Hex(number) => format!("{number:016x}"),
+            Self::Time(time) => time.to_string(),
+            Self::True => "true".to_owned(),
+        }
+    }
+}
 
-    fn optional(&mut self, name: &str, value: Option<&crate::Text>) {
+trait Attributes {
+    fn attribute(&mut self, name: &'static str, value: Value<'_>);
+
+    fn optional(&mut self, name: &'static str, value: Option<&crate::Text>) {
         if let Some(value) = value {
             self.attribute(name, Value::Text(value));
         }
@@ -199,7 +225,7 @@ fn headers_text(event: &Event) -> String {
 
 impl Attributes for Vec<u8> {
     #[inline]
-    fn attribute(&mut self, name: &str, value: Value<'_>) {
+    fn attribute(&mut self, name: &'static str, value: Value<'_>) {
         member(self, name);
         match value {
             Value::Text(text) => string(self, text),
@@ -255,19 +281,19 @@ fn escaped(out: &mut Vec<u8>, text: &str) {
     out.extend_from_slice(&bytes[start..]);
 }
 
+struct Plain(Vec<(&'static str, String)>);
+
+impl Attributes for Plain {
+    fn attribute(&mut self, name: &'static str, value: Value<'_>) {
+        self.0.push((name, value.text(str::to_owned)));
+    }
+}
+
 struct Headers(Vec<(String, String)>);
 
 impl Attributes for Headers {
-    fn attribute(&mut self, name: &str, value: Value<'_>) {
-        let value = match value {
-            Value::Text(text) => percent_encoded(text),
-            Value::Path(one, two) => percent_encoded(&format!("{one}/{two}")),
-            Value::Integer(number) => number.to_string(),
-            Value::Decimal(number) => number.to_string(),
-            Value::Hex(number) => format!("{number:016x}"),
-            Value::Time(time) => time.to_string(),
-            Value::True => "true".to_owned(),
-        };
+    fn attribute(&mut self, name: &'static str, value: Value<'_>) {
+        let value = value.text(percent_encoded);
         self.0.push((format!("{HEADER_PREFIX}{name}"), value));
     }
 }

@@ -1,4 +1,5 @@
-//! CloudEvents 1.0 as onewrite speaks it: JSON batch, JSON event, and the HTTP binary mode.
+//! CloudEvents 1.0 as onewrite speaks it: JSON batch, JSON event, the HTTP binary mode, and attributes
+//! as plain text.
 //!
 //! Guaranteed: what is encoded here decodes to the same [`Delivery`](crate::Delivery), data byte by
 //! byte. JSON data is embedded as it was given, everything else travels in base64. An event from
@@ -15,8 +16,10 @@ mod fields;
 #[cfg(test)]
 mod roundtrip_test;
 
-pub use decode::{decode, decode_batch, decode_binary, decode_event};
-pub use encode::{Binary, encode_batch, encode_binary, encode_event, encode_line};
+pub use decode::{decode, decode_attributes, decode_batch, decode_binary, decode_event};
+pub use encode::{
+    Binary, encode_attributes, encode_batch, encode_binary, encode_event, encode_line,
+};
 
 /// The content type of several events in one JSON array.
 pub const BATCH_TYPE: &str = "application/cloudevents-batch+json";

@@ -132,6 +132,14 @@ proptest! {
     }
 
     #[test]
+    fn attributes_and_data_come_back_as_they_were(delivery in delivery()) {
+        let attributes = encode_attributes(&delivery);
+        let read = attributes.iter().map(|(name, value)| (*name, value.as_bytes()));
+        let data = delivery.record.event.data.clone();
+        prop_assert_eq!(decode_attributes(read, data).unwrap(), delivery);
+    }
+
+    #[test]
     fn no_input_is_a_panic(body in any::<Vec<u8>>(), text in any::<String>()) {
         let _ = decode_batch(&body);
         let _ = decode_batch(format!("[{{\"id\":{text}}}]").as_bytes());

@@ -1,0 +1,12 @@
+//! Redis Streams as a broker, on real servers: its promises, and what it does about the hazards of
+//! brokers.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+
+mod conformance;
+mod hazards;
+mod memory;
+mod restored;
+mod rig;
+mod settings;
+mod sharing;
