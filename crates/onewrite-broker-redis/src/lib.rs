@@ -44,4 +44,4 @@ pub use feed::{RedisFeed, RedisFeedOptions};
 pub use gaps::gap_channel;
 pub use onewrite_lanes::{Announcement, Closer};
 pub use sink::{RedisSink, RedisSinkOptions, WINDOW_DEFAULT};
-pub use stream::{LANES_DEFAULT, StreamOptions};
+pub use stream::{LANES_DEFAULT, StreamOptions, remove};

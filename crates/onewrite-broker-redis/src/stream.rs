@@ -90,6 +90,25 @@ impl StreamOptions {
     }
 }
 
+/// Removes a stream with its lanes and what was noted of them, whatever they still hold.
+///
+/// # Errors
+/// [`Code::SinkUnreachable`]; what [`StreamOptions::check`] says.
+pub async fn remove(options: &StreamOptions) -> Result<()> {
+    options.check()?;
+    let server = Server::connect(options).await?;
+    let what = "does not remove a stream";
+    let lanes = cmd("HGET").arg(&*options.stream).arg(LANES_FIELD).to_owned();
+    let lanes: Option<u16> = server.ask(what, &lanes).await?;
+    let layout = Layout { stream: options.stream.clone(), lanes: lanes.unwrap_or(0) };
+    let keys = (0..layout.lanes).flat_map(|lane| [layout.key(lane), layout.last_key(lane)]);
+    // The key that says how many lanes there are goes last: a removal that breaks off is begun anew.
+    for key in keys.chain([options.stream.to_string()]) {
+        server.ask::<u64>(what, &cmd("DEL").arg(key).to_owned()).await?;
+    }
+    Ok(())
+}
+
 /// Without credentials.
 impl fmt::Debug for StreamOptions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -9,6 +9,7 @@ use onewrite::{
     mysql::{self, MysqlStore},
     nats::{NatsSink, NatsSinkOptions},
     postgres::{self, PostgresStore},
+    redis::{RedisSink, RedisSinkOptions},
     sqlite::{self, SqliteStore},
     store::Copied,
 };
@@ -16,8 +17,17 @@ use onewrite::{
 /// The schemes a store can have.
 pub(crate) const STORE_SCHEMES: &[&str] = &["sqlite:", "postgres://", "mysql://"];
 /// The schemes a sink can have.
-pub(crate) const SINK_SCHEMES: &[&str] =
-    &["http://", "https://", "nats://", "tls://", "memory:", "stdout:", "null:"];
+pub(crate) const SINK_SCHEMES: &[&str] = &[
+    "http://",
+    "https://",
+    "nats://",
+    "tls://",
+    "redis://",
+    "rediss://",
+    "memory:",
+    "stdout:",
+    "null:",
+];
 
 /// Opens the store at `url`; a missing one is created only when `create` says so.
 pub(crate) async fn open_store(url: &str, create: bool, copied: Copied) -> Result<Arc<dyn Store>> {
@@ -70,6 +80,9 @@ pub(crate) async fn open_sink(target: &SinkTarget) -> Result<Arc<dyn Sink>> {
         "memory" => Ok(Arc::new(memory(url.trim_start_matches("memory:").to_owned()).0)),
         "http" | "https" => open_http(target, url),
         "nats" | "tls" => Ok(Arc::new(NatsSink::connect(NatsSinkOptions::from_url(url)?).await?)),
+        "redis" | "rediss" => {
+            Ok(Arc::new(RedisSink::connect(RedisSinkOptions::from_url(url)?).await?))
+        }
         _ => Err(unknown("sink", url, SINK_SCHEMES)),
     }
 }

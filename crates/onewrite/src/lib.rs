@@ -4,7 +4,7 @@
 //! database; a relay reads that database's log in order and delivers; the receiving side makes repeats
 //! harmless. This crate is what a service imports.
 //!
-//! The features `postgres`, `mysql` and `nats` add stores and a broker, `sqlx` the transactions of its users.
+//! The features `postgres`, `mysql`, `nats` and `redis` add stores and brokers, `sqlx` the transactions of its users.
 //!
 //! ```
 //! use std::sync::Arc;
@@ -55,6 +55,8 @@ pub use onewrite_broker_http as http;
 pub use onewrite_broker_local::{MemoryFeed, MemorySink, NullSink, StdoutSink, memory};
 #[cfg(feature = "nats")]
 pub use onewrite_broker_nats as nats;
+#[cfg(feature = "redis")]
+pub use onewrite_broker_redis as redis;
 pub use onewrite_core::{
     BoxFuture, Bytes, Code, Delivery, Error, Event, Record, Result, Text, Timestamp, broker,
     cloudevents, envelope, error, failpoint, flow, inbox, lease, parking, position, record, relay,

@@ -8,7 +8,7 @@ use onewrite::{
     broker::{Feed, Sink},
     http,
     inbox::Inbox,
-    nats,
+    nats, redis,
 };
 
 use crate::service::ServiceOptions;
@@ -36,6 +36,10 @@ pub async fn sink(urls: Vec<String>, timeout: Duration) -> Result<Arc<dyn Sink>>
         "nats" | "tls" => {
             let options = nats::NatsSinkOptions::from_url(first)?;
             Ok(Arc::new(nats::NatsSink::connect(options).await?))
+        }
+        "redis" | "rediss" => {
+            let options = redis::RedisSinkOptions::from_url(first)?;
+            Ok(Arc::new(redis::RedisSink::connect(options).await?))
         }
         _ => Err(unknown()),
     }
@@ -81,6 +85,15 @@ pub(crate) async fn incoming(
             let mut feed = nats::NatsFeedOptions::from_url(url, consumer, store, owner)?;
             feed.lease_ttl = options.lease_ttl;
             let feed = nats::NatsFeed::open(feed).await?;
+            let closing = Closing(Some(feed.closer()));
+            Ok(Incoming { feed: Box::new(feed), routes: None, closing })
+        }
+        "redis" | "rediss" => {
+            let (consumer, owner) = (options.role.name(), options.owner());
+            let url = &options.receives;
+            let mut feed = redis::RedisFeedOptions::from_url(url, consumer, store, owner)?;
+            feed.lease_ttl = options.lease_ttl;
+            let feed = redis::RedisFeed::open(feed).await?;
             let closing = Closing(Some(feed.closer()));
             Ok(Incoming { feed: Box::new(feed), routes: None, closing })
         }

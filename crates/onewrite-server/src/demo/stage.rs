@@ -54,9 +54,14 @@ impl Stage {
             }
         };
         let streams = match scheme(&args.broker) {
-            "nats" | "tls" => Some(Streams::at(&args.broker, &run)),
+            "nats" | "tls" | "redis" | "rediss" => Some(Streams::at(&args.broker, &run)),
             _ if is_word(&args.broker, broker::HTTP) => None,
-            _ => return Err(unknown("broker", "--broker http and --broker nats://HOST:PORT")),
+            _ => {
+                return Err(unknown(
+                    "broker",
+                    "--broker http, --broker nats://HOST:PORT and --broker redis://HOST:PORT",
+                ));
+            }
         };
         let (folder, temporary) = folder(args)?;
         let file = |role: Role| folder.join(format!("{}.db", role.name()));

@@ -1,12 +1,14 @@
-//! The streams of a run on NATS: one for each service that receives.
+//! The streams of a run at a broker: one for each service that receives.
 
 use async_nats::{
     ConnectOptions,
     jetstream::{self, context::DeleteStreamErrorKind},
 };
 use onewrite::{
-    Code, Error, Result,
-    nats::{NatsSink, NatsSinkOptions, StreamOptions},
+    Code, Error, Result, nats,
+    nats::{NatsSink, NatsSinkOptions},
+    redis,
+    redis::{RedisSink, RedisSinkOptions},
 };
 use onewrite_shop::Role;
 
@@ -14,6 +16,7 @@ use super::{
     removal::{self, Rest},
     stage::{Run, named},
 };
+use crate::backends::scheme;
 
 /// What a killed receiver had in its hands is delivered again after this time.
 const ACK_WAIT: &str = "2s";
@@ -21,7 +24,13 @@ const ACK_WAIT: &str = "2s";
 pub(crate) struct Streams {
     urls: Vec<(Role, String)>,
     /// Those that were begun with: there may be such a stream.
-    made: Vec<StreamOptions>,
+    made: Vec<Stream>,
+}
+
+/// A stream at one of the brokers.
+enum Stream {
+    Nats(nats::StreamOptions),
+    Redis(redis::StreamOptions),
 }
 
 impl Streams {
@@ -38,10 +47,16 @@ impl Streams {
     /// Creates them.
     pub(crate) async fn create(&mut self) -> Result<()> {
         for (_, url) in &self.urls {
+            if scheme(url).starts_with("redis") {
+                let options = RedisSinkOptions::from_url(url)?;
+                self.made.push(Stream::Redis(options.stream.clone()));
+                RedisSink::connect(options).await?;
+                continue;
+            }
             let options = NatsSinkOptions::from_url(url)?;
             // Looked at first: where nobody answers there is nothing to remove.
             connect(&options.stream).await?;
-            self.made.push(options.stream.clone());
+            self.made.push(Stream::Nats(options.stream.clone()));
             NatsSink::connect(options).await?;
         }
         Ok(())
@@ -62,7 +77,7 @@ impl Streams {
     }
 }
 
-async fn connect(stream: &StreamOptions) -> Result<async_nats::Client> {
+async fn connect(stream: &nats::StreamOptions) -> Result<async_nats::Client> {
     let mut options = ConnectOptions::new();
     if let Some((user, password)) = stream.user.clone() {
         options = options.user_and_password(user, password);
@@ -78,7 +93,11 @@ async fn connect(stream: &StreamOptions) -> Result<async_nats::Client> {
     })
 }
 
-async fn delete(stream: &StreamOptions) -> Result<()> {
+async fn delete(stream: &Stream) -> Result<()> {
+    let stream = match stream {
+        Stream::Redis(stream) => return redis::remove(stream).await,
+        Stream::Nats(stream) => stream,
+    };
     match jetstream::new(connect(stream).await?).delete_stream(&*stream.stream).await {
         Err(error) if !is_missing(error.kind()) => {
             let what = format!("delete the stream `{}`", stream.stream);
@@ -89,8 +108,13 @@ async fn delete(stream: &StreamOptions) -> Result<()> {
 }
 
 /// What deletes one by hand.
-fn command(stream: &StreamOptions) -> String {
-    format!("nats stream rm {} --force", stream.stream)
+fn command(stream: &Stream) -> String {
+    match stream {
+        Stream::Nats(stream) => format!("nats stream rm {} --force", stream.stream),
+        Stream::Redis(stream) => {
+            format!("redis-cli --scan --pattern '*{}*' | xargs redis-cli DEL", stream.stream)
+        }
+    }
 }
 
 fn is_missing(kind: DeleteStreamErrorKind) -> bool {

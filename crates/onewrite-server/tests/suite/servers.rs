@@ -2,7 +2,7 @@
 
 use async_nats::jetstream;
 use onewrite_testkit::server::{
-    Nats, Postgres, shared_mariadb, shared_nats, shared_postgres, unique,
+    Nats, Postgres, Redis, shared_mariadb, shared_nats, shared_postgres, unique,
 };
 use rustix::process::Signal;
 use tokio::task::block_in_place;
@@ -104,6 +104,24 @@ async fn the_demo_keeps_its_promises_on_mariadb() {
     for backends in [&over_http[..], &over_nats[..]] {
         let run = block_in_place(|| Place::new().run(&[&flags[..], backends].concat()));
         is_clean(&run, 4);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_demo_keeps_its_promises_over_redis_and_leaves_nothing_there() {
+    let (postgres, redis) = (shared_postgres().await.unwrap(), Redis::start().await.unwrap());
+    let (store, broker) = (postgres.server_url(), redis.url());
+    let demo = ["demo", "--orders", "100", "--chaos", "4", "--seed", "9", "--json"];
+    let several = ["--relays", "2", "--consumers", "2", "--stalls", "1"];
+    let on_files = [&demo[..], &["--broker", &*broker]].concat();
+    let on_postgres = [&on_files[..], &["--store", &*store], &several[..]].concat();
+    for arguments in [on_files, on_postgres] {
+        let run = block_in_place(|| Place::new().run(&arguments));
+        is_clean(&run, 4);
+        let port = redis.port().to_string();
+        let keys =
+            std::process::Command::new("redis-cli").args(["-p", &port, "KEYS", "*"]).output();
+        assert_eq!(String::from_utf8_lossy(&keys.unwrap().stdout).trim(), "");
     }
 }
 
