@@ -230,15 +230,15 @@ async fn cursors_stay_small_under_an_old_snapshot() {
     apply(&store, vec![Op::Subscribe { sink: SINK.into(), from: From::Beginning }]).await;
     let old = place.connect().await;
     execute(&old, "BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT pg_current_xact_id()").await;
-    let moves = "DO $$ BEGIN FOR n IN 1..40000 LOOP
-        UPDATE onewrite.cursor SET sequence = sequence + 1, reason = repeat('x', 200), retry_at = clock_timestamp() WHERE partition = n % 4;
+    let moves = "DO $$ BEGIN FOR n IN 1..8000 LOOP
+        UPDATE onewrite.cursor SET sequence = sequence + 1, reason = repeat('x', 1500), retry_at = clock_timestamp() WHERE partition = n % 4;
     END LOOP; END $$";
     execute(&client, moves).await;
     let size = "SELECT pg_total_relation_size('onewrite.cursor')";
     let grown = number(&client, size).await;
     assert!(grown > 8 << 20, "the snapshot does not keep dead rows: {grown} bytes");
     let before = store.cursors(SINK).await.unwrap();
-    assert_eq!(before.iter().map(|cursor| cursor.sequence).sum::<u64>(), 40_000);
+    assert_eq!(before.iter().map(|cursor| cursor.sequence).sum::<u64>(), 8_000);
     let sweeper = Sweeper::new(Arc::new(store.clone()), RETENTION);
     // Not while somebody writes there.
     let slow = place.connect().await;
@@ -275,8 +275,8 @@ async fn marks_stay_small_under_an_old_snapshot() {
     execute(
         &client,
         "INSERT INTO onewrite.inbox (consumer, source, incarnation, partition) VALUES ('c', 's', '0000000000000007', 3);
-         DO $$ BEGIN FOR n IN 1..40000 LOOP
-             UPDATE onewrite.inbox SET sequence = n, last_id = repeat('x', 200);
+         DO $$ BEGIN FOR n IN 1..8000 LOOP
+             UPDATE onewrite.inbox SET sequence = n, last_id = repeat('x', 1500);
          END LOOP; END $$",
     )
     .await;
@@ -285,7 +285,7 @@ async fn marks_stay_small_under_an_old_snapshot() {
     inbox.forget().await.unwrap();
     assert!(number(&client, size).await < 1 << 20);
     let marks = inbox.marks("s", Incarnation(7)).await.unwrap();
-    assert_eq!((marks.len(), marks[0].partition, marks[0].sequence), (1, 3, 40_000));
+    assert_eq!((marks.len(), marks[0].partition, marks[0].sequence), (1, 3, 8_000));
 }
 
 /// A transaction keeps its event back until the log around it is trimmed and its segment is not in use.
