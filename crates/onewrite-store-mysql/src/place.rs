@@ -26,7 +26,7 @@ pub(crate) async fn place(conn: &mut Conn, partitions: u16) -> Result<Option<Seq
     let probe = "SELECT 1 FROM onewrite_outbox LIMIT 1";
     while conn.query_first::<Row, _>(probe).await.during("look for events to place")?.is_some() {
         let (sequence, more) = one(conn, partitions).await?;
-        placed = Some(sequence);
+        placed = sequence.or(placed);
         if !more {
             break;
         }
@@ -34,8 +34,10 @@ pub(crate) async fn place(conn: &mut Conn, partitions: u16) -> Result<Option<Seq
     Ok(placed)
 }
 
-/// One transaction; returns the highest sequence, and whether more may have waited.
-async fn one(conn: &mut Conn, partitions: u16) -> Result<(Sequence, bool)> {
+/// One transaction; returns the highest sequence it placed, and whether more may have waited. One that finds
+/// nothing to place, for another process was quicker, writes nothing, and its commit syncs nothing: then
+/// nothing is known to be on disk.
+async fn one(conn: &mut Conn, partitions: u16) -> Result<(Option<Sequence>, bool)> {
     let tx = conn.start_transaction(mysql_async::TxOpts::default()).await;
     let mut tx = tx.during("begin to place events")?;
     let counter = "SELECT sequence, @@server_id & 255 FROM onewrite_counter FOR UPDATE";
@@ -62,7 +64,8 @@ async fn one(conn: &mut Conn, partitions: u16) -> Result<(Sequence, bool)> {
         move_rows(&mut tx, &places.join(","), &entered.join(","), head).await?;
     }
     tx.commit().await.map_err(after_commit)?;
-    Ok((head.cast_unsigned(), foreign || places.len() == ROWS_MAX))
+    let placed = (!places.is_empty()).then_some(head.cast_unsigned());
+    Ok((placed, foreign || places.len() == ROWS_MAX))
 }
 
 async fn waiting(tx: &mut impl Queryable, which: &str) -> Result<Vec<Row>> {

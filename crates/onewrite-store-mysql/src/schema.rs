@@ -146,6 +146,15 @@ async fn migrate_locked(conn: &mut Conn, server: Server, options: &Options) -> R
 }
 
 async fn remove_what_is_left(conn: &mut Conn) -> Result<()> {
+    // The first life is begun in one transaction with the row about the source.
+    let lives = "SELECT 1 FROM information_schema.tables WHERE table_schema = DATABASE() AND table_name = 'onewrite_incarnation'";
+    let begun = "SELECT 1 FROM onewrite_incarnation LIMIT 1";
+    if query_one(conn, lives, binds![]).await?.is_some()
+        && query_one(conn, begun, binds![]).await?.is_some()
+    {
+        let context = "onewrite_source is empty, and the store was in use: nothing is made anew over its events";
+        return Err(Error::new(Code::Corrupt, context));
+    }
     let tables = "SELECT table_name FROM information_schema.tables WHERE table_schema = DATABASE() AND table_name LIKE 'onewrite\\_%'";
     for mut found in query(conn, tables, binds![]).await? {
         let name = row::text(&mut found, 0)?;

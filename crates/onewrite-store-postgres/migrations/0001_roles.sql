@@ -48,7 +48,8 @@ BEGIN
     GRANT TRUNCATE ON onewrite.outbox TO onewrite_relay;
     GRANT TRUNCATE, DELETE ON onewrite.log_0, onewrite.log_1, onewrite.log_2, onewrite.log_3, onewrite.log_4, onewrite.log_5,
         onewrite.log_6, onewrite.log_7 TO onewrite_relay;
-    GRANT EXECUTE ON FUNCTION onewrite.horizon, onewrite.sleeps, onewrite.wakes, onewrite.claim, onewrite.rewrite TO onewrite_relay, onewrite_receive;
+    GRANT EXECUTE ON FUNCTION onewrite.horizon, onewrite.sleeps, onewrite.wakes, onewrite.claim TO onewrite_relay, onewrite_receive;
+    GRANT EXECUTE ON FUNCTION onewrite.rewrite TO onewrite_relay;
     -- An operator works on parked keys, gaps, sinks and guards.
     BEGIN
         GRANT onewrite_emit, onewrite_receive, onewrite_relay TO onewrite_operator;

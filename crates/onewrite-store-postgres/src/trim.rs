@@ -198,12 +198,11 @@ async fn empty_outbox(tx: &Transaction<'_>) -> Result<()> {
 }
 
 /// What the tables whose rows are written again and again may take, each.
-pub(crate) const SMALL_BYTES_MAX: i64 = 8 << 20;
+const SMALL_BYTES_MAX: i64 = 8 << 20;
 
 /// Writes them anew when they take more: see `onewrite.rewrite`.
 async fn rewrite_small(tx: &Transaction<'_>) -> Result<()> {
-    let sql =
-        "SELECT onewrite.rewrite(name, $1) FROM unnest(ARRAY['cursor', 'lease', 'inbox']) name";
+    let sql = "SELECT onewrite.rewrite(name, $1) FROM unnest(ARRAY['cursor', 'lease']) name";
     query(tx, sql, &[&SMALL_BYTES_MAX]).await.map(drop)
 }
 
@@ -264,6 +263,8 @@ pub(crate) async fn subscribe(
     if !known.is_empty() && cursors.first().is_some_and(|found| found.get::<_, i64>(0) == count) {
         return Ok(0);
     }
+    // A known sink whose cursors are gone (see `onewrite.rewrite`) may have settled nothing.
+    let from = if known.is_empty() { from } else { From::Beginning };
     execute(tx, "INSERT INTO onewrite.sink (name) VALUES ($1) ON CONFLICT DO NOTHING", &[&sink])
         .await?;
     let starts = starts(tx, from, partitions).await?;

@@ -33,7 +33,6 @@ use crate::{
     PostgresStore, commit, emit,
     error::{While, after_commit, told},
     parking, row, statement,
-    trim::SMALL_BYTES_MAX,
 };
 
 /// Reacts to one event with writes on the transaction it is given.
@@ -415,17 +414,13 @@ impl Inbox for PostgresInbox {
             let forgets = self.policy().sabotage.has(Defect::ForgetIds);
             let kept = if forgets { Duration::ZERO } else { self.options.id_retention };
             let client = self.store.engine().await?;
-            let forgotten = client
+            client
                 .execute(
                     "DELETE FROM onewrite.inbox_id WHERE consumer = $1 AND seen_at <= clock_timestamp() - make_interval(secs => $2)",
                     &[&&*self.policy().consumer, &kept.as_secs_f64()],
                 )
                 .await
-                .during("forget old ids")?;
-            // Dead rows of the marks as well, of which an old snapshot keeps very many.
-            let rewrite = "SELECT onewrite.rewrite('inbox', $1)";
-            client.query(rewrite, &[&SMALL_BYTES_MAX]).await.during("keep the marks small")?;
-            Ok(forgotten)
+                .during("forget old ids")
         })
     }
 }

@@ -7,13 +7,12 @@ use std::{
 
 use onewrite_broker_local::NullSink;
 use onewrite_core::{
-    Event, Incarnation,
-    inbox::{Inbox as _, InboxOptions},
+    Event,
     sabotage::{Defect, Sabotage},
     store::{From, Op, Read, Store as _},
 };
 use onewrite_engine::{Retention, Sweeper};
-use onewrite_store_postgres::{PostgresInbox, PostgresStore, tokio_postgres::Client};
+use onewrite_store_postgres::{PostgresStore, tokio_postgres::Client};
 use rand::{RngCore as _, SeedableRng as _, rngs::SmallRng};
 
 use crate::rig::{
@@ -263,29 +262,22 @@ async fn cursors_stay_small_under_an_old_snapshot() {
     );
 }
 
-/// The same for a receiver's marks, by the receiver itself.
+/// A dump that saw the table empty lacks the cursors of a sink it has: wherever that is told to start, what it
+/// had not settled must come.
 #[tokio::test(flavor = "multi_thread")]
-async fn marks_stay_small_under_an_old_snapshot() {
+async fn a_known_sink_without_cursors_begins_with_what_is_left() {
     let place = place_with(PARTITIONS, sound()).await;
     let (store, client) = (place.store().await, place.connect().await);
-    let inbox =
-        PostgresInbox::new(&store, InboxOptions::new("c"), |_| Box::pin(async { Ok(()) })).unwrap();
-    let old = place.connect().await;
-    execute(&old, "BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT pg_current_xact_id()").await;
-    execute(
-        &client,
-        "INSERT INTO onewrite.inbox (consumer, source, incarnation, partition) VALUES ('c', 's', '0000000000000007', 3);
-         DO $$ BEGIN FOR n IN 1..8000 LOOP
-             UPDATE onewrite.inbox SET sequence = n, last_id = repeat('x', 1500);
-         END LOOP; END $$",
-    )
-    .await;
-    let size = "SELECT pg_total_relation_size('onewrite.inbox')";
-    assert!(number(&client, size).await > 8 << 20, "the snapshot does not keep dead rows");
-    inbox.forget().await.unwrap();
-    assert!(number(&client, size).await < 1 << 20);
-    let marks = inbox.marks("s", Incarnation(7)).await.unwrap();
-    assert_eq!((marks.len(), marks[0].partition, marks[0].sequence), (1, 3, 8_000));
+    let subscribe = || vec![Op::Subscribe { sink: SINK.into(), from: From::Now }];
+    apply(&store, subscribe()).await;
+    emit_all(&store, [event("k", "unsettled")]).await;
+    execute(&client, "DELETE FROM onewrite.cursor").await;
+    apply(&store, subscribe()).await;
+    let cursors = store.cursors(SINK).await.unwrap();
+    assert_eq!(cursors.len(), usize::from(PARTITIONS));
+    assert!(cursors.iter().all(|cursor| cursor.sequence == 0), "{cursors:?}");
+    let rewritten = "SELECT onewrite.rewrite('inbox', 0)::integer::bigint";
+    assert_eq!(number(&client, rewritten).await, 0, "marks are written anew");
 }
 
 /// A transaction keeps its event back until the log around it is trimmed and its segment is not in use.
