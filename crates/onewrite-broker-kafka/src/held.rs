@@ -24,6 +24,7 @@ pub(crate) struct Token {
 pub(crate) struct Held {
     state: Mutex<State>,
     changed: Notify,
+    heard: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -34,7 +35,9 @@ struct State {
     /// Behind the last message that was read.
     next: Option<i64>,
     /// What the group was told last.
-    committed: Option<i64>,
+    told: Option<i64>,
+    /// What it has heard.
+    heard: Option<i64>,
 }
 
 impl Held {
@@ -52,7 +55,7 @@ impl Held {
         if state.reader == token.reader {
             if state.next.is_none() {
                 // Where the group is already.
-                state.committed = Some(token.offset);
+                (state.told, state.heard) = (Some(token.offset), Some(token.offset));
             }
             state.open.insert(token.offset);
             state.next = Some(token.offset + 1);
@@ -84,18 +87,36 @@ impl Held {
     pub(crate) fn due(&self) -> Option<i64> {
         let state = self.state();
         let floor = state.open.first().copied().or(state.next);
-        floor.filter(|_| floor != state.committed)
+        floor.filter(|_| floor != state.told)
     }
 
     /// Notes what the group was told.
-    pub(crate) fn told(&self, offset: i64) {
-        self.state().committed = Some(offset);
+    pub(crate) fn tell(&self, offset: i64) {
+        self.state().told = Some(offset);
+    }
+
+    /// Notes that the group has heard it.
+    pub(crate) fn hear(&self, offset: i64) {
+        self.state().heard = Some(offset);
+        self.heard.notify_one();
     }
 
     /// The group may not have heard it: it is told again.
-    pub(crate) fn not_told(&self) {
-        self.state().committed = None;
+    pub(crate) fn not_heard(&self) {
+        self.state().told = None;
         self.changed.notify_one();
+        self.heard.notify_one();
+    }
+
+    /// Whether the group has heard everything that it was told.
+    pub(crate) fn is_heard(&self) -> bool {
+        let state = self.state();
+        state.told == state.heard
+    }
+
+    /// Returns when the group has heard something or has not, perhaps a while ago.
+    pub(crate) async fn answered(&self) {
+        self.heard.notified().await;
     }
 
     /// A panic while the lock was held leaves nothing half done here.
@@ -128,7 +149,10 @@ mod tests {
         assert_eq!(held.due(), None, "not past the first");
         held.remove(&tokens(reader, &[5]));
         assert_eq!(held.due(), Some(9));
-        held.told(9);
+        held.tell(9);
+        assert!(!held.is_heard());
+        held.hear(9);
+        assert!(held.is_heard());
         assert_eq!(held.due(), None);
         held.remove(&tokens(reader, &[9]));
         assert_eq!((held.due(), held.room(4)), (Some(10), 4));
@@ -153,8 +177,8 @@ mod tests {
     fn what_the_group_did_not_hear_is_said_again() {
         let (held, reader) = reading(&[5]);
         held.remove(&tokens(reader, &[5]));
-        held.told(6);
-        held.not_told();
+        held.tell(6);
+        held.not_heard();
         assert_eq!(held.due(), Some(6));
     }
 }

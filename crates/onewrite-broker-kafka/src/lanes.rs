@@ -26,12 +26,15 @@ use tokio::task::JoinHandle;
 
 use crate::{
     StreamOptions,
-    connect::{Server, Talk, aside, drop_aside},
+    connect::{Server, Talk, drop_aside},
     gaps::{self, gap_topic},
     held::{Held, Token},
     reader::KafkaReader,
     stream::{self, Layout},
 };
+
+/// How often the client is asked what it says besides.
+const SERVE_EVERY: Duration = Duration::from_millis(20);
 
 /// How often the topic is looked at for partitions that were added.
 const LOOK_EVERY: Duration = Duration::from_secs(30);
@@ -66,12 +69,15 @@ impl ClientContext for Reading {
 
 impl ConsumerContext for Reading {
     fn commit_callback(&self, result: KafkaResult<()>, offsets: &TopicPartitionList) {
-        let Err(error) = result else { return };
-        tracing::debug!(%error, "a group was not told how far it is, and is told again");
+        if let Err(error) = &result {
+            tracing::debug!(%error, "a group was not told how far it is, and is told again");
+        }
         for place in offsets.elements() {
             let lane = usize::try_from(place.partition()).ok();
-            if let Some(held) = lane.and_then(|lane| self.held.get(lane)) {
-                held.not_told();
+            let Some(held) = lane.and_then(|lane| self.held.get(lane)) else { continue };
+            match (&result, place.error(), place.offset()) {
+                (Ok(()), Ok(()), Offset::Offset(offset)) => held.hear(offset),
+                _ => held.not_heard(),
             }
         }
     }
@@ -132,16 +138,18 @@ impl KafkaLanes {
 
     /// Tells the group how far a lane is, and waits until it has heard it.
     async fn commit(&self, lane: u16) {
-        let Some(offset) = self.held(lane).due() else { return };
-        let (consumer, topic) = (Arc::clone(&self.consumer), self.layout.stream.clone());
-        let committing = aside(move || {
-            let place = place(&topic, lane, Offset::Offset(offset))?;
-            consumer.commit(&place, CommitMode::Sync)
-        });
-        match tokio::time::timeout(self.server.timeout(), committing).await {
-            Ok(Ok(Ok(()))) => {}
-            Ok(Ok(Err(error))) => tracing::debug!(%error, lane, "messages come again"),
-            Ok(Err(_)) | Err(_) => tracing::debug!(lane, "messages come again: no server answers"),
+        let held = self.held(lane);
+        let telling = async {
+            loop {
+                tell(&self.consumer, &self.layout.stream, lane, &held);
+                if held.is_heard() {
+                    return;
+                }
+                held.answered().await;
+            }
+        };
+        if tokio::time::timeout(self.server.timeout(), telling).await.is_err() {
+            tracing::debug!(lane, "messages come again: the group does not hear how far it is");
         }
     }
 
@@ -168,18 +176,32 @@ pub(crate) fn place(topic: &str, lane: u16, offset: Offset) -> KafkaResult<Topic
     Ok(place)
 }
 
+/// Tells the group how far a lane is, if there is news. Whether it heard that comes later.
+pub(crate) fn tell(consumer: &Reads, topic: &str, lane: u16, held: &Held) {
+    let Some(offset) = held.due() else { return };
+    held.tell(offset);
+    let told = place(topic, lane, Offset::Offset(offset))
+        .and_then(|place| consumer.commit(&place, CommitMode::Async));
+    if let Err(error) = told {
+        tracing::debug!(%error, lane, "a group is told later how far it is");
+        held.not_heard();
+    }
+}
+
 /// Serves what the client says. Messages come in the queues of their lanes.
 async fn serve(consumer: Arc<Reads>) {
     loop {
-        match consumer.recv().await {
-            Ok(message) => {
+        // The client does not always wake whoever waits for what is no message.
+        match tokio::time::timeout(SERVE_EVERY, consumer.recv()).await {
+            Err(_) => {}
+            Ok(Ok(message)) => {
                 let (lane, offset) = (message.partition(), message.offset());
                 tracing::error!(lane, offset, "a message came past the queue of its lane");
                 // So that nothing behind it is committed: it comes again with the next reader.
                 consumer.context().spoil(lane);
             }
             // The client goes on by itself.
-            Err(error) => tracing::debug!(%error, "the topic cannot be read now"),
+            Ok(Err(error)) => tracing::debug!(%error, "the topic cannot be read now"),
         }
     }
 }

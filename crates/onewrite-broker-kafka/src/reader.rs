@@ -8,7 +8,7 @@ use onewrite_core::{Result, Text};
 use onewrite_lanes::{LaneReader, Message};
 use rdkafka::{
     Message as _, Offset,
-    consumer::{CommitMode, Consumer as _, stream_consumer::StreamPartitionQueue},
+    consumer::{Consumer as _, stream_consumer::StreamPartitionQueue},
     error::KafkaError,
     message::BorrowedMessage,
 };
@@ -17,7 +17,7 @@ use tokio::time::Instant;
 use crate::{
     connect::Server,
     held::{Held, Token},
-    lanes::{KafkaLanes, Reading, Reads, place, unreadable},
+    lanes::{KafkaLanes, Reading, Reads, place, tell, unreadable},
     message,
 };
 
@@ -76,14 +76,7 @@ impl KafkaReader {
     /// Tells the group how far it is. Whether it heard that comes later.
     fn commit(&mut self) {
         self.commit_at = Instant::now() + COMMIT_EVERY;
-        let Some(offset) = self.held.due() else { return };
-        self.held.told(offset);
-        let told = place(&self.topic, self.lane, Offset::Offset(offset))
-            .and_then(|place| self.consumer.commit(&place, CommitMode::Async));
-        if let Err(error) = told {
-            tracing::debug!(%error, lane = self.lane, "a group is told later how far it is");
-            self.held.not_told();
-        }
+        tell(&self.consumer, &self.topic, self.lane, &self.held);
     }
 
     fn message(&self, read: &BorrowedMessage<'_>) -> Message<Token> {
