@@ -24,6 +24,8 @@ pub(crate) const SINK_SCHEMES: &[&str] = &[
     "tls://",
     "redis://",
     "rediss://",
+    "kafka://",
+    "kafka+ssl://",
     "memory:",
     "stdout:",
     "null:",
@@ -83,8 +85,27 @@ pub(crate) async fn open_sink(target: &SinkTarget) -> Result<Arc<dyn Sink>> {
         "redis" | "rediss" => {
             Ok(Arc::new(RedisSink::connect(RedisSinkOptions::from_url(url)?).await?))
         }
+        "kafka" | "kafka+ssl" => open_kafka(url).await,
         _ => Err(unknown("sink", url, SINK_SCHEMES)),
     }
+}
+
+#[cfg(feature = "kafka")]
+async fn open_kafka(url: &str) -> Result<Arc<dyn Sink>> {
+    use onewrite::kafka::{KafkaSink, KafkaSinkOptions};
+    Ok(Arc::new(KafkaSink::connect(KafkaSinkOptions::from_url(url)?).await?))
+}
+
+#[cfg(not(feature = "kafka"))]
+async fn open_kafka(_: &str) -> Result<Arc<dyn Sink>> {
+    Err(without_kafka())
+}
+
+/// Kafka's client is a build of its own, which not everybody needs.
+#[cfg(not(feature = "kafka"))]
+pub(crate) fn without_kafka() -> Error {
+    let context = "this `onewrite` is built without Kafka; build it with `cargo build --release --features kafka` (it needs a C compiler and make)";
+    Error::new(Code::UnknownScheme, context)
 }
 
 fn open_http(target: &SinkTarget, first: &str) -> Result<Arc<dyn Sink>> {

@@ -41,6 +41,11 @@ pub async fn sink(urls: Vec<String>, timeout: Duration) -> Result<Arc<dyn Sink>>
             let options = redis::RedisSinkOptions::from_url(first)?;
             Ok(Arc::new(redis::RedisSink::connect(options).await?))
         }
+        #[cfg(feature = "kafka")]
+        "kafka" | "kafka+ssl" => {
+            let options = onewrite::kafka::KafkaSinkOptions::from_url(first)?;
+            Ok(Arc::new(onewrite::kafka::KafkaSink::connect(options).await?))
+        }
         _ => Err(unknown()),
     }
 }
@@ -97,6 +102,17 @@ pub(crate) async fn incoming(
             let closing = Closing(Some(feed.closer()));
             Ok(Incoming { feed: Box::new(feed), routes: None, closing })
         }
+        #[cfg(feature = "kafka")]
+        "kafka" | "kafka+ssl" => {
+            use onewrite::kafka::{KafkaFeed, KafkaFeedOptions};
+            let (consumer, owner) = (options.role.name(), options.owner());
+            let url = &options.receives;
+            let mut feed = KafkaFeedOptions::from_url(url, consumer, store, owner)?;
+            feed.lease_ttl = options.lease_ttl;
+            let feed = KafkaFeed::open(feed).await?;
+            let closing = Closing(Some(feed.closer()));
+            Ok(Incoming { feed: Box::new(feed), routes: None, closing })
+        }
         _ if options.receives == HTTP => {
             let marks = inbox.map(marks_of);
             let (routes, feed) =
@@ -120,5 +136,5 @@ pub(crate) fn scheme(url: &str) -> &str {
 }
 
 fn unknown() -> Error {
-    Error::new(Code::UnknownScheme, "the shop has no broker of this scheme")
+    Error::new(Code::UnknownScheme, "the shop has no broker of this scheme; it has that of `kafka:` when it is built with the feature `kafka`")
 }

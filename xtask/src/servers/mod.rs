@@ -9,12 +9,14 @@ use std::{
 
 use anyhow::{Context, Result};
 use onewrite_testservers::{
-    MARIADB_ENV, Mariadb, NATS_ENV, Nats, POSTGRES_ENV, Postgres, REDIS_ENV, Redis,
+    KAFKA_ENV, Kafka, MARIADB_ENV, Mariadb, NATS_ENV, Nats, POSTGRES_ENV, Postgres, REDIS_ENV, Redis,
 };
 use tokio::{
     runtime::{self, Runtime},
     signal::unix::{Signal, SignalKind, signal},
 };
+
+use crate::workspace;
 
 pub(crate) use self::install::install_missing;
 
@@ -29,19 +31,22 @@ pub(crate) enum Server {
     Nats,
     /// Redis.
     Redis,
+    /// A mock of Kafka, of this workspace.
+    Kafka,
 }
 
 /// What the tests need.
-pub(crate) const ALL: &[Server] = &[Server::Postgres, Server::Mariadb, Server::Nats, Server::Redis];
+pub(crate) const ALL: &[Server] = &[Server::Postgres, Server::Mariadb, Server::Nats, Server::Redis, Server::Kafka];
 
 impl Server {
-    /// Debian's package.
-    fn package(self) -> &'static str {
+    /// Debian's package; `None` for what is built here.
+    fn package(self) -> Option<&'static str> {
         match self {
-            Self::Postgres => "postgresql",
-            Self::Mariadb => "mariadb-server",
-            Self::Nats => "nats-server",
-            Self::Redis => "redis-server",
+            Self::Postgres => Some("postgresql"),
+            Self::Mariadb => Some("mariadb-server"),
+            Self::Nats => Some("nats-server"),
+            Self::Redis => Some("redis-server"),
+            Self::Kafka => None,
         }
     }
 
@@ -51,6 +56,7 @@ impl Server {
             Self::Mariadb => Mariadb::is_installed(),
             Self::Nats => Nats::is_installed(),
             Self::Redis => Redis::is_installed(),
+            Self::Kafka => true,
         }
     }
 
@@ -61,6 +67,7 @@ impl Server {
             Self::Mariadb => MARIADB_ENV,
             Self::Nats => NATS_ENV,
             Self::Redis => REDIS_ENV,
+            Self::Kafka => KAFKA_ENV,
         }
     }
 
@@ -71,6 +78,7 @@ impl Server {
             Self::Mariadb => ["ONEWRITE_MARIADB", STORE],
             Self::Nats => ["ONEWRITE_NATS", BROKER],
             Self::Redis => ["ONEWRITE_REDIS", BROKER],
+            Self::Kafka => ["ONEWRITE_KAFKA", BROKER],
         }
     }
 
@@ -80,8 +88,17 @@ impl Server {
             Self::Mariadb => Running::Mariadb(Mariadb::start().await.context("MariaDB")?),
             Self::Nats => Running::Nats(Nats::start().await.context("NATS")?),
             Self::Redis => Running::Redis(Redis::start().await.context("Redis")?),
+            Self::Kafka => Running::Kafka(Kafka::start().await.context("Kafka")?),
         })
     }
+}
+
+/// Builds the programs of this workspace that `wanted` needs and that are not there.
+pub(crate) fn build_missing(wanted: &[Server]) -> Result<()> {
+    if !wanted.contains(&Server::Kafka) || Kafka::is_built() {
+        return Ok(());
+    }
+    workspace::run(workspace::cargo().args(["build", "-p", "onewrite-mock-kafka"]))
 }
 
 const STORE: &str = "ONEWRITE_STORE";
@@ -94,6 +111,7 @@ enum Running {
     Mariadb(Mariadb),
     Nats(Nats),
     Redis(Redis),
+    Kafka(Kafka),
 }
 
 impl Running {
@@ -103,6 +121,7 @@ impl Running {
             Self::Mariadb(_) => Server::Mariadb,
             Self::Nats(_) => Server::Nats,
             Self::Redis(_) => Server::Redis,
+            Self::Kafka(_) => Server::Kafka,
         }
     }
 
@@ -113,6 +132,15 @@ impl Running {
             Self::Mariadb(server) => server.address().server_url(),
             Self::Nats(server) => server.url(),
             Self::Redis(server) => server.url(),
+            Self::Kafka(server) => server.url(),
+        }
+    }
+
+    /// What tests are told: the mock of Kafka takes commands from them.
+    fn test_url(&self) -> String {
+        match self {
+            Self::Kafka(server) => server.address().test_url(),
+            _ => self.url(),
         }
     }
 
@@ -121,7 +149,7 @@ impl Running {
         match self {
             Self::Postgres(server) => server.create_database(database).await?,
             Self::Mariadb(server) => server.address().create_database(database).await?,
-            Self::Nats(_) | Self::Redis(_) => return Ok(self.url()),
+            Self::Nats(_) | Self::Redis(_) | Self::Kafka(_) => return Ok(self.url()),
         }
         Ok(format!("{}/{database}", self.url()))
     }
@@ -145,7 +173,7 @@ impl Servers {
 
     /// The variables that name them to tests.
     pub(crate) fn variables(&self) -> Vec<(&'static str, String)> {
-        self.0.iter().map(|running| (running.server().test_variable(), running.url())).collect()
+        self.0.iter().map(|running| (running.server().test_variable(), running.test_url())).collect()
     }
 
     /// Each with its URL, with a new database on those that have them.

@@ -8,3 +8,5 @@
 mod conformance;
 mod hazards;
 mod rig;
+mod settings;
+mod sharing;

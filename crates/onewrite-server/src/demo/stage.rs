@@ -55,11 +55,15 @@ impl Stage {
         };
         let streams = match scheme(&args.broker) {
             "nats" | "tls" | "redis" | "rediss" => Some(Streams::at(&args.broker, &run)),
+            #[cfg(feature = "kafka")]
+            "kafka" | "kafka+ssl" => Some(Streams::at(&args.broker, &run)),
+            #[cfg(not(feature = "kafka"))]
+            "kafka" | "kafka+ssl" => return Err(crate::backends::without_kafka()),
             _ if is_word(&args.broker, broker::HTTP) => None,
             _ => {
                 return Err(unknown(
                     "broker",
-                    "--broker http, --broker nats://HOST:PORT and --broker redis://HOST:PORT",
+                    "--broker http, --broker nats://HOST:PORT, --broker redis://HOST:PORT and --broker kafka://HOST:PORT",
                 ));
             }
         };

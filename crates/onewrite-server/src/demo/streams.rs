@@ -21,6 +21,9 @@ use crate::backends::scheme;
 /// What a killed receiver had in its hands is delivered again after this time.
 const ACK_WAIT: &str = "2s";
 
+/// Kafka delivers what was not committed without waiting; this is when a gap is announced there.
+const GAP_PATIENCE: &str = "2s";
+
 pub(crate) struct Streams {
     urls: Vec<(Role, String)>,
     /// Those that were begun with: there may be such a stream.
@@ -31,6 +34,8 @@ pub(crate) struct Streams {
 enum Stream {
     Nats(nats::StreamOptions),
     Redis(redis::StreamOptions),
+    #[cfg(feature = "kafka")]
+    Kafka(onewrite::kafka::StreamOptions),
 }
 
 impl Streams {
@@ -39,7 +44,11 @@ impl Streams {
         let stream = |role: Role| {
             let url = named(url, &run.name(role));
             let joint = if url.contains('?') { '&' } else { '?' };
-            (role, format!("{url}{joint}ack_wait={ACK_WAIT}"))
+            let option = match scheme(&url) {
+                "kafka" | "kafka+ssl" => format!("gap_patience={GAP_PATIENCE}"),
+                _ => format!("ack_wait={ACK_WAIT}"),
+            };
+            (role, format!("{url}{joint}{option}"))
         };
         Self { urls: Role::ALL.map(stream).to_vec(), made: Vec::new() }
     }
@@ -47,6 +56,14 @@ impl Streams {
     /// Creates them.
     pub(crate) async fn create(&mut self) -> Result<()> {
         for (_, url) in &self.urls {
+            #[cfg(feature = "kafka")]
+            if scheme(url).starts_with("kafka") {
+                use onewrite::kafka::{KafkaSink, KafkaSinkOptions};
+                let options = KafkaSinkOptions::from_url(url)?;
+                self.made.push(Stream::Kafka(options.stream.clone()));
+                KafkaSink::connect(options).await?;
+                continue;
+            }
             if scheme(url).starts_with("redis") {
                 let options = RedisSinkOptions::from_url(url)?;
                 self.made.push(Stream::Redis(options.stream.clone()));
@@ -96,6 +113,8 @@ async fn connect(stream: &nats::StreamOptions) -> Result<async_nats::Client> {
 async fn delete(stream: &Stream) -> Result<()> {
     let stream = match stream {
         Stream::Redis(stream) => return redis::remove(stream).await,
+        #[cfg(feature = "kafka")]
+        Stream::Kafka(stream) => return onewrite::kafka::remove(stream).await,
         Stream::Nats(stream) => stream,
     };
     match jetstream::new(connect(stream).await?).delete_stream(&*stream.stream).await {
@@ -111,6 +130,11 @@ async fn delete(stream: &Stream) -> Result<()> {
 fn command(stream: &Stream) -> String {
     match stream {
         Stream::Nats(stream) => format!("nats stream rm {} --force", stream.stream),
+        #[cfg(feature = "kafka")]
+        Stream::Kafka(stream) => {
+            let topic = &stream.stream;
+            format!("kafka-topics.sh --bootstrap-server … --delete --topic '{topic}(\\.gaps)?'")
+        }
         Stream::Redis(stream) => {
             format!("redis-cli --scan --pattern '*{}*' | xargs redis-cli DEL", stream.stream)
         }
