@@ -33,9 +33,6 @@ use crate::{
     stream::{self, Layout},
 };
 
-/// How often the client is asked what it says besides.
-const SERVE_EVERY: Duration = Duration::from_millis(20);
-
 /// How often the topic is looked at for partitions that were added.
 const LOOK_EVERY: Duration = Duration::from_secs(30);
 
@@ -191,17 +188,15 @@ pub(crate) fn tell(consumer: &Reads, topic: &str, lane: u16, held: &Held) {
 /// Serves what the client says. Messages come in the queues of their lanes.
 async fn serve(consumer: Arc<Reads>) {
     loop {
-        // The client does not always wake whoever waits for what is no message.
-        match tokio::time::timeout(SERVE_EVERY, consumer.recv()).await {
-            Err(_) => {}
-            Ok(Ok(message)) => {
+        match consumer.recv().await {
+            Ok(message) => {
                 let (lane, offset) = (message.partition(), message.offset());
                 tracing::error!(lane, offset, "a message came past the queue of its lane");
                 // So that nothing behind it is committed: it comes again with the next reader.
                 consumer.context().spoil(lane);
             }
             // The client goes on by itself.
-            Ok(Err(error)) => tracing::debug!(%error, "the topic cannot be read now"),
+            Err(error) => tracing::debug!(%error, "the topic cannot be read now"),
         }
     }
 }
@@ -236,7 +231,7 @@ impl Lanes for KafkaLanes {
                 found.lanes
             )));
         }
-        KafkaReader::open(self, lane)
+        KafkaReader::open(self, lane).await
     }
 
     async fn answer(&self, lane: u16, answer: Answer, tokens: Vec<Token>) {

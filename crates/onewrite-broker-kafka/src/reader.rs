@@ -15,7 +15,7 @@ use rdkafka::{
 use tokio::time::Instant;
 
 use crate::{
-    connect::Server,
+    connect::{Server, aside},
     held::{Held, Token},
     lanes::{KafkaLanes, Reading, Reads, place, tell, unreadable},
     message,
@@ -42,18 +42,22 @@ pub(crate) struct KafkaReader {
 impl KafkaReader {
     /// Begins to read where the group is.
     ///
+    /// The group is asked here: a place that the client takes from it by itself is held against the end of
+    /// the topic, and where a topic was made anew it would begin there instead of at its beginning.
+    ///
     /// # Errors
-    /// When the client does not take the lane.
-    pub(crate) fn open(lanes: &KafkaLanes, lane: u16) -> Result<Self> {
+    /// When the servers do not say, or the client does not take the lane.
+    pub(crate) async fn open(lanes: &KafkaLanes, lane: u16) -> Result<Self> {
         let (consumer, topic) = (&lanes.consumer, &lanes.layout.stream);
         let failed = |error| unreadable(&lanes.server, error);
+        let from = committed(lanes, lane).await?;
         // First, so that nothing is put into the queue of all lanes.
         let queue = consumer
             .split_partition_queue(topic, i32::from(lane))
             .ok_or_else(|| failed(KafkaError::Canceled))?;
         let held = lanes.held(lane);
         let number = held.begin();
-        let from = place(topic, lane, Offset::Stored).map_err(failed)?;
+        let from = place(topic, lane, from).map_err(failed)?;
         consumer.incremental_assign(&from).map_err(failed)?;
         Ok(Self {
             server: Arc::clone(&lanes.server),
@@ -91,6 +95,20 @@ impl KafkaReader {
         read: Result<BorrowedMessage<'_>, KafkaError>,
     ) -> Result<Message<Token>> {
         read.map(|read| self.message(&read)).map_err(|error| unreadable(&self.server, error))
+    }
+}
+
+/// How far the group is in a lane.
+async fn committed(lanes: &KafkaLanes, lane: u16) -> Result<Offset> {
+    let (consumer, topic) = (Arc::clone(&lanes.consumer), lanes.layout.stream.clone());
+    let timeout = lanes.server.timeout();
+    let asked = aside(move || {
+        let found = consumer.committed_offsets(place(&topic, lane, Offset::Invalid)?, timeout)?;
+        Ok(found.elements().first().map(|place| place.offset()))
+    });
+    match asked.await?.map_err(|error| unreadable(&lanes.server, error))? {
+        Some(Offset::Offset(offset)) => Ok(Offset::Offset(offset)),
+        _ => Ok(Offset::Beginning),
     }
 }
 

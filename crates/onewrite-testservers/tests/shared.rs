@@ -5,7 +5,9 @@ use std::{
     net::{Ipv4Addr, TcpStream},
 };
 
-use onewrite_testservers::{shared_mariadb, shared_nats, shared_postgres, shared_redis, unique};
+use onewrite_testservers::{
+    shared_kafka, shared_mariadb, shared_nats, shared_postgres, shared_redis, unique,
+};
 
 #[tokio::test]
 async fn all_tests_share_one_postgres() -> io::Result<()> {
@@ -39,6 +41,14 @@ async fn all_tests_share_one_nats() -> io::Result<()> {
 async fn all_tests_share_one_redis() -> io::Result<()> {
     let (one, two) = tokio::try_join!(shared_redis(), shared_redis())?;
     assert_eq!(one.url(), two.url());
+    TcpStream::connect((Ipv4Addr::LOCALHOST, one.port()))?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn all_tests_share_one_kafka() -> io::Result<()> {
+    let (one, two) = tokio::try_join!(shared_kafka(), shared_kafka())?;
+    assert_eq!(one.test_url(), two.test_url());
     TcpStream::connect((Ipv4Addr::LOCALHOST, one.port()))?;
     Ok(())
 }
