@@ -7,27 +7,21 @@ use onewrite::{
     broker::Sink,
     http, memory,
     mysql::{self, MysqlStore},
-    nats::{NatsSink, NatsSinkOptions},
     postgres::{self, PostgresStore},
-    redis::{RedisSink, RedisSinkOptions},
     sqlite::{self, SqliteStore},
     store::Copied,
+    stream,
 };
 
 /// The schemes a store can have.
 pub(crate) const STORE_SCHEMES: &[&str] = &["sqlite:", "postgres://", "mysql://"];
-/// The schemes a sink can have.
-pub(crate) const SINK_SCHEMES: &[&str] = &[
-    "http://",
-    "https://",
-    "nats://",
-    "tls://",
-    "redis://",
-    "rediss://",
-    "memory:",
-    "stdout:",
-    "null:",
-];
+/// The schemes a sink can have, beside those of [`stream::SCHEMES`].
+const SINK_SCHEMES: &[&str] = &["http://", "https://", "memory:", "stdout:", "null:"];
+
+/// All schemes that a sink can have.
+pub(crate) fn sink_schemes() -> Vec<&'static str> {
+    [SINK_SCHEMES, stream::SCHEMES].concat()
+}
 
 /// Opens the store at `url`; a missing one is created only when `create` says so.
 pub(crate) async fn open_store(url: &str, create: bool, copied: Copied) -> Result<Arc<dyn Store>> {
@@ -79,11 +73,8 @@ pub(crate) async fn open_sink(target: &SinkTarget) -> Result<Arc<dyn Sink>> {
         "stdout" => Ok(Arc::new(StdoutSink)),
         "memory" => Ok(Arc::new(memory(url.trim_start_matches("memory:").to_owned()).0)),
         "http" | "https" => open_http(target, url),
-        "nats" | "tls" => Ok(Arc::new(NatsSink::connect(NatsSinkOptions::from_url(url)?).await?)),
-        "redis" | "rediss" => {
-            Ok(Arc::new(RedisSink::connect(RedisSinkOptions::from_url(url)?).await?))
-        }
-        _ => Err(unknown("sink", url, SINK_SCHEMES)),
+        _ if stream::is_stream(url) => stream::sink(url).await,
+        _ => Err(unknown("sink", url, &sink_schemes())),
     }
 }
 

@@ -9,7 +9,8 @@ use std::{
 
 use anyhow::{Context, Result};
 use onewrite_testservers::{
-    MARIADB_ENV, Mariadb, NATS_ENV, Nats, POSTGRES_ENV, Postgres, REDIS_ENV, Redis,
+    MARIADB_ENV, Mariadb, NATS_ENV, Nats, POSTGRES_ENV, Postgres, RABBITMQ_ENV, REDIS_ENV,
+    Rabbitmq, Redis,
 };
 use tokio::{
     runtime::{self, Runtime},
@@ -27,12 +28,15 @@ pub(crate) enum Server {
     Mariadb,
     /// NATS with JetStream.
     Nats,
+    /// RabbitMQ.
+    Rabbitmq,
     /// Redis.
     Redis,
 }
 
 /// What the tests need.
-pub(crate) const ALL: &[Server] = &[Server::Postgres, Server::Mariadb, Server::Nats, Server::Redis];
+pub(crate) const ALL: &[Server] =
+    &[Server::Postgres, Server::Mariadb, Server::Nats, Server::Rabbitmq, Server::Redis];
 
 impl Server {
     /// Debian's package.
@@ -41,6 +45,7 @@ impl Server {
             Self::Postgres => "postgresql",
             Self::Mariadb => "mariadb-server",
             Self::Nats => "nats-server",
+            Self::Rabbitmq => "rabbitmq-server",
             Self::Redis => "redis-server",
         }
     }
@@ -50,6 +55,7 @@ impl Server {
             Self::Postgres => Postgres::is_installed(),
             Self::Mariadb => Mariadb::is_installed(),
             Self::Nats => Nats::is_installed(),
+            Self::Rabbitmq => Rabbitmq::is_installed(),
             Self::Redis => Redis::is_installed(),
         }
     }
@@ -60,6 +66,7 @@ impl Server {
             Self::Postgres => POSTGRES_ENV,
             Self::Mariadb => MARIADB_ENV,
             Self::Nats => NATS_ENV,
+            Self::Rabbitmq => RABBITMQ_ENV,
             Self::Redis => REDIS_ENV,
         }
     }
@@ -70,6 +77,7 @@ impl Server {
             Self::Postgres => ["ONEWRITE_POSTGRES", STORE],
             Self::Mariadb => ["ONEWRITE_MARIADB", STORE],
             Self::Nats => ["ONEWRITE_NATS", BROKER],
+            Self::Rabbitmq => ["ONEWRITE_RABBITMQ", BROKER],
             Self::Redis => ["ONEWRITE_REDIS", BROKER],
         }
     }
@@ -79,6 +87,7 @@ impl Server {
             Self::Postgres => Running::Postgres(Postgres::start().await.context("PostgreSQL")?),
             Self::Mariadb => Running::Mariadb(Mariadb::start().await.context("MariaDB")?),
             Self::Nats => Running::Nats(Nats::start().await.context("NATS")?),
+            Self::Rabbitmq => Running::Rabbitmq(Rabbitmq::start().await.context("RabbitMQ")?),
             Self::Redis => Running::Redis(Redis::start().await.context("Redis")?),
         })
     }
@@ -93,6 +102,7 @@ enum Running {
     Postgres(Postgres),
     Mariadb(Mariadb),
     Nats(Nats),
+    Rabbitmq(Rabbitmq),
     Redis(Redis),
 }
 
@@ -102,6 +112,7 @@ impl Running {
             Self::Postgres(_) => Server::Postgres,
             Self::Mariadb(_) => Server::Mariadb,
             Self::Nats(_) => Server::Nats,
+            Self::Rabbitmq(_) => Server::Rabbitmq,
             Self::Redis(_) => Server::Redis,
         }
     }
@@ -112,6 +123,7 @@ impl Running {
             Self::Postgres(server) => server.address().server_url(),
             Self::Mariadb(server) => server.address().server_url(),
             Self::Nats(server) => server.url(),
+            Self::Rabbitmq(server) => server.url(),
             Self::Redis(server) => server.url(),
         }
     }
@@ -121,7 +133,7 @@ impl Running {
         match self {
             Self::Postgres(server) => server.create_database(database).await?,
             Self::Mariadb(server) => server.address().create_database(database).await?,
-            Self::Nats(_) | Self::Redis(_) => return Ok(self.url()),
+            Self::Nats(_) | Self::Rabbitmq(_) | Self::Redis(_) => return Ok(self.url()),
         }
         Ok(format!("{}/{database}", self.url()))
     }
