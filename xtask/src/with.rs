@@ -24,7 +24,7 @@ pub(crate) struct Options {
     #[arg(required = true, value_delimiter = ',')]
     servers: Vec<Server>,
     /// The command and its arguments. It finds the servers in its environment (`ONEWRITE_POSTGRES`,
-    /// `ONEWRITE_MARIADB`, `ONEWRITE_NATS`, `ONEWRITE_REDIS`, `ONEWRITE_KAFKA`), for programs of this repository the first store
+    /// `ONEWRITE_MARIADB`, `ONEWRITE_NATS`, `ONEWRITE_RABBITMQ`, `ONEWRITE_REDIS`, `ONEWRITE_KAFKA`), for programs of this repository the first store
     /// and the first broker as `ONEWRITE_STORE` and `ONEWRITE_BROKER`, and for its tests all as `ONEWRITE_TEST_…`.
     #[arg(required = true, last = true)]
     command: Vec<OsString>,
@@ -95,7 +95,8 @@ mod tests {
             [ "$(psql -AtX "$ONEWRITE_STORE" -c 'SELECT 7')" = 7 ] || exit 4
             [ "$ONEWRITE_MARIADB" = "$ONEWRITE_TEST_MARIADB/onewrite" ] || exit 5
             [ "$ONEWRITE_REDIS" = "$ONEWRITE_TEST_REDIS" ] || exit 6
-            [ "$ONEWRITE_KAFKA" = "${ONEWRITE_TEST_KAFKA%#*}" ] || exit 8
+            [ "$ONEWRITE_RABBITMQ" = "$ONEWRITE_TEST_RABBITMQ" ] || exit 8
+            [ "$ONEWRITE_KAFKA" = "${ONEWRITE_TEST_KAFKA%#*}" ] || exit 9
             exit 7"#;
         assert_eq!(code(servers::ALL, script)?, ExitCode::from(7));
         Ok(())
@@ -115,7 +116,8 @@ mod tests {
         let words = ["with", "postgres,oracle", "--", "true"];
         let refused = parser.try_get_matches_from(words).unwrap_err().to_string();
         assert!(
-            refused.contains("oracle") && refused.contains("postgres, mariadb, nats, redis, kafka"),
+            refused.contains("oracle")
+                && refused.contains("postgres, mariadb, nats, rabbitmq, redis, kafka"),
             "{refused}"
         );
     }

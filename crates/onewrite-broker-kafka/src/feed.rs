@@ -1,17 +1,12 @@
 //! Receiving: the lanes of a stream, shared among the processes of a receiver by leases.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use onewrite_core::{
-    BoxFuture, Result, Text,
+    BoxFuture, Result,
     broker::{Arrival, Feed},
-    retry::Backoff,
-    store::Store,
 };
-use onewrite_lanes::{
-    Closer, LaneFeed, LaneFeedOptions,
-    url::{invalid, is_name},
-};
+use onewrite_lanes::{Closer, LaneFeed, LaneFeedOptions, Reading};
 
 use crate::{
     StreamOptions,
@@ -24,121 +19,56 @@ use crate::{
 /// How often a lane is looked at for being full.
 const TELL_EVERY: Duration = Duration::from_secs(10);
 
+/// How long a missing predecessor is waited for: nothing is delivered again here by itself.
+const GAP_PATIENCE: Duration = Duration::from_secs(10);
+
 /// How a receiver reads a stream.
-#[derive(Clone)]
+#[derive(Debug, Clone)]
 pub struct KafkaFeedOptions {
     /// The topic.
     pub stream: StreamOptions,
-    /// Names the group, and the leases: letters, digits, `-` and `_`. The same in all processes of one
-    /// receiver, and another one for each receiver. Nobody else may join this group.
-    pub consumer: Text,
-    /// The receiver's database, for the leases.
-    pub store: Arc<dyn Store>,
-    /// Who reads: unique for the life of the process.
-    pub owner: Text,
-    /// How long leases hold without renewal: the longest a dead process's lanes wait (10 s).
-    pub lease_ttl: Duration,
-    /// Messages of one lane that are read and not settled, at most (2,000): bounds the memory, and
-    /// how much of a partition that is not taken fits before its lane is full.
-    pub pending_max: usize,
-    /// Deliveries in one arrival at most (500).
-    pub batch_max: usize,
-    /// Bytes of events in one arrival at most (4 MiB); one larger event still comes, alone.
-    pub batch_bytes_max: usize,
-    /// How long an arrival waits for more to come, once something is ready (not at all).
-    pub linger: Duration,
-    /// Pauses before what was not taken is tried again.
-    pub backoff: Backoff,
-    /// How long a missing predecessor is waited for before it is announced (10 s).
-    pub gap_patience: Duration,
+    /// What the receiver decides: its name is that of the group, which nobody else may join. A missing
+    /// predecessor is announced after 10 s, unless said otherwise.
+    pub reading: Reading,
 }
 
 impl KafkaFeedOptions {
     /// The defaults for a topic.
-    pub fn new(
-        stream: StreamOptions,
-        consumer: impl Into<Text>,
-        store: Arc<dyn Store>,
-        owner: impl Into<Text>,
-    ) -> Self {
-        Self {
-            stream,
-            consumer: consumer.into(),
-            store,
-            owner: owner.into(),
-            lease_ttl: Duration::from_secs(10),
-            pending_max: 2_000,
-            batch_max: 500,
-            batch_bytes_max: 4 * 1024 * 1024,
-            linger: Duration::ZERO,
-            backoff: Backoff::default(),
-            gap_patience: Duration::from_secs(10),
-        }
+    #[must_use]
+    pub fn new(stream: StreamOptions, reading: Reading) -> Self {
+        Self { stream, reading }
     }
 
     /// Reads `kafka[+ssl]://[user:password@]host[:9092][,host2:9092]/TOPIC[?lanes=8&pending_max=2000&…]`.
-    /// Options of the publishing half are read past.
+    /// What it says about reading counts. Options of the publishing half are read past.
     ///
     /// # Errors
     /// [`InvalidConfig`](onewrite_core::Code::InvalidConfig), naming the part, never a secret;
     /// [`UnsafeSetting`](onewrite_core::Code::UnsafeSetting) for a server far away without TLS.
-    pub fn from_url(
-        url: &str,
-        consumer: impl Into<Text>,
-        store: Arc<dyn Store>,
-        owner: impl Into<Text>,
-    ) -> Result<Self> {
+    pub fn from_url(url: &str, reading: Reading) -> Result<Self> {
         let read = url::parse(url)?;
-        let mut out = Self::new(read.stream, consumer, store, owner);
-        out.gap_patience = read.gap_patience.unwrap_or(out.gap_patience);
-        out.pending_max = read.pending_max.unwrap_or(out.pending_max);
-        out.batch_max = read.batch_max.unwrap_or(out.batch_max);
+        let mut out = Self::new(read.stream, reading);
+        let reading = &mut out.reading;
+        reading.gap_patience = read.gap_patience.or(reading.gap_patience);
+        reading.pending_max = read.pending_max.unwrap_or(reading.pending_max);
+        reading.batch_max = read.batch_max.unwrap_or(reading.batch_max);
         Ok(out)
     }
 
     fn check(&self) -> Result<()> {
         self.stream.check()?;
-        if !is_name(&self.consumer) {
-            return Err(invalid(
-                "the consumer of a Kafka topic is named with 1 to 200 letters, digits, `-` and `_`",
-            ));
-        }
-        if self.pending_max == 0 || self.batch_max == 0 {
-            return Err(invalid("`pending_max` and `batch_max` are 1 or more"));
-        }
-        if self.lease_ttl < Duration::from_millis(100) {
-            return Err(invalid("the lease's time is 100 ms or more"));
-        }
-        Ok(())
+        self.reading.check()
     }
 
     fn for_lanes(self, layout: &Layout) -> LaneFeedOptions {
         LaneFeedOptions {
             stream: layout.stream.clone(),
-            consumer: self.consumer,
             lanes: layout.lanes,
             look_with: "kafka-console-consumer.sh --bootstrap-server … --topic TOPIC --partition LANE --offset N --max-messages 1",
-            store: self.store,
-            owner: self.owner,
-            lease_ttl: self.lease_ttl,
             tell_every: TELL_EVERY,
-            pending_max: self.pending_max,
-            batch_max: self.batch_max,
-            batch_bytes_max: self.batch_bytes_max,
-            linger: self.linger,
-            backoff: self.backoff,
-            gap_patience: self.gap_patience,
+            gap_patience: GAP_PATIENCE,
+            reading: self.reading,
         }
-    }
-}
-
-impl fmt::Debug for KafkaFeedOptions {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("KafkaFeedOptions")
-            .field("stream", &self.stream)
-            .field("consumer", &self.consumer)
-            .field("owner", &self.owner)
-            .finish_non_exhaustive()
     }
 }
 
@@ -157,13 +87,7 @@ impl KafkaFeed {
         options.check()?;
         let server = Arc::new(Server::new(&options.stream)?);
         let layout = stream::open(&server, &options.stream).await?;
-        let lanes = KafkaLanes::new(
-            server,
-            &options.stream,
-            layout.clone(),
-            &options.consumer,
-            options.pending_max,
-        )?;
+        let lanes = KafkaLanes::new(server, &options.stream, layout.clone(), &options.reading)?;
         Ok(Self(LaneFeed::open(lanes, options.for_lanes(&layout))))
     }
 

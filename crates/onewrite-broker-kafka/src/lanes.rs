@@ -13,8 +13,8 @@ use std::{
     time::Duration,
 };
 
-use onewrite_core::{Error, Result, Text};
-use onewrite_lanes::{Announcement, Answer, Lanes, url::invalid};
+use onewrite_core::{Error, Result};
+use onewrite_lanes::{Announcement, Answer, Lanes, Reading as Receiver, url::invalid};
 use rdkafka::{
     ClientContext, Message as _, Offset, TopicPartitionList,
     config::RDKafkaLogLevel,
@@ -104,12 +104,11 @@ impl KafkaLanes {
         server: Arc<Server>,
         options: &StreamOptions,
         layout: Layout,
-        group: &Text,
-        pending_max: usize,
+        reading: &Receiver,
     ) -> Result<Self> {
         let held: Vec<Arc<Held>> = (0..layout.lanes).map(|_| Arc::default()).collect();
         let mut config = server.config();
-        config.set("group.id", &**group).set("enable.auto.commit", "false");
+        config.set("group.id", &*reading.consumer).set("enable.auto.commit", "false");
         config.set("enable.auto.offset.store", "false").set("auto.offset.reset", "earliest");
         // Of others' transactions only what was committed.
         config.set("isolation.level", "read_committed");
@@ -126,6 +125,7 @@ impl KafkaLanes {
         let background =
             [tokio::spawn(serve(Arc::clone(&consumer))), tokio::spawn(looking)];
         let (options, announcer) = (options.clone(), OnceLock::new());
+        let pending_max = reading.pending_max;
         Ok(Self { server, options, layout, pending_max, held, consumer, announcer, background })
     }
 

@@ -15,7 +15,7 @@
 //! there for a receiver that was away for longer than the topic keeps it: that is a loss like any other. A
 //! group is told of one place for each lane, so behind a message that is not taken everything is read again
 //! after a restart, and recognised. A partition that its receiver cannot take holds its messages in its
-//! lane; once they fill the lane ([`KafkaFeedOptions::pending_max`]), the lane's other partitions wait too.
+//! lane; once they fill the lane ([`Reading::pending_max`]), the lane's other partitions wait too.
 //!
 //! Kafka's transactions are not used: they would make what is sent and the place that is noted visible
 //! together, and here what counts is in two databases, which take no part in them. A publish whose answer was
@@ -45,7 +45,7 @@ mod warnings;
 
 pub use feed::{KafkaFeed, KafkaFeedOptions};
 pub use gaps::gap_topic;
-pub use onewrite_lanes::{Announcement, Closer};
+pub use onewrite_lanes::{Announcement, Closer, Reading};
 pub use sink::{
     KafkaSink, KafkaSinkOptions, MESSAGE_BYTES_MAX_DEFAULT, PartitionBy, WINDOW_DEFAULT,
 };

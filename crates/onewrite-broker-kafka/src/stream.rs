@@ -1,9 +1,9 @@
 //! The topic both halves share: how it is created, and what is wrong with one that exists.
 
-use std::{fmt, net::IpAddr, path::PathBuf, time::Duration};
+use std::{fmt, path::PathBuf, time::Duration};
 
-use onewrite_core::{Code, Error, Partition, Result, Text};
-use onewrite_lanes::url::invalid;
+use onewrite_core::{Partition, Result, Text};
+use onewrite_lanes::url::{invalid, refuse_clear};
 
 use crate::{connect::Server, gaps::gap_topic};
 
@@ -97,7 +97,7 @@ impl StreamOptions {
     /// Refuses names and numbers that no topic can have, and a server far away without TLS.
     ///
     /// # Errors
-    /// [`Code::InvalidConfig`], [`Code::UnsafeSetting`].
+    /// [`onewrite_core::Code::InvalidConfig`], [`onewrite_core::Code::UnsafeSetting`].
     pub fn check(&self) -> Result<()> {
         let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
         let name = &*self.stream;
@@ -116,21 +116,11 @@ impl StreamOptions {
         if self.timeout < Duration::from_millis(100) {
             return Err(invalid("`timeout` is 100 ms or more"));
         }
-        match self.servers.iter().find(|(host, _)| self.tls.is_none() && !is_near(host)) {
-            Some((host, _)) => {
-                let context = format!(
-                    "events and passwords for `{host}` would travel in the clear: use `kafka+ssl://`, or say `tls=off` where the network is yours"
-                );
-                Err(Error::new(Code::UnsafeSetting, context))
-            }
-            None => Ok(()),
+        if self.tls.is_none() {
+            self.servers.iter().try_for_each(|(host, _)| refuse_clear(host, "kafka+ssl://"))?;
         }
+        Ok(())
     }
-}
-
-fn is_near(host: &str) -> bool {
-    let is_loopback = |address: IpAddr| address.is_loopback();
-    host == "localhost" || host.parse().is_ok_and(is_loopback)
 }
 
 /// Without credentials.
@@ -148,7 +138,7 @@ impl fmt::Debug for StreamOptions {
 /// stays noted in their groups until it expires there.
 ///
 /// # Errors
-/// [`Code::SinkUnreachable`], [`Code::SinkRefused`] where the server does not let it be removed; what
+/// [`onewrite_core::Code::SinkUnreachable`], [`onewrite_core::Code::SinkRefused`] where the server does not let it be removed; what
 /// [`StreamOptions::check`] says.
 pub async fn remove(options: &StreamOptions) -> Result<()> {
     options.check()?;
@@ -176,7 +166,7 @@ impl Layout {
 /// without which it works as well.
 ///
 /// # Errors
-/// [`Code::InvalidConfig`] with the cure; [`Code::SinkUnreachable`], [`Code::SinkRefused`].
+/// [`onewrite_core::Code::InvalidConfig`] with the cure; [`onewrite_core::Code::SinkUnreachable`], [`onewrite_core::Code::SinkRefused`].
 pub(crate) async fn open(server: &Server, options: &StreamOptions) -> Result<Layout> {
     let stream = &options.stream;
     let gaps = gap_topic(stream);
@@ -210,6 +200,8 @@ pub(crate) async fn open(server: &Server, options: &StreamOptions) -> Result<Lay
 
 #[cfg(test)]
 mod tests {
+    use onewrite_core::Code;
+
     use super::*;
 
     #[test]

@@ -13,7 +13,7 @@ use std::{
 };
 
 use async_nats::{HeaderMap, jetstream};
-use onewrite_broker_nats::{NatsFeed, NatsFeedOptions, NatsSink, NatsSinkOptions};
+use onewrite_broker_nats::{NatsFeed, NatsFeedOptions, NatsSink, NatsSinkOptions, Reading};
 use onewrite_core::{
     Delivery, Event, Incarnation, Record, Timestamp,
     broker::{Feed, Receipt, Sink},
@@ -190,7 +190,8 @@ async fn feed(address: SocketAddr, count: usize, server: u32) -> Took {
     }
     let folder = tempfile::tempdir().unwrap();
     let store = SqliteStore::open(Options::new(folder.path().join("feed.db"))).unwrap();
-    let options = NatsFeedOptions::from_url(&url, "bench", Arc::new(store), "bench").unwrap();
+    let options =
+        NatsFeedOptions::from_url(&url, Reading::new("bench", Arc::new(store), "bench")).unwrap();
     let mut feed = NatsFeed::open(options).await.unwrap();
     let (mut seen, mut arrivals) = (0, 0);
     let clock = Clock::start(server);

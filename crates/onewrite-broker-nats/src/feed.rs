@@ -1,14 +1,12 @@
 //! Receiving: the lanes of a stream, shared among the processes of a receiver by leases.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::time::Duration;
 
 use onewrite_core::{
-    BoxFuture, Result, Text,
+    BoxFuture, Result,
     broker::{Arrival, Feed},
-    retry::Backoff,
-    store::Store,
 };
-use onewrite_lanes::{Closer, LaneFeed, LaneFeedOptions, url::is_name};
+use onewrite_lanes::{Closer, LaneFeed, LaneFeedOptions, Reading};
 
 use crate::{
     StreamOptions, connect,
@@ -18,59 +16,23 @@ use crate::{
 };
 
 /// How a receiver reads a stream.
-#[derive(Clone)]
+#[derive(Debug, Clone)]
 pub struct NatsFeedOptions {
     /// The stream.
     pub stream: StreamOptions,
-    /// Names the durable consumers, one for each lane (`CONSUMER-LANE`), and their leases: letters, digits,
-    /// `-` and `_`. The same in all processes of one receiver.
-    pub consumer: Text,
-    /// The receiver's database, for the leases.
-    pub store: Arc<dyn Store>,
-    /// Who reads: unique for the life of the process.
-    pub owner: Text,
-    /// How long leases hold without renewal: the longest a dead process's lanes wait (10 s).
-    pub lease_ttl: Duration,
     /// How long the server waits for an answer before it delivers again (30 s). Renewed while a message
     /// is held; what a dead process held comes again only then.
     pub ack_wait: Duration,
-    /// Messages of one lane that are delivered and not settled, at most (2,000): bounds the memory, and
-    /// how much of a partition that is not taken fits before its lane is full.
-    pub pending_max: usize,
-    /// Deliveries in one arrival at most (500).
-    pub batch_max: usize,
-    /// Bytes of events in one arrival at most (4 MiB); one larger event still comes, alone.
-    pub batch_bytes_max: usize,
-    /// How long an arrival waits for more to come, once something is ready (not at all).
-    pub linger: Duration,
-    /// Pauses before what was not taken is tried again.
-    pub backoff: Backoff,
-    /// How long a missing predecessor is waited for before it is announced (twice the `ack_wait`).
-    pub gap_patience: Option<Duration>,
+    /// What the receiver decides: its name is that of the durable consumers, one for each lane (`CONSUMER-LANE`). A missing
+    /// predecessor is announced after twice the [`Self::ack_wait`], unless said otherwise.
+    pub reading: Reading,
 }
 
 impl NatsFeedOptions {
     /// The defaults for a stream.
-    pub fn new(
-        stream: StreamOptions,
-        consumer: impl Into<Text>,
-        store: Arc<dyn Store>,
-        owner: impl Into<Text>,
-    ) -> Self {
-        Self {
-            stream,
-            consumer: consumer.into(),
-            store,
-            owner: owner.into(),
-            lease_ttl: Duration::from_secs(10),
-            ack_wait: Duration::from_secs(30),
-            pending_max: 2_000,
-            batch_max: 500,
-            batch_bytes_max: 4 * 1024 * 1024,
-            linger: Duration::ZERO,
-            backoff: Backoff::default(),
-            gap_patience: None,
-        }
+    #[must_use]
+    pub fn new(stream: StreamOptions, reading: Reading) -> Self {
+        Self { stream, ack_wait: Duration::from_secs(30), reading }
     }
 
     /// Reads `nats://[user:password@|token@]host[:4222]/STREAM[?lanes=8&ack_wait=30s&…]`. Options of the
@@ -78,33 +40,21 @@ impl NatsFeedOptions {
     ///
     /// # Errors
     /// [`InvalidConfig`](onewrite_core::Code::InvalidConfig), naming the part; never a secret.
-    pub fn from_url(
-        url: &str,
-        consumer: impl Into<Text>,
-        store: Arc<dyn Store>,
-        owner: impl Into<Text>,
-    ) -> Result<Self> {
+    pub fn from_url(url: &str, reading: Reading) -> Result<Self> {
         let read = url::parse(url)?;
-        let mut out = Self::new(read.stream, consumer, store, owner);
+        let mut out = Self::new(read.stream, reading);
         out.ack_wait = read.ack_wait.unwrap_or(out.ack_wait);
-        out.pending_max = read.pending_max.unwrap_or(out.pending_max);
-        out.batch_max = read.batch_max.unwrap_or(out.batch_max);
+        let reading = &mut out.reading;
+        reading.pending_max = read.pending_max.unwrap_or(reading.pending_max);
+        reading.batch_max = read.batch_max.unwrap_or(reading.batch_max);
         Ok(out)
     }
 
     fn check(&self) -> Result<()> {
         self.stream.check()?;
-        if !is_name(&self.consumer) {
-            return Err(url::invalid(
-                "a consumer of a NATS stream is named with 1 to 200 letters, digits, `-` and `_`",
-            ));
-        }
-        if self.pending_max == 0 || self.batch_max == 0 {
-            return Err(url::invalid("`pending_max` and `batch_max` are 1 or more"));
-        }
-        if self.ack_wait < Duration::from_millis(100) || self.lease_ttl < Duration::from_millis(100)
-        {
-            return Err(url::invalid("`ack_wait` and the lease's time are 100 ms or more"));
+        self.reading.check()?;
+        if self.ack_wait < Duration::from_millis(100) {
+            return Err(url::invalid("`ack_wait` is 100 ms or more"));
         }
         Ok(())
     }
@@ -112,31 +62,13 @@ impl NatsFeedOptions {
     fn for_lanes(self, layout: &Layout) -> LaneFeedOptions {
         LaneFeedOptions {
             stream: layout.stream.clone(),
-            consumer: self.consumer,
             lanes: layout.lanes,
             look_with: "nats stream get",
-            store: self.store,
-            owner: self.owner,
-            lease_ttl: self.lease_ttl,
             // Often enough that one lost answer does no harm.
             tell_every: self.ack_wait / 4,
-            pending_max: self.pending_max,
-            batch_max: self.batch_max,
-            batch_bytes_max: self.batch_bytes_max,
-            linger: self.linger,
-            backoff: self.backoff,
-            gap_patience: self.gap_patience.unwrap_or(self.ack_wait * 2),
+            gap_patience: self.ack_wait * 2,
+            reading: self.reading,
         }
-    }
-}
-
-impl fmt::Debug for NatsFeedOptions {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("NatsFeedOptions")
-            .field("stream", &self.stream)
-            .field("consumer", &self.consumer)
-            .field("owner", &self.owner)
-            .finish_non_exhaustive()
     }
 }
 
@@ -159,9 +91,9 @@ impl NatsFeed {
         let lanes = NatsLanes {
             client,
             context,
-            consumer: options.consumer.clone(),
+            consumer: options.reading.consumer.clone(),
             ack_wait: options.ack_wait,
-            pending_max: options.pending_max,
+            pending_max: options.reading.pending_max,
             timeout: options.stream.timeout,
             layout,
         };

@@ -32,6 +32,6 @@ mod url;
 
 pub use feed::{NatsFeed, NatsFeedOptions};
 pub use gaps::gap_subject;
-pub use onewrite_lanes::{Announcement, Closer};
+pub use onewrite_lanes::{Announcement, Closer, Reading};
 pub use sink::{NatsSink, NatsSinkOptions, WINDOW_DEFAULT};
-pub use stream::{LANES_DEFAULT, StreamOptions};
+pub use stream::{LANES_DEFAULT, StreamOptions, remove};

@@ -6,12 +6,16 @@ use async_nats::{
     Client,
     jetstream::{
         Context, ErrorCode,
-        context::{CreateStreamErrorKind, GetStreamError, GetStreamErrorKind},
+        context::{
+            CreateStreamErrorKind, DeleteStreamErrorKind, GetStreamError, GetStreamErrorKind,
+        },
         stream::{Config, DiscardPolicy, RetentionPolicy, StorageType},
     },
 };
 use onewrite_core::{Code, Error, Partition, Result, Text};
 use onewrite_lanes::url::{invalid, is_name};
+
+use crate::connect;
 
 /// The lanes of a stream that is created without saying how many.
 pub const LANES_DEFAULT: u16 = 8;
@@ -126,6 +130,29 @@ impl Layout {
     pub(crate) fn lane_subjects(&self, lane: u16) -> String {
         format!("{}.{lane}.*", self.stream)
     }
+}
+
+/// Removes a stream with its consumers, whatever it still holds.
+///
+/// # Errors
+/// [`Code::SinkUnreachable`], [`Code::InvalidConfig`] for refused credentials; what
+/// [`StreamOptions::check`] says.
+pub async fn remove(options: &StreamOptions) -> Result<()> {
+    options.check()?;
+    let (_client, context) = connect::connect(options, "onewrite").await?;
+    let stream = &options.stream;
+    match context.delete_stream(&**stream).await {
+        Err(error) if !is_gone(error.kind()) => {
+            let context = format!("stream `{stream}` cannot be deleted");
+            Err(Error::new(Code::SinkUnreachable, context).with_source(error))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn is_gone(kind: DeleteStreamErrorKind) -> bool {
+    matches!(kind, DeleteStreamErrorKind::JetStream(error)
+        if error.error_code() == ErrorCode::STREAM_NOT_FOUND)
 }
 
 /// Finds the stream, or creates it, and refuses one that would break a promise.

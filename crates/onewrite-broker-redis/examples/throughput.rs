@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use onewrite_broker_redis::{RedisFeed, RedisFeedOptions, RedisSink, RedisSinkOptions};
+use onewrite_broker_redis::{Reading, RedisFeed, RedisFeedOptions, RedisSink, RedisSinkOptions};
 use onewrite_core::{
     Delivery, Event, Incarnation, Record, Timestamp,
     broker::{Feed, Receipt, Sink},
@@ -111,7 +111,8 @@ async fn feed(server: &Redis, count: usize) -> Duration {
     let folder = tempfile::tempdir().unwrap();
     let store = SqliteStore::open(Options::new(folder.path().join("feed.db"))).unwrap();
     let options =
-        RedisFeedOptions::from_url(&url(server), "bench", Arc::new(store), "bench").unwrap();
+        RedisFeedOptions::from_url(&url(server), Reading::new("bench", Arc::new(store), "bench"))
+            .unwrap();
     let mut feed = RedisFeed::open(options).await.unwrap();
     let mut seen = 0;
     let began = Instant::now();

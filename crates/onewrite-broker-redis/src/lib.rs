@@ -42,6 +42,6 @@ mod warnings;
 
 pub use feed::{RedisFeed, RedisFeedOptions};
 pub use gaps::gap_channel;
-pub use onewrite_lanes::{Announcement, Closer};
+pub use onewrite_lanes::{Announcement, Closer, Reading};
 pub use sink::{RedisSink, RedisSinkOptions, WINDOW_DEFAULT};
 pub use stream::{LANES_DEFAULT, StreamOptions, remove};

@@ -1,9 +1,9 @@
 //! The stream both halves share: its keys, how it is created, and what is wrong with one that exists.
 
-use std::{fmt, net::IpAddr, path::PathBuf, time::Duration};
+use std::{fmt, path::PathBuf, time::Duration};
 
-use onewrite_core::{Code, Error, Partition, Result, Text};
-use onewrite_lanes::url::{invalid, is_name};
+use onewrite_core::{Partition, Result, Text};
+use onewrite_lanes::url::{invalid, is_name, refuse_clear};
 use redis::{cmd, pipe};
 
 use crate::connect::Server;
@@ -64,7 +64,7 @@ impl StreamOptions {
     /// Refuses names and numbers that no stream can have, and a server far away without TLS.
     ///
     /// # Errors
-    /// [`Code::InvalidConfig`], [`Code::UnsafeSetting`].
+    /// [`InvalidConfig`](onewrite_core::Code::InvalidConfig), [`UnsafeSetting`](onewrite_core::Code::UnsafeSetting).
     pub fn check(&self) -> Result<()> {
         if !is_name(&self.stream) {
             return Err(invalid(
@@ -74,26 +74,17 @@ impl StreamOptions {
         if self.lanes == Some(0) {
             return Err(invalid("a stream has one or more lanes"));
         }
-        if self.tls.is_none() && !self.is_near() {
-            let context = format!(
-                "events and passwords for `{}` would travel in the clear: use `rediss://`, or say `tls=off` where the network is yours",
-                self.host
-            );
-            return Err(Error::new(Code::UnsafeSetting, context));
+        if self.tls.is_none() {
+            refuse_clear(&self.host, "rediss://")?;
         }
         Ok(())
-    }
-
-    fn is_near(&self) -> bool {
-        let is_loopback = |address: IpAddr| address.is_loopback();
-        self.host == "localhost" || self.host.parse().is_ok_and(is_loopback)
     }
 }
 
 /// Removes a stream with its lanes and what was noted of them, whatever they still hold.
 ///
 /// # Errors
-/// [`Code::SinkUnreachable`]; what [`StreamOptions::check`] says.
+/// [`SinkUnreachable`](onewrite_core::Code::SinkUnreachable); what [`StreamOptions::check`] says.
 pub async fn remove(options: &StreamOptions) -> Result<()> {
     options.check()?;
     let server = Server::connect(options).await?;
@@ -150,7 +141,7 @@ impl Layout {
 /// Finds the stream, or creates it, and refuses what is none.
 ///
 /// # Errors
-/// [`Code::InvalidConfig`] with the cure; [`Code::SinkUnreachable`], [`Code::SinkRefused`].
+/// [`InvalidConfig`](onewrite_core::Code::InvalidConfig) with the cure; [`SinkUnreachable`](onewrite_core::Code::SinkUnreachable), [`SinkRefused`](onewrite_core::Code::SinkRefused).
 pub(crate) async fn open(server: &Server, options: &StreamOptions) -> Result<Layout> {
     check_version(server).await?;
     let lanes = match stated(server, &options.stream).await? {

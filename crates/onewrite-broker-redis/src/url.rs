@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use onewrite_core::Result;
-use onewrite_lanes::url::{decoded, duration, invalid, number};
+use onewrite_lanes::url::{Authority, authority, decoded, duration, invalid, number};
 
 use crate::StreamOptions;
 
@@ -34,23 +34,18 @@ pub(crate) fn parse(url: &str) -> Result<RedisUrl> {
         _ => return Err(invalid(SHAPE)),
     };
     let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
-    let (authority, path) = rest.split_once('/').ok_or_else(|| invalid(SHAPE))?;
-    let (user_info, host) = match authority.rsplit_once('@') {
-        Some((user_info, host)) => (Some(user_info), host),
-        None => (None, authority),
-    };
-    let (host, port) = host_and_port(host)?;
+    let (address, path) = rest.split_once('/').ok_or_else(|| invalid(SHAPE))?;
+    let Authority { login, host, port } = authority(address)?.ok_or_else(|| invalid(SHAPE))?;
     // One part is the stream, two are the database and the stream: also when both are numbers.
     let (database, name) = match path.trim_end_matches('/').split_once('/') {
         Some((database, name)) => (number("database", database)?, name),
         None => (0, path.trim_end_matches('/')),
     };
     let mut stream = StreamOptions::new(host, decoded(name)?);
-    (stream.port, stream.database, stream.tls) = (port, database, tls);
-    if let Some(user_info) = user_info {
-        let (user, password) = user_info.split_once(':').ok_or_else(|| invalid(SHAPE))?;
-        stream.user = Some(decoded(user)?).filter(|user| !user.is_empty());
-        stream.password = Some(decoded(password)?);
+    (stream.port, stream.database, stream.tls) = (port.unwrap_or(PORT), database, tls);
+    if let Some((user, password)) = login {
+        stream.user = Some(user).filter(|user| !user.is_empty());
+        stream.password = Some(password);
     }
     let mut out =
         RedisUrl { stream, window: None, ack_wait: None, pending_max: None, batch_max: None };
@@ -60,23 +55,6 @@ pub(crate) fn parse(url: &str) -> Result<RedisUrl> {
     }
     out.stream.check()?;
     Ok(out)
-}
-
-/// An address of IPv6 stands in brackets.
-fn host_and_port(text: &str) -> Result<(&str, u16)> {
-    let (host, port) = match text.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
-        Some((host, "")) => (host, None),
-        Some((host, rest)) => (host, Some(rest.strip_prefix(':').ok_or_else(|| invalid(SHAPE))?)),
-        None => match text.split_once(':') {
-            Some((host, port)) => (host, Some(port)),
-            None => (text, None),
-        },
-    };
-    if host.is_empty() {
-        return Err(invalid(SHAPE));
-    }
-    let port = port.map_or(Ok(PORT), |port| port.parse().map_err(|_| invalid(SHAPE)))?;
-    Ok((host, port))
 }
 
 fn option(out: &mut RedisUrl, name: &str, value: &str) -> Result<()> {

@@ -5,44 +5,28 @@ use std::{sync::Arc, time::Duration};
 use onewrite_core::{
     BoxFuture, Text,
     broker::{Arrival, Feed},
-    retry::Backoff,
-    store::Store,
 };
 use tokio::sync::{mpsc, watch};
 
-use crate::{arrival::LaneArrival, broker::Lanes, lane_task::Shared, sharing::Sharing};
+use crate::{
+    arrival::LaneArrival, broker::Lanes, lane_task::Shared, reading::Reading, sharing::Sharing,
+};
 
-/// How a receiver reads the lanes of a stream.
-#[derive(Clone)]
+/// The lanes of a stream, and how a receiver reads them.
+#[derive(Debug, Clone)]
 pub struct LaneFeedOptions {
     /// The stream's name, for leases, metrics and the log.
     pub stream: Text,
-    /// The receiver's name there. The same in all its processes.
-    pub consumer: Text,
     /// How many lanes the stream has.
     pub lanes: u16,
     /// The command that shows an operator a message, for the log.
     pub look_with: &'static str,
-    /// The receiver's database, for the leases.
-    pub store: Arc<dyn Store>,
-    /// Who reads: unique for the life of the process.
-    pub owner: Text,
-    /// How long leases hold without renewal: the longest a dead process's lanes wait.
-    pub lease_ttl: Duration,
     /// How often the broker hears of messages that are still held.
     pub tell_every: Duration,
-    /// Messages of one lane that the broker lets be held, at most: a lane that has as many is full.
-    pub pending_max: usize,
-    /// Deliveries in one arrival at most.
-    pub batch_max: usize,
-    /// Bytes of events in one arrival at most; one larger event still comes, alone.
-    pub batch_bytes_max: usize,
-    /// How long an arrival waits for more to come, once something is ready.
-    pub linger: Duration,
-    /// Pauses before what was not taken is tried again.
-    pub backoff: Backoff,
-    /// How long a missing predecessor is waited for before it is announced.
+    /// How long a missing predecessor is waited for, unless the receiver decides it.
     pub gap_patience: Duration,
+    /// What the receiver decides.
+    pub reading: Reading,
 }
 
 /// Deliveries that come from the lanes of a stream.

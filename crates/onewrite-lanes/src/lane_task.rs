@@ -13,6 +13,7 @@ use crate::{
     broker::{Answer, LaneReader, Lanes, Message},
     feed::LaneFeedOptions,
     lane::{Lane, Policy, Ticket},
+    reading::Reading,
 };
 
 /// The longest pause between two attempts to read a lane.
@@ -72,8 +73,8 @@ impl<L: Lanes> LaneTask<L> {
         let (now, options) = (Instant::now(), &self.shared.options);
         let mut work = Work {
             lane: Lane::new(Policy {
-                backoff: options.backoff,
-                gap_patience: options.gap_patience,
+                backoff: options.reading.backoff,
+                gap_patience: options.reading.gap_patience.unwrap_or(options.gap_patience),
             }),
             now,
             reader: None,
@@ -111,7 +112,7 @@ impl<L: Lanes> LaneTask<L> {
     /// Waits for whatever comes next, and deals with it.
     async fn wait(&mut self, work: &mut Work<L>) {
         let now = work.now;
-        let lingering = work.ready_since.map(|since| since + self.shared.options.linger);
+        let lingering = work.ready_since.map(|since| since + self.shared.options.reading.linger);
         let reopening = work.reader.is_none().then_some(work.reopen_at.max(now + LOOK_AGAIN));
         let is_releasing = work.unwanted || *self.wish.borrow() == Wish::Release;
         let releasing = is_releasing.then(|| now + LOOK_AGAIN);
@@ -187,7 +188,8 @@ impl<L: Lanes> LaneTask<L> {
     /// and be no event then either. Were it one of ours, its successor finds its predecessor missing, and
     /// its relay sends it again.
     async fn give_up(&self, place: u64, token: L::Token, error: &Error) {
-        let LaneFeedOptions { stream, consumer, look_with, .. } = &self.shared.options;
+        let LaneFeedOptions { stream, look_with, reading, .. } = &self.shared.options;
+        let consumer = &reading.consumer;
         tracing::error!(
             %error, %stream, stream_sequence = place, lane = self.number,
             "OW0006: a message is no CloudEvent and is passed over; look at it with `{look_with}`"
@@ -206,7 +208,7 @@ impl<L: Lanes> LaneTask<L> {
         if work.in_flight.is_some() || *self.leased_until.borrow() <= now {
             return true;
         }
-        let options = &self.shared.options;
+        let options = &self.shared.options.reading;
         if !options.linger.is_zero() {
             if !work.lane.has_ready(now) {
                 work.ready_since = None;
@@ -255,7 +257,7 @@ impl<L: Lanes> LaneTask<L> {
                 have = announcement.have,
                 "OW0017: a predecessor is missing, and its relay is asked to send it again"
             );
-            metrics::counter!("onewrite_feed_gaps_announced_total", "consumer" => self.shared.options.consumer.to_string())
+            metrics::counter!("onewrite_feed_gaps_announced_total", "consumer" => self.shared.options.reading.consumer.to_string())
                 .increment(1);
             self.shared.broker.announce(&announcement).await;
         }
@@ -272,7 +274,8 @@ impl<L: Lanes> LaneTask<L> {
     /// Tells when partitions that are not taken keep the others of their lane from coming.
     fn watch_room(&self, work: &Work<L>, now: Instant) {
         let held = work.lane.held();
-        let LaneFeedOptions { stream, consumer, pending_max, .. } = &self.shared.options;
+        let LaneFeedOptions { stream, reading, .. } = &self.shared.options;
+        let Reading { consumer, pending_max, .. } = reading;
         metrics::gauge!(
             "onewrite_feed_messages_held",
             "stream" => stream.to_string(), "consumer" => consumer.to_string(), "lane" => self.number.to_string()

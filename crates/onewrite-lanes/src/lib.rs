@@ -27,9 +27,11 @@ mod broker;
 mod feed;
 mod lane;
 mod lane_task;
+mod reading;
 mod sharing;
 pub mod url;
 
 pub use announcement::{Announced, Announcement};
 pub use broker::{Answer, LaneReader, Lanes, Message};
 pub use feed::{Closer, LaneFeed, LaneFeedOptions};
+pub use reading::Reading;

@@ -18,6 +18,7 @@ use crate::{
     broker::Lanes,
     feed::LaneFeedOptions,
     lane_task::{LaneTask, Shared, Wish},
+    reading::Reading,
 };
 
 /// A lane held here.
@@ -53,9 +54,12 @@ impl<L: Lanes> Sharing<L> {
         &self.shared.options
     }
 
+    fn reading(&self) -> &Reading {
+        &self.shared.options.reading
+    }
+
     fn scope(&self) -> Text {
-        let LaneFeedOptions { stream, consumer, .. } = self.options();
-        format!("feed/{stream}/{consumer}").into()
+        format!("feed/{}/{}", self.options().stream, self.reading().consumer).into()
     }
 
     /// Shares until `closing` says so, then gives everything back.
@@ -68,7 +72,7 @@ impl<L: Lanes> Sharing<L> {
                 changed = closing.changed() => if changed.is_err() || *closing.borrow() { break },
                 Some(_) = self.tasks.join_next() => self.bury().await,
                 () = tokio::time::sleep_until(renew_at) => {
-                    renew_at = Instant::now() + self.options().lease_ttl / 3;
+                    renew_at = Instant::now() + self.reading().lease_ttl / 3;
                     self.renew(true).await;
                 }
             }
@@ -79,15 +83,15 @@ impl<L: Lanes> Sharing<L> {
     /// Renews the leases, and follows what changed.
     async fn renew(&mut self, take: bool) {
         let asked_at = Instant::now();
-        let ttl = self.options().lease_ttl;
+        let ttl = self.reading().lease_ttl;
         let claim = Claim {
             scope: self.scope(),
             leases: self.options().lanes,
-            owner: self.options().owner.clone(),
+            owner: self.reading().owner.clone(),
             ttl,
             take,
         };
-        match self.options().store.claim(claim).await {
+        match self.reading().store.claim(claim).await {
             Ok(claimed) => {
                 self.leased_until.send_replace(asked_at + ttl);
                 self.follow(claimed.held);
@@ -164,7 +168,7 @@ impl<L: Lanes> Sharing<L> {
     }
 
     async fn close(mut self) {
-        let renew_every = self.options().lease_ttl / 3;
+        let renew_every = self.reading().lease_ttl / 3;
         self.let_go();
         while !self.held.is_empty() {
             tokio::select! {
@@ -182,7 +186,7 @@ impl<L: Lanes> Sharing<L> {
                 }
             }
         }
-        let op = Op::Leave { scope: self.scope(), owner: self.options().owner.clone() };
+        let op = Op::Leave { scope: self.scope(), owner: self.reading().owner.clone() };
         self.commit(vec![Item { fence: None, ops: vec![op] }]).await;
     }
 
@@ -197,7 +201,7 @@ impl<L: Lanes> Sharing<L> {
             return;
         }
         let batch = Batch { durability: Durability::Relaxed, items };
-        let failed = match self.options().store.commit(batch).await {
+        let failed = match self.reading().store.commit(batch).await {
             Ok(outcomes) => outcomes.into_iter().find_map(|outcome| match outcome {
                 Outcome::Failed(error) => Some(error),
                 Outcome::Applied(_) | Outcome::Fenced => None,

@@ -1,6 +1,6 @@
 //! What the URLs of brokers have in common. Messages name the option, never a value.
 
-use std::{str::FromStr, time::Duration};
+use std::{net::IpAddr, str::FromStr, time::Duration};
 
 use onewrite_core::{Code, Error, Result};
 
@@ -56,6 +56,57 @@ pub fn is_name(name: &str) -> bool {
         && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte))
 }
 
+/// Where a server is, and as whom to speak to it.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Authority {
+    /// User and password, decoded.
+    pub login: Option<(String, String)>,
+    /// Its name or address; one of IPv6 without its brackets.
+    pub host: String,
+    /// Its port, if it is said.
+    pub port: Option<u16>,
+}
+
+/// Reads `[user:password@]host[:port]`; an address of IPv6 stands in brackets. `None` when it is not so.
+///
+/// # Errors
+/// [`Code::InvalidConfig`] for a user or password that is not percent-encoded.
+pub fn authority(text: &str) -> Result<Option<Authority>> {
+    let (login, address) = match text.rsplit_once('@') {
+        Some((login, address)) => {
+            let Some((user, password)) = login.split_once(':') else { return Ok(None) };
+            (Some((decoded(user)?, decoded(password)?)), address)
+        }
+        None => (None, text),
+    };
+    let (host, port) = match address.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+        Some((host, rest)) => (host, rest),
+        None => address.split_at(address.find(':').unwrap_or(address.len())),
+    };
+    let port = match port {
+        "" => Some(None),
+        port => port.strip_prefix(':').and_then(|port| port.parse().ok()).map(Some),
+    };
+    let of_port = |port| Authority { login, host: host.to_owned(), port };
+    Ok(port.filter(|_| !host.is_empty()).map(of_port))
+}
+
+/// Refuses a server that is not on loopback: what goes there in the clear is read by others.
+/// `secure` is the scheme that means TLS.
+///
+/// # Errors
+/// [`Code::UnsafeSetting`].
+pub fn refuse_clear(host: &str, secure: &str) -> Result<()> {
+    let is_loopback = |address: IpAddr| address.is_loopback();
+    if host == "localhost" || host.parse().is_ok_and(is_loopback) {
+        return Ok(());
+    }
+    let context = format!(
+        "events and passwords for `{host}` would travel in the clear: use `{secure}`, or say `tls=off` where the network is yours"
+    );
+    Err(Error::new(Code::UnsafeSetting, context))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -74,6 +125,22 @@ mod tests {
         for error in bad.map(Result::unwrap_err) {
             assert_eq!(error.code(), Code::InvalidConfig);
             assert!(!error.to_string().contains("secret"), "{error}");
+        }
+    }
+
+    #[test]
+    fn an_authority_is_read() {
+        let read = |text: &str| authority(text).unwrap();
+        let plain = Authority { login: None, host: "a".into(), port: None };
+        assert_eq!(read("a"), Some(plain));
+        let whole = Authority {
+            login: Some(("ann".into(), "p@s:s".into())),
+            host: "::1".into(),
+            port: Some(7),
+        };
+        assert_eq!(read("ann:p%40s:s@[::1]:7"), Some(whole));
+        for bad in ["", ":7", "a:many", "secret@a", "[::1]x", "a:7:8"] {
+            assert_eq!(read(bad), None, "{bad}");
         }
     }
 

@@ -7,29 +7,21 @@ use onewrite::{
     broker::Sink,
     http, memory,
     mysql::{self, MysqlStore},
-    nats::{NatsSink, NatsSinkOptions},
     postgres::{self, PostgresStore},
-    redis::{RedisSink, RedisSinkOptions},
     sqlite::{self, SqliteStore},
     store::Copied,
+    stream,
 };
 
 /// The schemes a store can have.
 pub(crate) const STORE_SCHEMES: &[&str] = &["sqlite:", "postgres://", "mysql://"];
-/// The schemes a sink can have.
-pub(crate) const SINK_SCHEMES: &[&str] = &[
-    "http://",
-    "https://",
-    "nats://",
-    "tls://",
-    "redis://",
-    "rediss://",
-    "kafka://",
-    "kafka+ssl://",
-    "memory:",
-    "stdout:",
-    "null:",
-];
+/// The schemes a sink can have, beside those of [`stream::SCHEMES`].
+const SINK_SCHEMES: &[&str] = &["http://", "https://", "memory:", "stdout:", "null:"];
+
+/// All schemes that a sink can have.
+pub(crate) fn sink_schemes() -> Vec<&'static str> {
+    [SINK_SCHEMES, stream::SCHEMES].concat()
+}
 
 /// Opens the store at `url`; a missing one is created only when `create` says so.
 pub(crate) async fn open_store(url: &str, create: bool, copied: Copied) -> Result<Arc<dyn Store>> {
@@ -81,31 +73,9 @@ pub(crate) async fn open_sink(target: &SinkTarget) -> Result<Arc<dyn Sink>> {
         "stdout" => Ok(Arc::new(StdoutSink)),
         "memory" => Ok(Arc::new(memory(url.trim_start_matches("memory:").to_owned()).0)),
         "http" | "https" => open_http(target, url),
-        "nats" | "tls" => Ok(Arc::new(NatsSink::connect(NatsSinkOptions::from_url(url)?).await?)),
-        "redis" | "rediss" => {
-            Ok(Arc::new(RedisSink::connect(RedisSinkOptions::from_url(url)?).await?))
-        }
-        "kafka" | "kafka+ssl" => open_kafka(url).await,
-        _ => Err(unknown("sink", url, SINK_SCHEMES)),
+        _ if stream::is_stream(url) => stream::sink(url).await,
+        _ => Err(unknown("sink", url, &sink_schemes())),
     }
-}
-
-#[cfg(feature = "kafka")]
-async fn open_kafka(url: &str) -> Result<Arc<dyn Sink>> {
-    use onewrite::kafka::{KafkaSink, KafkaSinkOptions};
-    Ok(Arc::new(KafkaSink::connect(KafkaSinkOptions::from_url(url)?).await?))
-}
-
-#[cfg(not(feature = "kafka"))]
-async fn open_kafka(_: &str) -> Result<Arc<dyn Sink>> {
-    Err(without_kafka())
-}
-
-/// Kafka's client is a build of its own, which not everybody needs.
-#[cfg(not(feature = "kafka"))]
-pub(crate) fn without_kafka() -> Error {
-    let context = "this `onewrite` is built without Kafka; build it with `cargo build --release --features kafka` (it needs a C compiler and make)";
-    Error::new(Code::UnknownScheme, context)
 }
 
 fn open_http(target: &SinkTarget, first: &str) -> Result<Arc<dyn Sink>> {

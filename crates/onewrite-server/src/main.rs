@@ -31,8 +31,9 @@ async fn main() -> ExitCode {
 
 /// What is logged, by ONEWRITE_LOG or by default, and what was wrong with the former.
 fn filter() -> (EnvFilter, Option<String>) {
-    // What the pool of connections says is said again by whoever wanted one, with what it was for.
-    let usual = EnvFilter::new("warn,deadpool=off");
+    // What the pool of connections and the client of RabbitMQ say is said again by whoever wanted something
+    // of them, with what it was for; the latter would show whole messages besides.
+    let usual = EnvFilter::new("warn,deadpool=off,lapin=off");
     let Some(wanted) = std::env::var("ONEWRITE_LOG").ok().filter(|wanted| !wanted.is_empty())
     else {
         return (usual, None);

@@ -3,7 +3,8 @@
 //! [`history`] judges committed effects against what was committed at the source. [`sim`] runs the
 //! relay and inbox machines in a seeded world with faults. [`proxy`] stands between real processes, and
 //! [`powercut`] takes from a file what a process never synced. [`server`] starts real databases and
-//! brokers, and [`rig`] puts a source and a receiver at the two ends of one.
+//! brokers, [`rig`] puts a source and a receiver at the two ends of one, and [`streams`] says what every
+//! broker with a stream has to survive.
 
 pub mod child;
 pub mod conformance;
@@ -12,6 +13,7 @@ pub mod powercut;
 pub mod proxy;
 pub mod rig;
 pub mod sim;
+pub mod streams;
 
 /// Private databases and brokers.
 pub use onewrite_testservers as server;

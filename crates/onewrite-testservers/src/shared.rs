@@ -9,8 +9,8 @@ use std::{env, io};
 use tokio::sync::OnceCell;
 
 use crate::{
-    Kafka, KafkaAddress, Mariadb, MariadbAddress, Nats, NatsAddress, Postgres, PostgresAddress,
-    Redis, RedisAddress,
+    Kafka, KafkaAddress, Mariadb, MariadbAddress, Nats, NatsAddress, Postgres, PostgresAddress, Rabbitmq,
+    RabbitmqAddress, Redis, RedisAddress,
 };
 
 /// Names the PostgreSQL server of the test run: `postgres://postgres:PASSWORD@127.0.0.1:PORT`.
@@ -19,6 +19,8 @@ pub const POSTGRES_ENV: &str = "ONEWRITE_TEST_POSTGRES";
 pub const MARIADB_ENV: &str = "ONEWRITE_TEST_MARIADB";
 /// Names the NATS server of the test run: `nats://127.0.0.1:PORT`.
 pub const NATS_ENV: &str = "ONEWRITE_TEST_NATS";
+/// Names the RabbitMQ server of the test run: `amqp://127.0.0.1:PORT`.
+pub const RABBITMQ_ENV: &str = "ONEWRITE_TEST_RABBITMQ";
 /// Names the Redis server of the test run: `redis://127.0.0.1:PORT`.
 pub const REDIS_ENV: &str = "ONEWRITE_TEST_REDIS";
 /// Names the Kafka server of the test run: `kafka://127.0.0.1:PORT`, with `#COMMANDS` for the mock.
@@ -77,6 +79,26 @@ pub async fn shared_nats() -> io::Result<&'static NatsAddress> {
             return Ok((address, None));
         }
         let server = Nats::start().await?;
+        Ok::<_, io::Error>((server.address().clone(), Some(server)))
+    };
+    Ok(&SHARED.get_or_try_init(start).await?.0)
+}
+
+/// The RabbitMQ server of this test run: the one that [`RABBITMQ_ENV`] names, else one of this process.
+///
+/// Other tests use it at the same time: work on streams of your own, and do not stop it.
+///
+/// # Errors
+/// When [`RABBITMQ_ENV`] holds something else, or as [`Rabbitmq::start`].
+pub async fn shared_rabbitmq() -> io::Result<&'static RabbitmqAddress> {
+    static SHARED: OnceCell<(RabbitmqAddress, Option<Rabbitmq>)> = OnceCell::const_new();
+    let start = async || {
+        if let Some(url) = named(RABBITMQ_ENV) {
+            let address =
+                RabbitmqAddress::parse(&url).ok_or_else(|| not_understood(RABBITMQ_ENV))?;
+            return Ok((address, None));
+        }
+        let server = Rabbitmq::start().await?;
         Ok::<_, io::Error>((server.address().clone(), Some(server)))
     };
     Ok(&SHARED.get_or_try_init(start).await?.0)

@@ -5,5 +5,6 @@ mod mariadb;
 mod nats;
 mod orphans;
 mod postgres;
+mod rabbitmq;
 mod redis;
 mod shared;

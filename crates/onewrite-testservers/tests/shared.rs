@@ -6,7 +6,7 @@ use std::{
 };
 
 use onewrite_testservers::{
-    shared_kafka, shared_mariadb, shared_nats, shared_postgres, shared_redis, unique,
+    shared_kafka, shared_mariadb, shared_nats, shared_postgres, shared_rabbitmq, shared_redis, unique,
 };
 
 #[tokio::test]
@@ -32,6 +32,14 @@ async fn all_tests_share_one_mariadb() -> io::Result<()> {
 #[tokio::test]
 async fn all_tests_share_one_nats() -> io::Result<()> {
     let (one, two) = tokio::try_join!(shared_nats(), shared_nats())?;
+    assert_eq!(one.url(), two.url());
+    TcpStream::connect((Ipv4Addr::LOCALHOST, one.port()))?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn all_tests_share_one_rabbitmq() -> io::Result<()> {
+    let (one, two) = tokio::try_join!(shared_rabbitmq(), shared_rabbitmq())?;
     assert_eq!(one.url(), two.url());
     TcpStream::connect((Ipv4Addr::LOCALHOST, one.port()))?;
     Ok(())

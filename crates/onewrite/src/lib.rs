@@ -4,7 +4,8 @@
 //! database; a relay reads that database's log in order and delivers; the receiving side makes repeats
 //! harmless. This crate is what a service imports.
 //!
-//! The features `postgres`, `mysql`, `nats`, `redis` and `kafka` add stores and brokers, `sqlx` the transactions of its users.
+//! The features `postgres` and `mysql` add stores, `nats`, `rabbitmq`, `redis` and `kafka` brokers, `sqlx` the
+//! transactions of its users.
 //!
 //! ```
 //! use std::sync::Arc;
@@ -51,12 +52,16 @@
 //! # Ok(()) }
 //! ```
 
+pub mod stream;
+
 pub use onewrite_broker_http as http;
 pub use onewrite_broker_local::{MemoryFeed, MemorySink, NullSink, StdoutSink, memory};
-#[cfg(feature = "nats")]
-pub use onewrite_broker_nats as nats;
 #[cfg(feature = "kafka")]
 pub use onewrite_broker_kafka as kafka;
+#[cfg(feature = "nats")]
+pub use onewrite_broker_nats as nats;
+#[cfg(feature = "rabbitmq")]
+pub use onewrite_broker_rabbitmq as rabbitmq;
 #[cfg(feature = "redis")]
 pub use onewrite_broker_redis as redis;
 pub use onewrite_core::{

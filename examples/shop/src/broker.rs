@@ -8,7 +8,7 @@ use onewrite::{
     broker::{Feed, Sink},
     http,
     inbox::Inbox,
-    nats, redis,
+    stream,
 };
 
 use crate::service::ServiceOptions;
@@ -33,19 +33,7 @@ pub async fn sink(urls: Vec<String>, timeout: Duration) -> Result<Arc<dyn Sink>>
             timeout,
             ..http::HttpSinkOptions::new(String::new())
         })?)),
-        "nats" | "tls" => {
-            let options = nats::NatsSinkOptions::from_url(first)?;
-            Ok(Arc::new(nats::NatsSink::connect(options).await?))
-        }
-        "redis" | "rediss" => {
-            let options = redis::RedisSinkOptions::from_url(first)?;
-            Ok(Arc::new(redis::RedisSink::connect(options).await?))
-        }
-        #[cfg(feature = "kafka")]
-        "kafka" | "kafka+ssl" => {
-            let options = onewrite::kafka::KafkaSinkOptions::from_url(first)?;
-            Ok(Arc::new(onewrite::kafka::KafkaSink::connect(options).await?))
-        }
+        _ if stream::is_stream(first) => stream::sink(first).await,
         _ => Err(unknown()),
     }
 }
@@ -61,7 +49,7 @@ pub(crate) struct Incoming {
 }
 
 /// What is left to do after the end of a feed.
-pub(crate) struct Closing(Option<nats::Closer>);
+pub(crate) struct Closing(Option<stream::Closer>);
 
 impl Closing {
     pub(crate) async fn close(self) {
@@ -83,44 +71,21 @@ pub(crate) async fn incoming(
     store: Arc<dyn Store>,
     inbox: Option<Arc<dyn Inbox>>,
 ) -> Result<Incoming> {
-    match scheme(&options.receives) {
-        "nats" | "tls" => {
-            let (consumer, owner) = (options.role.name(), options.owner());
-            let url = &options.receives;
-            let mut feed = nats::NatsFeedOptions::from_url(url, consumer, store, owner)?;
-            feed.lease_ttl = options.lease_ttl;
-            let feed = nats::NatsFeed::open(feed).await?;
-            let closing = Closing(Some(feed.closer()));
-            Ok(Incoming { feed: Box::new(feed), routes: None, closing })
-        }
-        "redis" | "rediss" => {
-            let (consumer, owner) = (options.role.name(), options.owner());
-            let url = &options.receives;
-            let mut feed = redis::RedisFeedOptions::from_url(url, consumer, store, owner)?;
-            feed.lease_ttl = options.lease_ttl;
-            let feed = redis::RedisFeed::open(feed).await?;
-            let closing = Closing(Some(feed.closer()));
-            Ok(Incoming { feed: Box::new(feed), routes: None, closing })
-        }
-        #[cfg(feature = "kafka")]
-        "kafka" | "kafka+ssl" => {
-            use onewrite::kafka::{KafkaFeed, KafkaFeedOptions};
-            let (consumer, owner) = (options.role.name(), options.owner());
-            let url = &options.receives;
-            let mut feed = KafkaFeedOptions::from_url(url, consumer, store, owner)?;
-            feed.lease_ttl = options.lease_ttl;
-            let feed = KafkaFeed::open(feed).await?;
-            let closing = Closing(Some(feed.closer()));
-            Ok(Incoming { feed: Box::new(feed), routes: None, closing })
-        }
-        _ if options.receives == HTTP => {
-            let marks = inbox.map(marks_of);
-            let (routes, feed) =
-                http::receiver(http::HttpFeedOptions { marks, ..http::HttpFeedOptions::default() });
-            Ok(Incoming { feed: Box::new(feed), routes: Some(routes), closing: Closing(None) })
-        }
-        _ => Err(unknown()),
+    if options.receives == HTTP {
+        let marks = inbox.map(marks_of);
+        let (routes, feed) =
+            http::receiver(http::HttpFeedOptions { marks, ..http::HttpFeedOptions::default() });
+        return Ok(Incoming { feed: Box::new(feed), routes: Some(routes), closing: Closing(None) });
     }
+    if !stream::is_stream(&options.receives) {
+        return Err(unknown());
+    }
+    let reading = stream::Reading {
+        lease_ttl: options.lease_ttl,
+        ..stream::Reading::new(options.role.name(), store, options.owner())
+    };
+    let (feed, closer) = stream::feed(&options.receives, reading).await?;
+    Ok(Incoming { feed, routes: None, closing: Closing(Some(closer)) })
 }
 
 fn marks_of(inbox: Arc<dyn Inbox>) -> http::MarksOf {
@@ -136,5 +101,5 @@ pub(crate) fn scheme(url: &str) -> &str {
 }
 
 fn unknown() -> Error {
-    Error::new(Code::UnknownScheme, "the shop has no broker of this scheme; it has that of `kafka:` when it is built with the feature `kafka`")
+    Error::new(Code::UnknownScheme, "the shop has no broker of this scheme")
 }

@@ -9,7 +9,8 @@ use std::{
 
 use anyhow::{Context, Result};
 use onewrite_testservers::{
-    KAFKA_ENV, Kafka, MARIADB_ENV, Mariadb, NATS_ENV, Nats, POSTGRES_ENV, Postgres, REDIS_ENV, Redis,
+    KAFKA_ENV, Kafka, MARIADB_ENV, Mariadb, NATS_ENV, Nats, POSTGRES_ENV, Postgres, RABBITMQ_ENV, REDIS_ENV,
+    Rabbitmq, Redis,
 };
 use tokio::{
     runtime::{self, Runtime},
@@ -29,6 +30,8 @@ pub(crate) enum Server {
     Mariadb,
     /// NATS with JetStream.
     Nats,
+    /// RabbitMQ.
+    Rabbitmq,
     /// Redis.
     Redis,
     /// A mock of Kafka, of this workspace.
@@ -36,7 +39,8 @@ pub(crate) enum Server {
 }
 
 /// What the tests need.
-pub(crate) const ALL: &[Server] = &[Server::Postgres, Server::Mariadb, Server::Nats, Server::Redis, Server::Kafka];
+pub(crate) const ALL: &[Server] =
+    &[Server::Postgres, Server::Mariadb, Server::Nats, Server::Rabbitmq, Server::Redis, Server::Kafka];
 
 impl Server {
     /// Debian's package; `None` for what is built here.
@@ -45,6 +49,7 @@ impl Server {
             Self::Postgres => Some("postgresql"),
             Self::Mariadb => Some("mariadb-server"),
             Self::Nats => Some("nats-server"),
+            Self::Rabbitmq => Some("rabbitmq-server"),
             Self::Redis => Some("redis-server"),
             Self::Kafka => None,
         }
@@ -55,6 +60,7 @@ impl Server {
             Self::Postgres => Postgres::is_installed(),
             Self::Mariadb => Mariadb::is_installed(),
             Self::Nats => Nats::is_installed(),
+            Self::Rabbitmq => Rabbitmq::is_installed(),
             Self::Redis => Redis::is_installed(),
             Self::Kafka => true,
         }
@@ -66,6 +72,7 @@ impl Server {
             Self::Postgres => POSTGRES_ENV,
             Self::Mariadb => MARIADB_ENV,
             Self::Nats => NATS_ENV,
+            Self::Rabbitmq => RABBITMQ_ENV,
             Self::Redis => REDIS_ENV,
             Self::Kafka => KAFKA_ENV,
         }
@@ -77,6 +84,7 @@ impl Server {
             Self::Postgres => ["ONEWRITE_POSTGRES", STORE],
             Self::Mariadb => ["ONEWRITE_MARIADB", STORE],
             Self::Nats => ["ONEWRITE_NATS", BROKER],
+            Self::Rabbitmq => ["ONEWRITE_RABBITMQ", BROKER],
             Self::Redis => ["ONEWRITE_REDIS", BROKER],
             Self::Kafka => ["ONEWRITE_KAFKA", BROKER],
         }
@@ -87,6 +95,7 @@ impl Server {
             Self::Postgres => Running::Postgres(Postgres::start().await.context("PostgreSQL")?),
             Self::Mariadb => Running::Mariadb(Mariadb::start().await.context("MariaDB")?),
             Self::Nats => Running::Nats(Nats::start().await.context("NATS")?),
+            Self::Rabbitmq => Running::Rabbitmq(Rabbitmq::start().await.context("RabbitMQ")?),
             Self::Redis => Running::Redis(Redis::start().await.context("Redis")?),
             Self::Kafka => Running::Kafka(Kafka::start().await.context("Kafka")?),
         })
@@ -110,6 +119,7 @@ enum Running {
     Postgres(Postgres),
     Mariadb(Mariadb),
     Nats(Nats),
+    Rabbitmq(Rabbitmq),
     Redis(Redis),
     Kafka(Kafka),
 }
@@ -120,6 +130,7 @@ impl Running {
             Self::Postgres(_) => Server::Postgres,
             Self::Mariadb(_) => Server::Mariadb,
             Self::Nats(_) => Server::Nats,
+            Self::Rabbitmq(_) => Server::Rabbitmq,
             Self::Redis(_) => Server::Redis,
             Self::Kafka(_) => Server::Kafka,
         }
@@ -131,6 +142,7 @@ impl Running {
             Self::Postgres(server) => server.address().server_url(),
             Self::Mariadb(server) => server.address().server_url(),
             Self::Nats(server) => server.url(),
+            Self::Rabbitmq(server) => server.url(),
             Self::Redis(server) => server.url(),
             Self::Kafka(server) => server.url(),
         }
@@ -149,7 +161,9 @@ impl Running {
         match self {
             Self::Postgres(server) => server.create_database(database).await?,
             Self::Mariadb(server) => server.address().create_database(database).await?,
-            Self::Nats(_) | Self::Redis(_) | Self::Kafka(_) => return Ok(self.url()),
+            Self::Nats(_) | Self::Rabbitmq(_) | Self::Redis(_) | Self::Kafka(_) => {
+                return Ok(self.url());
+            }
         }
         Ok(format!("{}/{database}", self.url()))
     }

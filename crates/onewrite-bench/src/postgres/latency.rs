@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Context as _, Result};
 use onewrite::{
     Shutdown, StartFrom,
-    nats::{NatsFeed, NatsFeedOptions, NatsSink, NatsSinkOptions},
+    nats::{NatsFeed, NatsFeedOptions, NatsSink, NatsSinkOptions, Reading},
     postgres::{Context, InboxOptions, PostgresInbox, PostgresStore, emit},
 };
 use onewrite_testkit::server::{Nats, Postgres};
@@ -54,7 +54,8 @@ pub(crate) async fn run(
             let options = NatsSinkOptions::from_url(&url)?;
             let jetstream = NatsSink::connect(options).await?;
             let inbox = Arc::new(sink.clone());
-            let feed = NatsFeedOptions::from_url(&url, "latency", inbox, "bench")?;
+            let reading = Reading::new("latency", inbox, "bench");
+            let feed = NatsFeedOptions::from_url(&url, reading)?;
             let feed = NatsFeed::open(feed).await?;
             tasks.spawn(receiver.run(Box::new(feed), shutdown.clone()));
             drain::relay(&source, jetstream, "latency")

@@ -39,11 +39,10 @@ async fn ends() -> (KafkaSink, KafkaFeed, TempDir) {
     let sink = crate::rig::sink(&url).await;
     let store = SqliteStore::open(Options::new(folder.path().join("payments.db"))).unwrap();
     let store: Arc<dyn Store> = Arc::new(store);
-    let options = KafkaFeedOptions {
-        linger: Duration::from_millis(40),
-        backoff: Backoff { initial: Duration::from_millis(1), cap: Duration::from_millis(5) },
-        ..reading(&url, store, "one")
-    };
+    let mut options: KafkaFeedOptions = reading(&url, store, "one");
+    options.reading.linger = Duration::from_millis(40);
+    options.reading.backoff =
+        Backoff { initial: Duration::from_millis(1), cap: Duration::from_millis(5) };
     (sink, KafkaFeed::open(options).await.unwrap(), folder)
 }
 

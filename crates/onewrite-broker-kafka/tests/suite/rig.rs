@@ -2,7 +2,9 @@
 
 use std::{sync::Arc, time::Duration};
 
-use onewrite_broker_kafka::{KafkaFeed, KafkaFeedOptions, KafkaSink, KafkaSinkOptions, gap_topic};
+use onewrite_broker_kafka::{
+    KafkaFeed, KafkaFeedOptions, KafkaSink, KafkaSinkOptions, Reading, gap_topic,
+};
 use onewrite_core::{
     Delivery, Error, Event, Incarnation, Partition, Record, record::Order, retry::Backoff, store::Store,
 };
@@ -55,12 +57,12 @@ pub(crate) async fn refusal(url: &str) -> Error {
 
 /// How to read a topic without losing time.
 pub(crate) fn reading(url: &str, store: Arc<dyn Store>, owner: &str) -> KafkaFeedOptions {
-    let options = KafkaFeedOptions::from_url(url, "payments", store, owner.to_owned()).unwrap();
-    KafkaFeedOptions {
+    let reading = Reading {
         lease_ttl: Duration::from_millis(600),
         backoff: Backoff { initial: Duration::from_millis(2), cap: Duration::from_millis(100) },
-        ..options
-    }
+        ..Reading::new("payments", store, owner.to_owned())
+    };
+    KafkaFeedOptions::from_url(url, reading).unwrap()
 }
 
 /// A source, a consumer, and the topic between them.

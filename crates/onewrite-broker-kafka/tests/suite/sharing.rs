@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use onewrite_broker_kafka::{KafkaFeed, KafkaFeedOptions};
+use onewrite_broker_kafka::KafkaFeed;
 use onewrite_core::{
     Text,
     broker::{Feed as _, Receipt, Sink as _},
@@ -115,8 +115,7 @@ async fn settle_all_but(first: Receipt) -> Option<i64> {
     let batch: Vec<_> = (0..10).map(|partition| delivery(partition, 1)).collect();
     publisher.publish(&batch).await.unwrap();
     let options = reading(&shop.url(), shop.consumer.store(), "one");
-    let linger = Duration::from_millis(100);
-    let mut feed = KafkaFeed::open(KafkaFeedOptions { linger, ..options }).await.unwrap();
+    let mut feed = KafkaFeed::open(options).await.unwrap();
     let mut settled = 0;
     while settled < batch.len() {
         let mut arrival = feed.next().await.unwrap();
@@ -183,8 +182,8 @@ async fn each_receiver_gets_everything() {
     let mut shop = Shop::new().await;
     let folder = tempfile::tempdir().unwrap();
     let other = Consumer::open(folder.path()).await;
-    let options = reading(&shop.url(), other.store(), "other");
-    let options = KafkaFeedOptions { consumer: "stock".into(), ..options };
+    let mut options = reading(&shop.url(), other.store(), "other");
+    options.reading.consumer = "stock".into();
     let theirs = other.receive(KafkaFeed::open(options).await.unwrap());
     let ours = shop.consumer.receive(shop.feed().await);
     let relay = shop.source.relay(sink(&shop.url()).await);

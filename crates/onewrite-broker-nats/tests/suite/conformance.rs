@@ -4,7 +4,7 @@
 use std::{sync::Arc, time::Duration};
 
 use async_nats::jetstream::stream::{Config, StorageType};
-use onewrite_broker_nats::{NatsFeed, NatsFeedOptions, NatsSink};
+use onewrite_broker_nats::{NatsFeed, NatsSink, Reading};
 use onewrite_core::{
     BoxFuture, Delivery, Result,
     broker::{Arrival, Feed, Receipt, Sink},
@@ -17,7 +17,7 @@ use onewrite_testkit::conformance::{self, BrokerFixture};
 use tempfile::TempDir;
 
 use crate::{
-    rig::{client, event, reading, unique, url},
+    rig::{Orders, Stream as _, client, event, reading, unique, url},
     server::Nats,
 };
 
@@ -43,16 +43,16 @@ impl Feed for Kept<NatsFeed> {
 
 async fn ends() -> (NatsSink, NatsFeed, Arc<(Nats, TempDir)>) {
     let (server, folder) = (Nats::start().await, tempfile::tempdir().unwrap());
-    let url = format!("{}&lanes=1", url(server.address(), &unique("conformance")));
+    let url = format!("{}&lanes=1&ack_wait=500ms", url(server.address(), &unique("conformance")));
     let sink = crate::rig::sink(&url).await;
     let store = SqliteStore::open(Options::new(folder.path().join("payments.db"))).unwrap();
     let store: Arc<dyn Store> = Arc::new(store);
-    let options = NatsFeedOptions {
+    let reading = Reading {
         linger: Duration::from_millis(40),
         backoff: Backoff { initial: Duration::from_millis(1), cap: Duration::from_millis(5) },
-        ..reading(&url, store, "one")
+        ..reading("payments", store, "one")
     };
-    (sink, NatsFeed::open(options).await.unwrap(), Arc::new((server, folder)))
+    (sink, Orders::feed(&url, reading).await, Arc::new((server, folder)))
 }
 
 impl BrokerFixture for Stream {

@@ -8,4 +8,3 @@ mod hazards;
 mod rig;
 mod server;
 mod settings;
-mod sharing;

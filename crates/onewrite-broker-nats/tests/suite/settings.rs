@@ -1,7 +1,7 @@
 //! What is wrong with a server or a stream is said at once, with its cure.
 
 use async_nats::jetstream::stream::{Config, DiscardPolicy, RetentionPolicy, StorageType};
-use onewrite_broker_nats::{NatsFeed, NatsSink, NatsSinkOptions};
+use onewrite_broker_nats::{NatsFeed, NatsFeedOptions, NatsSink, NatsSinkOptions};
 use onewrite_core::{Code, Error, broker::Sink as _};
 
 use crate::{
@@ -41,7 +41,10 @@ async fn a_stream_in_memory_is_refused_and_can_be_allowed() {
     let cure = ["in memory", "--storage file", "allow_memory=true"];
     assert_says(&refusal(&url).await, Code::UnsafeSetting, &cure);
     let consumer = Consumer::open(folder.path()).await;
-    let feed = NatsFeed::open(reading(&url, consumer.store(), "one")).await;
+    let feed = NatsFeed::open(
+        NatsFeedOptions::from_url(&url, reading("payments", consumer.store(), "one")).unwrap(),
+    )
+    .await;
     assert_says(&feed.map(drop).unwrap_err(), Code::UnsafeSetting, &cure);
     let allowed = crate::rig::sink(&format!("{url}&allow_memory=true")).await;
     let warnings = allowed.warnings().await.unwrap();
@@ -136,7 +139,11 @@ async fn both_halves_create_the_same_stream() {
     let folder = tempfile::tempdir().unwrap();
     let consumer = Consumer::open(folder.path()).await;
     let url = format!("{}&lanes=3&max_age=2d&max_bytes=1000000", url(server.address(), "both"));
-    let feed = NatsFeed::open(reading(&url, consumer.store(), "one")).await.unwrap();
+    let feed = NatsFeed::open(
+        NatsFeedOptions::from_url(&url, reading("payments", consumer.store(), "one")).unwrap(),
+    )
+    .await
+    .unwrap();
     let context = client(server.address()).await;
     let config = context.get_stream("both").await.unwrap().cached_info().config.clone();
     assert_eq!((config.storage, config.discard), (StorageType::File, DiscardPolicy::New));

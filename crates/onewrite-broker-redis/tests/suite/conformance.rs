@@ -3,7 +3,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use onewrite_broker_redis::{RedisFeed, RedisFeedOptions, RedisSink};
+use onewrite_broker_redis::{Reading, RedisFeed, RedisSink};
 use onewrite_core::{
     BoxFuture, Code, Delivery, Event, Incarnation, Partition, Record, Result,
     broker::{Arrival, Feed, Mark, Receipt, Sink},
@@ -18,7 +18,9 @@ use onewrite_testkit::{
 };
 use tempfile::TempDir;
 
-use crate::rig::{address, ask, event, reading, server_with, stored, unique, url};
+use crate::rig::{
+    Orders, Stream as _, address, ask, event, reading, server_with, stored, unique, url,
+};
 
 onewrite_testkit::feed_cases!(tests, Stream);
 
@@ -50,16 +52,16 @@ impl Feed for Kept<RedisFeed> {
 
 async fn ends() -> (RedisSink, RedisFeed, Arc<(Redis, TempDir)>) {
     let (server, folder) = (server_with(&[]).await, tempfile::tempdir().unwrap());
-    let url = format!("{}&lanes=1", url(address(&server), &unique("conformance")));
+    let url = format!("{}&lanes=1&ack_wait=500ms", url(address(&server), &unique("conformance")));
     let sink = crate::rig::sink(&url).await;
     let store = SqliteStore::open(Options::new(folder.path().join("payments.db"))).unwrap();
     let store: Arc<dyn Store> = Arc::new(store);
-    let options = RedisFeedOptions {
+    let reading = Reading {
         linger: Duration::from_millis(40),
         backoff: Backoff { initial: Duration::from_millis(1), cap: Duration::from_millis(5) },
-        ..reading(&url, store, "one")
+        ..reading("payments", store, "one")
     };
-    (sink, RedisFeed::open(options).await.unwrap(), Arc::new((server, folder)))
+    (sink, Orders::feed(&url, reading).await, Arc::new((server, folder)))
 }
 
 type Pair = (Arc<dyn Sink>, Box<dyn Feed>);

@@ -2,28 +2,28 @@
 
 use std::time::Duration;
 
-use onewrite_broker_redis::{RedisFeed, RedisFeedOptions};
 use onewrite_core::{
     Code,
     broker::{Receipt, Sink as _},
     store::Store as _,
 };
 
-use crate::rig::{Consumer, Shop, ask, assert_clean, client, reading, sink, until};
+use crate::rig::{
+    Consumer, Orders, Shop, Stream as _, ask, assert_clean, client, reading, sink, until,
+};
 
 /// A group in every lane.
 async fn make_groups(shop: &Shop, consumer: &'static str) {
-    let options = reading(&shop.url(), shop.consumer.store(), consumer);
-    let options = RedisFeedOptions { consumer: consumer.into(), ..options };
-    RedisFeed::open(options).await.unwrap().closer().close().await;
+    let reading = reading(consumer, shop.consumer.store(), consumer);
+    Orders::feed(&shop.broker.url(), reading).await.closer().close().await;
 }
 
 /// Leaves the server room for so many bytes more.
 async fn leave_room(shop: &Shop, bytes: u64) {
-    let info: String = ask(&shop.server, "INFO memory").await;
+    let info: String = ask(&shop.broker.server, "INFO memory").await;
     let used = info.lines().find_map(|line| line.strip_prefix("used_memory:")).unwrap();
     let max = used.parse::<u64>().unwrap() + bytes;
-    ask::<()>(&shop.server, &format!("CONFIG SET maxmemory {max}")).await;
+    ask::<()>(&shop.broker.server, &format!("CONFIG SET maxmemory {max}")).await;
 }
 
 /// H13: a server whose memory is full refuses with its cure; nothing is parked, nothing is lost, and
@@ -32,7 +32,7 @@ async fn leave_room(shop: &Shop, bytes: u64) {
 async fn full_memory_refuses_and_loses_nothing() {
     let mut shop = Shop::new().await;
     make_groups(&shop, "payments").await;
-    let publisher = sink(&format!("{}&window=50", shop.url())).await;
+    let publisher = sink(&format!("{}&window=50", shop.broker.url())).await;
     shop.source.place(2_000, 10).await;
     let deliveries = shop.source.deliveries().await;
     leave_room(&shop, 400_000).await;
@@ -57,7 +57,7 @@ async fn full_memory_refuses_and_loses_nothing() {
     let relay = shop.source.relay(publisher);
     tokio::time::sleep(Duration::from_millis(500)).await;
     assert!(!shop.source.is_settled().await, "the relay waits");
-    ask::<()>(&shop.server, "CONFIG SET maxmemory 0").await;
+    ask::<()>(&shop.broker.server, "CONFIG SET maxmemory 0").await;
     let receiver = shop.consumer.receive(shop.feed().await);
     assert_clean(&shop.consumer.all_of(&shop.source).await);
     assert!(shop.source.store.parked_keys(None).await.unwrap().is_empty(), "nothing is parked");
@@ -71,7 +71,7 @@ async fn full_memory_refuses_and_loses_nothing() {
 async fn a_narrow_server_lets_everything_through() {
     let mut shop = Shop::new().await;
     make_groups(&shop, "payments").await;
-    let relay = shop.source.relay(sink(&format!("{}&window=32", shop.url())).await);
+    let relay = shop.source.relay(sink(&format!("{}&window=32", shop.broker.url())).await);
     shop.source.place(200, 20).await;
     until("the end of the log", async || shop.source.is_settled().await).await;
     // Connections take of it as well.
@@ -79,7 +79,7 @@ async fn a_narrow_server_lets_everything_through() {
     shop.source.place(12_000, 20).await;
     let refused = async || {
         let sinks = shop.source.store.sinks().await.unwrap();
-        let info: String = ask(&shop.server, "INFO stats").await;
+        let info: String = ask(&shop.broker.server, "INFO stats").await;
         let errors = info.lines().find_map(|line| line.strip_prefix("total_error_replies:"));
         sinks.iter().any(|sink| sink.behind > 0) && errors.is_some_and(|count| count != "0")
     };
@@ -97,20 +97,24 @@ async fn what_every_group_has_acknowledged_goes() {
     let mut shop = Shop::new().await;
     make_groups(&shop, "payments").await;
     make_groups(&shop, "stock").await;
-    let relay = shop.source.relay(sink(&shop.url()).await);
+    let relay = shop.source.relay(sink(&shop.broker.url()).await);
     let receiver = shop.consumer.receive(shop.feed().await);
     shop.source.place(1_000, 40).await;
     assert_clean(&shop.consumer.all_of(&shop.source).await);
     // More than one look of the readers later.
     tokio::time::sleep(Duration::from_millis(2_500)).await;
-    assert_eq!(shop.stored().await, 1_000, "the other group has read nothing");
+    assert_eq!(shop.broker.stored().await, 1_000, "the other group has read nothing");
     for lane in 0..8 {
-        ask::<u64>(&shop.server, &format!("XGROUP DESTROY {}:{lane} stock", shop.stream)).await;
+        ask::<u64>(
+            &shop.broker.server,
+            &format!("XGROUP DESTROY {}:{lane} stock", shop.broker.name),
+        )
+        .await;
     }
     // Each lane keeps its last.
     until("trimming", async || {
         shop.source.place(40, 40).await;
-        shop.stored().await < 200
+        shop.broker.stored().await < 200
     })
     .await;
     assert_clean(&shop.consumer.all_of(&shop.source).await);
@@ -122,7 +126,7 @@ async fn what_every_group_has_acknowledged_goes() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_held_is_never_removed() {
     let mut shop = Shop::new().await;
-    let url = format!("{}&lanes=1", shop.url());
+    let url = format!("{}&lanes=1", shop.broker.url());
     let publisher = sink(&url).await;
     shop.source.place(100, 10).await;
     let mut deliveries = shop.source.deliveries().await;
@@ -134,7 +138,7 @@ async fn what_is_held_is_never_removed() {
     let held = deliveries.iter().filter(|one| one.record.partition == waiting).count();
     until("acknowledging the others", async || pending(&shop).await == held).await;
     tokio::time::sleep(Duration::from_millis(1_500)).await;
-    assert!(shop.stored().await >= held as u64);
+    assert!(shop.broker.stored().await >= held as u64);
     assert_eq!(pending(&shop).await, held);
     receiver.stop().await;
 }
@@ -142,9 +146,9 @@ async fn what_is_held_is_never_removed() {
 /// Entries of the first lane that are read and not acknowledged.
 async fn pending(shop: &Shop) -> usize {
     let mut asked = redis::cmd("XPENDING");
-    asked.arg(format!("{}:0", shop.stream)).arg("payments");
+    asked.arg(format!("{}:0", shop.broker.name)).arg("payments");
     let said: redis::streams::StreamPendingReply =
-        asked.query_async(&mut client(&shop.server).await).await.unwrap();
+        asked.query_async(&mut client(&shop.broker.server).await).await.unwrap();
     said.count()
 }
 
@@ -152,7 +156,7 @@ async fn pending(shop: &Shop) -> usize {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_lane_brings_nothing_more() {
     let mut shop = Shop::new().await;
-    let url = format!("{}&lanes=1&pending_max=50", shop.url());
+    let url = format!("{}&lanes=1&pending_max=50", shop.broker.url());
     let publisher = sink(&url).await;
     shop.source.place(300, 10).await;
     publisher.publish(&shop.source.deliveries().await).await.unwrap();
@@ -164,7 +168,7 @@ async fn a_full_lane_brings_nothing_more() {
     let mut arrival = onewrite_core::broker::Feed::next(&mut feed).await.unwrap();
     let count = arrival.take().len();
     arrival.settle(vec![Receipt::Accepted; count]).await.unwrap();
-    let more = async || shop.stored().await < 300 || pending(&shop).await == 50;
+    let more = async || shop.broker.stored().await < 300 || pending(&shop).await == 50;
     until("reading on", more).await;
 }
 
@@ -172,16 +176,15 @@ async fn a_full_lane_brings_nothing_more() {
 #[tokio::test(flavor = "multi_thread")]
 async fn who_comes_later_gets_what_was_removed() {
     let mut shop = Shop::new().await;
-    let relay = shop.source.relay(sink(&shop.url()).await);
+    let relay = shop.source.relay(sink(&shop.broker.url()).await);
     let receiver = shop.consumer.receive(shop.feed().await);
     shop.source.place(300, 10).await;
     assert_clean(&shop.consumer.all_of(&shop.source).await);
-    until("trimming", async || shop.stored().await <= 8).await;
+    until("trimming", async || shop.broker.stored().await <= 8).await;
     let folder = tempfile::tempdir().unwrap();
     let other = Consumer::open(folder.path()).await;
-    let options = reading(&shop.url(), other.store(), "later");
-    let options = RedisFeedOptions { consumer: "later".into(), ..options };
-    let later = other.receive(RedisFeed::open(options).await.unwrap());
+    let reading = reading("later", other.store(), "later");
+    let later = other.receive(Orders::feed(&shop.broker.url(), reading).await);
     // One for each key, so that each partition has something to miss its predecessor.
     shop.source.place(10, 10).await;
     assert_clean(&other.all_of(&shop.source).await);

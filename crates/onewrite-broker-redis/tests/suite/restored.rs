@@ -6,13 +6,13 @@ use onewrite_core::sabotage::{Defect, Sabotage};
 use onewrite_store_sqlite::{Copied, Options, SqliteStore, emit};
 use onewrite_testkit::rig::{PARTITIONS, is_settled, relay};
 
-use crate::rig::{Shop, event, sink, until, within};
+use crate::rig::{Shop, Stream as _, event, sink, until, within};
 
 /// A backup goes on in place of its original, whose later events were published. Says whether its own
 /// events passed for delivered, and how many entries there are.
 async fn go_on_from_backup(sabotage: Sabotage) -> (bool, u64) {
     let mut shop = Shop::new().await;
-    let relaying = shop.source.relay(sink(&shop.url()).await);
+    let relaying = shop.source.relay(sink(&shop.broker.url()).await);
     shop.source.place(20, 5).await;
     until("the end of the log", async || shop.source.is_settled().await).await;
     let backup = shop.folder().join("backup.db");
@@ -28,11 +28,11 @@ async fn go_on_from_backup(sabotage: Sabotage) -> (bool, u64) {
         (0..5).try_for_each(|n| emit(tx, &event(format!("k{n}"), format!("new{n}"))).map(drop))
     };
     twin.write(new).await.unwrap();
-    let relaying = relay(&twin, sink(&shop.url()).await, sabotage);
+    let relaying = relay(&twin, sink(&shop.broker.url()).await, sabotage);
     // Four times as long as a lease: time to settle everything, or to see what is wrong and stop.
     let settled = within(Duration::from_secs(2), async || is_settled(&twin).await).await;
     relaying.stop().await;
-    (settled, shop.stored().await)
+    (settled, shop.broker.stored().await)
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -2,11 +2,12 @@
 
 use std::{path::Path, process::Command};
 
-use onewrite_broker_redis::{RedisFeed, RedisSink, RedisSinkOptions};
+use onewrite_broker_redis::{RedisSink, RedisSinkOptions};
 use onewrite_core::{Code, Error, broker::Sink as _};
 
 use crate::rig::{
-    Consumer, Shop, address, ask, assert_clean, reading, server_with, sink, until, url,
+    Consumer, Orders, Shop, Stream as _, address, ask, assert_clean, reading, server_with, sink,
+    until, url,
 };
 
 async fn refusal(url: &str) -> Error {
@@ -26,7 +27,7 @@ async fn both_halves_create_the_same_stream() {
     let (server, folder) = (server_with(&[]).await, tempfile::tempdir().unwrap());
     let consumer = Consumer::open(folder.path()).await;
     let url = format!("{}&lanes=3", url(address(&server), "both"));
-    let feed = RedisFeed::open(reading(&url, consumer.store(), "one")).await.unwrap();
+    let feed = Orders::feed(&url, reading("payments", consumer.store(), "one")).await;
     assert_eq!(ask::<u16>(&server, "HGET both lanes").await, 3);
     let sink = sink(&url.replace("&lanes=3", "")).await;
     assert_eq!(sink.lanes(), 3, "as the stream has");
@@ -118,19 +119,19 @@ async fn a_cluster_is_named() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_documented_rights_are_enough() {
     let mut shop = Shop::new().await;
-    let stream = shop.stream.clone();
+    let stream = shop.broker.name.clone();
     let keys = format!("~{stream} ~{stream}:* ~{{{stream}:*}}:last &onewrite:gap:{stream}");
     let users = [
         format!("ACL SETUSER relay on >s3cret {keys} {RELAY_RIGHTS}"),
         format!("ACL SETUSER receiver on >s3cret {keys} {RECEIVER_RIGHTS}"),
     ];
     for user in &users {
-        ask::<()>(&shop.server, user).await;
+        ask::<()>(&shop.broker.server, user).await;
     }
     let at = |user: &str| {
         format!(
             "redis://{user}:s3cret@{}/{stream}?timeout=1",
-            shop.server.url().split('/').next_back().unwrap()
+            shop.broker.server.url().split('/').next_back().unwrap()
         )
     };
     let publisher = sink(&at("relay")).await;
@@ -142,8 +143,8 @@ async fn the_documented_rights_are_enough() {
     until("storing", async || shop.source.is_settled().await).await;
     let receiver = shop.consumer.receive(feed);
     assert_clean(&shop.consumer.all_of(&shop.source).await);
-    until("trimming", async || shop.stored().await < 20).await;
-    let denied: Vec<redis::Value> = ask(&shop.server, "ACL LOG").await;
+    until("trimming", async || shop.broker.stored().await < 20).await;
+    let denied: Vec<redis::Value> = ask(&shop.broker.server, "ACL LOG").await;
     assert!(denied.is_empty(), "{denied:?}");
     relay.stop().await;
     receiver.stop().await;

@@ -9,7 +9,7 @@ use onewrite_core::{
     retry::Backoff,
     store::Store,
 };
-use onewrite_lanes::{Answer, LaneFeed, LaneFeedOptions};
+use onewrite_lanes::{Answer, LaneFeed, LaneFeedOptions, Reading};
 use onewrite_store_sqlite::{Options, SqliteStore};
 use tempfile::TempDir;
 
@@ -34,21 +34,22 @@ impl Receiver {
     }
 
     pub(crate) fn feed(&self, log: &Log, owner: &'static str) -> LaneFeed {
-        let options = LaneFeedOptions {
-            stream: "orders".into(),
-            consumer: "payments".into(),
-            lanes: log.count(),
-            look_with: "nothing",
-            store: Arc::clone(&self.store),
-            owner: owner.into(),
+        let reading = Reading {
             lease_ttl: Duration::from_millis(600),
-            tell_every: Duration::from_millis(20),
             pending_max: 1_000,
             batch_max: 100,
             batch_bytes_max: 1 << 20,
             linger: Duration::from_millis(40),
             backoff: Backoff { initial: Duration::from_millis(1), cap: Duration::from_millis(5) },
+            ..Reading::new("payments", Arc::clone(&self.store), owner)
+        };
+        let options = LaneFeedOptions {
+            stream: "orders".into(),
+            lanes: log.count(),
+            look_with: "nothing",
+            tell_every: Duration::from_millis(20),
             gap_patience: Duration::from_millis(20),
+            reading,
         };
         LaneFeed::open(log.clone(), options)
     }

@@ -58,7 +58,7 @@ pub(crate) struct DemoArgs {
     /// service.
     #[arg(long, value_name = "URL", default_value = stage::SQLITE)]
     store: String,
-    /// How events travel: `http`, from process to process, or `nats://HOST:PORT`,
+    /// How events travel: `http`, from process to process, or `nats://HOST:PORT`, `amqp://HOST:PORT`,
     /// `redis://HOST:PORT` or, built with the feature `kafka`, `kafka://HOST:PORT`, a stream for each service.
     #[arg(long, value_name = "URL", default_value = onewrite_shop::broker::HTTP)]
     broker: String,

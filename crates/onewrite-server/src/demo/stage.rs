@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use onewrite::{Code, Error, Result};
+use onewrite::{Code, Error, Result, stream};
 use onewrite_shop::{Role, broker};
 
 use super::{DemoArgs, databases::Databases, removal::Rest, streams::Streams};
@@ -53,20 +53,11 @@ impl Stage {
                 ));
             }
         };
-        let streams = match scheme(&args.broker) {
-            "nats" | "tls" | "redis" | "rediss" => Some(Streams::at(&args.broker, &run)),
-            #[cfg(feature = "kafka")]
-            "kafka" | "kafka+ssl" => Some(Streams::at(&args.broker, &run)),
-            #[cfg(not(feature = "kafka"))]
-            "kafka" | "kafka+ssl" => return Err(crate::backends::without_kafka()),
-            _ if is_word(&args.broker, broker::HTTP) => None,
-            _ => {
-                return Err(unknown(
-                    "broker",
-                    "--broker http, --broker nats://HOST:PORT, --broker redis://HOST:PORT and --broker kafka://HOST:PORT",
-                ));
-            }
-        };
+        let streams = stream::is_stream(&args.broker).then(|| Streams::at(&args.broker, &run));
+        if streams.is_none() && !is_word(&args.broker, broker::HTTP) {
+            let known = "--broker http, --broker nats://HOST:PORT, --broker amqp://HOST:PORT, --broker redis://HOST:PORT and --broker kafka://HOST:PORT";
+            return Err(unknown("broker", known));
+        }
         let (folder, temporary) = folder(args)?;
         let file = |role: Role| folder.join(format!("{}.db", role.name()));
         let files = || Role::ALL.map(|role| (role, format!("sqlite:{}", file(role).display())));

@@ -1,15 +1,6 @@
 //! The streams of a run at a broker: one for each service that receives.
 
-use async_nats::{
-    ConnectOptions,
-    jetstream::{self, context::DeleteStreamErrorKind},
-};
-use onewrite::{
-    Code, Error, Result, nats,
-    nats::{NatsSink, NatsSinkOptions},
-    redis,
-    redis::{RedisSink, RedisSinkOptions},
-};
+use onewrite::{Code, Result, stream};
 use onewrite_shop::Role;
 
 use super::{
@@ -18,24 +9,10 @@ use super::{
 };
 use crate::backends::scheme;
 
-/// What a killed receiver had in its hands is delivered again after this time.
-const ACK_WAIT: &str = "2s";
-
-/// Kafka delivers what was not committed without waiting; this is when a gap is announced there.
-const GAP_PATIENCE: &str = "2s";
-
 pub(crate) struct Streams {
     urls: Vec<(Role, String)>,
     /// Those that were begun with: there may be such a stream.
-    made: Vec<Stream>,
-}
-
-/// A stream at one of the brokers.
-enum Stream {
-    Nats(nats::StreamOptions),
-    Redis(redis::StreamOptions),
-    #[cfg(feature = "kafka")]
-    Kafka(onewrite::kafka::StreamOptions),
+    made: Vec<(Role, String)>,
 }
 
 impl Streams {
@@ -44,37 +21,20 @@ impl Streams {
         let stream = |role: Role| {
             let url = named(url, &run.name(role));
             let joint = if url.contains('?') { '&' } else { '?' };
-            let option = match scheme(&url) {
-                "kafka" | "kafka+ssl" => format!("gap_patience={GAP_PATIENCE}"),
-                _ => format!("ack_wait={ACK_WAIT}"),
-            };
-            (role, format!("{url}{joint}{option}"))
+            (role, format!("{url}{joint}{}", options(scheme(&url), role)))
         };
         Self { urls: Role::ALL.map(stream).to_vec(), made: Vec::new() }
     }
 
     /// Creates them.
     pub(crate) async fn create(&mut self) -> Result<()> {
-        for (_, url) in &self.urls {
-            #[cfg(feature = "kafka")]
-            if scheme(url).starts_with("kafka") {
-                use onewrite::kafka::{KafkaSink, KafkaSinkOptions};
-                let options = KafkaSinkOptions::from_url(url)?;
-                self.made.push(Stream::Kafka(options.stream.clone()));
-                KafkaSink::connect(options).await?;
-                continue;
+        for (role, url) in &self.urls {
+            let made = stream::sink(url).await;
+            // Where nobody answers there is nothing to remove.
+            if made.as_ref().err().is_none_or(|error| error.code() != Code::SinkUnreachable) {
+                self.made.push((*role, url.clone()));
             }
-            if scheme(url).starts_with("redis") {
-                let options = RedisSinkOptions::from_url(url)?;
-                self.made.push(Stream::Redis(options.stream.clone()));
-                RedisSink::connect(options).await?;
-                continue;
-            }
-            let options = NatsSinkOptions::from_url(url)?;
-            // Looked at first: where nobody answers there is nothing to remove.
-            connect(&options.stream).await?;
-            self.made.push(Stream::Nats(options.stream.clone()));
-            NatsSink::connect(options).await?;
+            made?;
         }
         Ok(())
     }
@@ -85,6 +45,7 @@ impl Streams {
 
     /// Deletes those that were made.
     pub(crate) async fn delete(&self) -> Rest {
+        let delete = async |(role, url): &(Role, String)| stream::remove(url, &[role.name()]).await;
         removal::each(&self.made, delete, command).await
     }
 
@@ -94,54 +55,31 @@ impl Streams {
     }
 }
 
-async fn connect(stream: &nats::StreamOptions) -> Result<async_nats::Client> {
-    let mut options = ConnectOptions::new();
-    if let Some((user, password)) = stream.user.clone() {
-        options = options.user_and_password(user, password);
-    }
-    if let Some(token) = stream.token.clone() {
-        options = options.token(token);
-    }
-    let servers = stream.servers.clone();
-    options.connect(servers).await.map_err(|error| {
-        let servers = stream.servers.join(", ");
-        Error::new(Code::SinkUnreachable, format!("connect to NATS at {servers}"))
-            .with_source(error)
-    })
-}
-
-async fn delete(stream: &Stream) -> Result<()> {
-    let stream = match stream {
-        Stream::Redis(stream) => return redis::remove(stream).await,
-        #[cfg(feature = "kafka")]
-        Stream::Kafka(stream) => return onewrite::kafka::remove(stream).await,
-        Stream::Nats(stream) => stream,
-    };
-    match jetstream::new(connect(stream).await?).delete_stream(&*stream.stream).await {
-        Err(error) if !is_missing(error.kind()) => {
-            let what = format!("delete the stream `{}`", stream.stream);
-            Err(Error::new(Code::SinkUnreachable, what).with_source(error))
-        }
-        _ => Ok(()),
+/// What a killed receiver had in its hands is delivered again after 2 seconds, where the broker cannot tell
+/// that it is dead; where nothing is kept for a receiver that was never there, its queues are made.
+fn options(scheme: &str, role: Role) -> String {
+    match scheme {
+        "amqp" | "amqps" => format!("heartbeat=2s&consumers={}", role.name()),
+        // It delivers again without waiting.
+        "kafka" | "kafka+ssl" => "gap_patience=2s".to_owned(),
+        _ => "ack_wait=2s".to_owned(),
     }
 }
 
 /// What deletes one by hand.
-fn command(stream: &Stream) -> String {
-    match stream {
-        Stream::Nats(stream) => format!("nats stream rm {} --force", stream.stream),
-        #[cfg(feature = "kafka")]
-        Stream::Kafka(stream) => {
-            let topic = &stream.stream;
-            format!("kafka-topics.sh --bootstrap-server … --delete --topic '{topic}(\\.gaps)?'")
+fn command((_, url): &(Role, String)) -> String {
+    let path = url.split('?').next().unwrap_or_default();
+    let stream = path.rsplit('/').next().unwrap_or_default();
+    match scheme(url) {
+        "redis" | "rediss" => {
+            format!("redis-cli --scan --pattern '*{stream}*' | xargs redis-cli DEL")
         }
-        Stream::Redis(stream) => {
-            format!("redis-cli --scan --pattern '*{}*' | xargs redis-cli DEL", stream.stream)
+        "amqp" | "amqps" => format!(
+            "rabbitmqctl list_queues name | grep ^{stream} | xargs -n 1 rabbitmqctl delete_queue"
+        ),
+        "kafka" | "kafka+ssl" => {
+            format!("kafka-topics.sh --bootstrap-server … --delete --topic '{stream}(\\.gaps)?'")
         }
+        _ => format!("nats stream rm {stream} --force"),
     }
-}
-
-fn is_missing(kind: DeleteStreamErrorKind) -> bool {
-    matches!(kind, DeleteStreamErrorKind::JetStream(error)
-        if error.error_code() == jetstream::ErrorCode::STREAM_NOT_FOUND)
 }

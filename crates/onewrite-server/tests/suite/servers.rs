@@ -2,7 +2,7 @@
 
 use async_nats::jetstream;
 use onewrite_testkit::server::{
-    Nats, Postgres, Redis, shared_mariadb, shared_nats, shared_postgres, unique,
+    Nats, Postgres, Rabbitmq, Redis, shared_mariadb, shared_nats, shared_postgres, unique,
 };
 use rustix::process::Signal;
 use tokio::task::block_in_place;
@@ -122,6 +122,28 @@ async fn the_demo_keeps_its_promises_over_redis_and_leaves_nothing_there() {
         let keys =
             std::process::Command::new("redis-cli").args(["-p", &port, "KEYS", "*"]).output();
         assert_eq!(String::from_utf8_lossy(&keys.unwrap().stdout).trim(), "");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_demo_keeps_its_promises_over_rabbitmq_and_leaves_nothing_there() {
+    let (postgres, rabbitmq) = (shared_postgres().await.unwrap(), Rabbitmq::start().await.unwrap());
+    let (store, broker) = (postgres.server_url(), rabbitmq.url());
+    let demo = ["demo", "--orders", "100", "--chaos", "4", "--seed", "9", "--json"];
+    let several = ["--relays", "2", "--consumers", "2", "--stalls", "1"];
+    let on_files = [&demo[..], &["--broker", &*broker]].concat();
+    let on_postgres = [&on_files[..], &["--store", &*store], &several[..]].concat();
+    for arguments in [on_files, on_postgres] {
+        let run = block_in_place(|| Place::new().run(&arguments));
+        is_clean(&run, 4);
+        assert_eq!(rabbitmq.ctl(&["list_queues", "name"]).await.unwrap().trim(), "");
+        let exchanges = rabbitmq.ctl(&["list_exchanges", "name"]).await.unwrap();
+        assert!(
+            exchanges
+                .lines()
+                .all(|name| name.is_empty() || name == "name" || name.starts_with("amq.")),
+            "{exchanges}"
+        );
     }
 }
 
