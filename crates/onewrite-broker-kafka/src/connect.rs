@@ -166,9 +166,8 @@ impl Server {
     /// by looking: they may not allow it, or somebody else may have been first.
     pub(crate) async fn create_topics(&self, topic: Option<(&str, u16)>, gaps: &str) {
         // As many replicas as the servers have set: newer ones take -1 for that.
-        let new = |name, lanes: u16| {
-            NewTopic::new(name, i32::from(lanes), TopicReplication::Fixed(-1))
-        };
+        let new =
+            |name, lanes: u16| NewTopic::new(name, i32::from(lanes), TopicReplication::Fixed(-1));
         let wanted = topic.map(|(name, lanes)| new(name, lanes));
         let gaps = new(gaps, 1).set("retention.ms", GAPS_KEPT_MS);
         let wanted: Vec<NewTopic<'_>> = wanted.into_iter().chain([gaps]).collect();
@@ -252,10 +251,9 @@ pub(crate) fn meaning(code: RDKafkaErrorCode) -> (Code, &'static str) {
             Code::InvalidConfig,
             ": it refuses these credentials; give its URL a valid `user:password@`",
         ),
-        Kafka::UnsupportedSASLMechanism => (
-            Code::InvalidConfig,
-            ": it does not know this proof; give its URL another `sasl=`",
-        ),
+        Kafka::UnsupportedSASLMechanism => {
+            (Code::InvalidConfig, ": it does not know this proof; give its URL another `sasl=`")
+        }
         Kafka::SSL => (
             Code::InvalidConfig,
             ": TLS fails; see that the port speaks it and that `tls_ca` names who signed its certificate",
@@ -294,12 +292,15 @@ fn config(options: &StreamOptions) -> Result<ClientConfig> {
     config.set("socket.nagle.disable", "true");
     let has_user = options.user.is_some();
     let is_secure = options.tls == Some(true);
-    config.set("security.protocol", match (is_secure, has_user) {
-        (false, false) => "PLAINTEXT",
-        (false, true) => "SASL_PLAINTEXT",
-        (true, false) => "SSL",
-        (true, true) => "SASL_SSL",
-    });
+    config.set(
+        "security.protocol",
+        match (is_secure, has_user) {
+            (false, false) => "PLAINTEXT",
+            (false, true) => "SASL_PLAINTEXT",
+            (true, false) => "SSL",
+            (true, true) => "SASL_SSL",
+        },
+    );
     if (is_secure || options.sasl != crate::stream::Sasl::Plain) && !has_tls() {
         return Err(invalid(
             "this program's Kafka client is built without TLS, which `kafka+ssl://` and `sasl=scram-…` need: build it with OpenSSL, by the line `rdkafka = { version = \"0.39\", features = [\"ssl\"] }` among the dependencies of the program",
@@ -339,6 +340,26 @@ pub(crate) async fn aside<T: Send + 'static>(
 pub(crate) fn drop_aside<T: Send + 'static>(client: T) {
     // Where no thread can be started the client is dropped here.
     let _ = std::thread::Builder::new().name("kafka-close".into()).spawn(move || drop(client));
+}
+
+/// A client whose end, whoever has it last, is waited for in a thread of its own.
+#[derive(Debug)]
+pub(crate) struct Aside<T: Send + Sync + 'static>(Option<Arc<T>>);
+
+impl<T: Send + Sync + 'static> Aside<T> {
+    pub(crate) fn new(client: &Arc<T>) -> Self {
+        Self(Some(Arc::clone(client)))
+    }
+
+    pub(crate) fn get(&self) -> Option<&Arc<T>> {
+        self.0.as_ref()
+    }
+}
+
+impl<T: Send + Sync + 'static> Drop for Aside<T> {
+    fn drop(&mut self) {
+        drop_aside(self.0.take());
+    }
 }
 
 #[cfg(test)]

@@ -240,7 +240,9 @@ impl<'a> Run<'a> {
                 Err((RDKafkaErrorCode::MessageSizeTooLarge, _)) => {
                     return self.refuse(index);
                 }
-                Err((code, _)) => return self.refuse_all(index, KafkaError::MessageProduction(code)),
+                Err((code, _)) => {
+                    return self.refuse_all(index, KafkaError::MessageProduction(code));
+                }
             }
         }
         self.in_flight += 1;
@@ -397,6 +399,7 @@ fn trouble(producer: &Producer, stream: &str, error: KafkaError) -> Error {
     let code = error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Fail);
     let (code, cure) = crate::connect::meaning(code);
     let address = &producer.address;
-    let context = format!("the Kafka server {address} does not confirm what topic `{stream}` is sent{cure}");
+    let context =
+        format!("the Kafka server {address} does not confirm what topic `{stream}` is sent{cure}");
     Error::new(code, context).with_source(error)
 }
