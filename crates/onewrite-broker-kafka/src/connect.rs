@@ -33,10 +33,10 @@ const GAPS_KEPT_MS: &str = "60000";
 
 /// What a client's background says: it goes to the log, and the last error is kept.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Talk(Arc<Mutex<Option<(RDKafkaErrorCode, String)>>>);
+pub(crate) struct Talk(Arc<Mutex<Option<RDKafkaErrorCode>>>);
 
 impl Talk {
-    fn last(&self) -> Option<(RDKafkaErrorCode, String)> {
+    fn last(&self) -> Option<RDKafkaErrorCode> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 }
@@ -57,7 +57,7 @@ impl ClientContext for Talk {
         let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         // That all servers are down follows from what was said about each of them.
         if code != RDKafkaErrorCode::AllBrokersDown || last.is_none() {
-            *last = Some((code, reason.to_owned()));
+            *last = Some(code);
         }
     }
 }
@@ -227,15 +227,9 @@ impl Server {
     }
 
     /// The same, with what was said before: a question that found no server only says that it took too long.
-    fn failed_after(
-        &self,
-        what: &str,
-        error: KafkaError,
-        said: Option<(RDKafkaErrorCode, String)>,
-    ) -> Error {
+    fn failed_after(&self, what: &str, error: KafkaError, said: Option<RDKafkaErrorCode>) -> Error {
         let own = error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Fail);
-        let code = said.as_ref().map_or(own, |(code, _)| *code);
-        let (code, cure) = meaning(code);
+        let (code, cure) = meaning(said.unwrap_or(own));
         let context = format!("the Kafka server {} {what}{cure}", self.address);
         Error::new(code, context).with_source(error)
     }

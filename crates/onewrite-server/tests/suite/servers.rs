@@ -266,7 +266,12 @@ async fn the_demo_keeps_its_promises_over_kafka() {
     let run = block_in_place(|| {
         Place::new().run(&[&demo[..], &["--broker", &*kafka.url(), "--consumers", "2"]].concat())
     });
-    is_clean(&run, 3);
+    let found: serde_json::Value = serde_json::from_str(&run.out).unwrap();
+    for fault in ["lost", "duplicated", "out_of_order"] {
+        assert_eq!(found[fault], 0, "{run:?}");
+    }
+    assert_eq!((&found["balanced"], &found["kills"]), (&true.into(), &3.into()), "{run:?}");
+    assert!(run.code == Some(1) && run.err.contains("kafka-topics.sh"), "{run:?}");
 }
 
 /// A build without Kafka says how to get one with it.
