@@ -46,6 +46,17 @@ pub(crate) async fn batch(
     Ok(outcomes)
 }
 
+/// Begins what a handler writes; the next one takes its place.
+pub(crate) const SAVEPOINT: &str = "SAVEPOINT onewrite";
+
+/// Undoes what a handler wrote.
+pub(crate) const ROLL_BACK: &str = "ROLLBACK TO SAVEPOINT onewrite";
+
+/// The savepoint is not there any more: the transaction is not the one that it was.
+pub(crate) fn not_the_same(error: impl std::error::Error + Send + Sync + 'static) -> Error {
+    Error::new(Code::StoreBusy, "roll back to a savepoint").with_source(error)
+}
+
 /// Marks where a user's transaction begins.
 pub(crate) const BEGUN: &str = "SAVEPOINT onewrite_begun";
 
@@ -96,13 +107,13 @@ async fn in_savepoint(
     emitted: &mut Vec<Event>,
 ) -> Result<Outcome> {
     let before = emitted.len();
-    tx.query_drop("SAVEPOINT onewrite").await.during("begin an item")?;
+    tx.query_drop(SAVEPOINT).await.during("begin an item")?;
     match write(tx, terms, item, emitted).await {
         Ok(count) => Ok(Outcome::Applied(count)),
         // A deadlock undoes the whole transaction.
         Err(error) if is_unknown(&error) || error.code() == Code::StoreBusy => Err(error),
         Err(error) => {
-            tx.query_drop("ROLLBACK TO SAVEPOINT onewrite").await.during("undo an item")?;
+            tx.query_drop(ROLL_BACK).await.during("undo an item")?;
             emitted.truncate(before);
             Ok(if error.code() == Code::Fenced { Outcome::Fenced } else { Outcome::Failed(error) })
         }

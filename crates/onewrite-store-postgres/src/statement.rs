@@ -64,6 +64,18 @@ pub(crate) const LEFT: &str =
 pub(crate) const FREE: &str =
     "DELETE FROM onewrite.parked_key WHERE scope = $1 AND source = $2 AND key = $3";
 
+/// Before a commit that must not be lost: undoes what a handler may have set.
+pub(crate) const DURABLE: &str = "SELECT set_config('synchronous_commit', 'on', true) WHERE current_setting('synchronous_commit') = 'off'";
+
+/// Begins what one handler writes.
+pub(crate) const SAVEPOINT: &str = "SAVEPOINT onewrite";
+
+/// Keeps it.
+pub(crate) const RELEASE: &str = "RELEASE SAVEPOINT onewrite";
+
+/// Undoes it.
+pub(crate) const ROLL_BACK: &str = "ROLLBACK TO SAVEPOINT onewrite; RELEASE SAVEPOINT onewrite";
+
 /// Each handler answers for its own changes and excuses: forgets those before it, which are settled. Says
 /// what was emitted through SQL so far.
 pub(crate) const HANDLER_BEGINS: &str = "SELECT CASE WHEN coalesce(current_setting('onewrite.excused', true), '') <> ''

@@ -110,22 +110,10 @@ pub(crate) fn unpark(
     key: &str,
     position: Sequence,
 ) -> Result<u64> {
-    execute(
-        tx,
-        "DELETE FROM onewrite_parked WHERE position = ?1 AND scope = ?2 AND origin = ?3 AND key = ?4",
-        params![position.cast_signed(), scope, source, key],
-    )?;
-    let left = number(
-        tx,
-        "SELECT count(*) FROM onewrite_parked WHERE scope = ?1 AND origin = ?2 AND key = ?3",
-        params![scope, source, key],
-    )?;
+    execute(tx, statement::UNPARK, params![position.cast_signed(), scope, source, key])?;
+    let left = number(tx, statement::LEFT, params![scope, source, key])?;
     if left == 0 {
-        execute(
-            tx,
-            "DELETE FROM onewrite_parked_key WHERE scope = ?1 AND source = ?2 AND key = ?3",
-            params![scope, source, key],
-        )?;
+        execute(tx, statement::FREE, params![scope, source, key])?;
     }
     Ok(left.cast_unsigned())
 }

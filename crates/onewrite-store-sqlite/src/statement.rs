@@ -53,5 +53,17 @@ pub(crate) const REQUEST: &str =
     "UPDATE onewrite_parked_key SET request = ?3, reason = coalesce(?4, reason), redrives = redrives + (?4 IS NOT NULL)
      WHERE scope = ?1 AND key = ?2 AND source = ?5";
 
+/// Removes one parked record. Binds: position, scope, source, key.
+pub(crate) const UNPARK: &str =
+    "DELETE FROM onewrite_parked WHERE position = ?1 AND scope = ?2 AND origin = ?3 AND key = ?4";
+
+/// How many records of a key are parked. Binds: scope, source, key.
+pub(crate) const LEFT: &str =
+    "SELECT count(*) FROM onewrite_parked WHERE scope = ?1 AND origin = ?2 AND key = ?3";
+
+/// Frees a key. Binds: scope, source, key.
+pub(crate) const FREE: &str =
+    "DELETE FROM onewrite_parked_key WHERE scope = ?1 AND source = ?2 AND key = ?3";
+
 /// The first table that changed without an event.
 pub(crate) const DEBTOR: &str = "SELECT guarded FROM onewrite_debt LIMIT 1";

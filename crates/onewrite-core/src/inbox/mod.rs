@@ -10,9 +10,15 @@
 
 mod attempt;
 mod claim;
+mod drive;
+mod handler;
+mod session;
 
 pub use attempt::{Attempt, Group, closed, plan};
 pub use claim::{Claim, Effect, Fact};
+pub use drive::{Course, count, mark_first, redrive};
+pub use handler::{Care, Verdict, caught, coded, in_savepoint, is_trouble, refusal};
+pub use session::{Rows, Savepoints, Session, at_once};
 
 use std::time::Duration;
 

@@ -1,0 +1,189 @@
+//! An inbox's part of a transaction of the shared writer, which commits it.
+
+use std::{collections::BTreeSet, error::Error as StdError};
+
+use onewrite_core::{
+    Code, Error, Record, Result, Sequence, Text, failpoint,
+    inbox::{Care, Lane, LaneState, Policy, Rows, Session, Verdict, is_trouble},
+    parking::{ParkedKey, ParkedRecord, Request},
+};
+use rusqlite::{Connection, OptionalExtension, Row, params};
+
+use super::{Context, Handler};
+use crate::{
+    claim::execute,
+    error::{While, code_of},
+    parking, statement,
+    writer::{in_savepoint, now},
+};
+
+/// What counts.
+pub(super) struct Counting<'a> {
+    pub(super) tx: &'a Connection,
+    pub(super) policy: &'a Policy,
+}
+
+impl Rows for Counting<'_> {
+    async fn states(&mut self, lanes: &BTreeSet<Lane>) -> Result<Vec<(Lane, LaneState)>> {
+        let state = |lane: &Lane| Ok((lane.clone(), lane_state(self.tx, self.policy, lane)?));
+        lanes.iter().map(state).collect()
+    }
+
+    async fn write(&mut self, changed: &[(&Lane, &LaneState)]) -> Result<()> {
+        changed.iter().try_for_each(|(lane, state)| move_mark(self.tx, self.policy, lane, state))
+    }
+
+    /// The writer does.
+    async fn commit(self) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// What handles.
+pub(super) struct Work<'a> {
+    rows: Counting<'a>,
+    scope: Text,
+    handler: &'a Handler,
+}
+
+impl<'a> Work<'a> {
+    pub(super) fn new(tx: &'a Connection, policy: &'a Policy, handler: &'a Handler) -> Self {
+        Self { rows: Counting { tx, policy }, scope: policy.scope(), handler }
+    }
+}
+
+impl Rows for Work<'_> {
+    async fn states(&mut self, lanes: &BTreeSet<Lane>) -> Result<Vec<(Lane, LaneState)>> {
+        self.rows.states(lanes).await
+    }
+
+    async fn write(&mut self, changed: &[(&Lane, &LaneState)]) -> Result<()> {
+        self.rows.write(changed).await
+    }
+
+    async fn commit(self) -> Result<()> {
+        failpoint::hit("receiver.after_handler_before_commit");
+        self.rows.commit().await
+    }
+}
+
+impl Session for Work<'_> {
+    /// Each handler runs in a savepoint.
+    const FAULTS_SHOW_LATER: bool = false;
+
+    async fn any_parked(&mut self) -> Result<bool> {
+        parking::any_parked(self.rows.tx, &self.scope)
+    }
+
+    /// Insert first: whether the id is new is decided by the insert alone.
+    async fn remember(&mut self, record: &Record) -> Result<bool> {
+        let consumer = &*self.rows.policy.consumer;
+        let binds = params![consumer, &*record.source, record.id(), now().0];
+        execute(self.rows.tx, statement::REMEMBER, binds).map(|inserted| inserted == 1)
+    }
+
+    async fn forget(&mut self, record: &Record) -> Result<()> {
+        let binds = params![&*self.rows.policy.consumer, &*record.source, record.id()];
+        execute(self.rows.tx, statement::FORGET, binds).map(drop)
+    }
+
+    async fn is_parked(&mut self, record: &Record) -> Result<bool> {
+        let key = record.event.order_key();
+        parking::is_parked(self.rows.tx, &self.scope, &record.source, key)
+    }
+
+    async fn park(&mut self, record: &Record, reason: &str) -> Result<()> {
+        parking::park_record(self.rows.tx, &self.scope, record, reason)
+    }
+
+    /// In a savepoint always: it costs next to nothing here.
+    async fn handle(&mut self, record: &Record, redriven: bool, _: Care) -> Result<Verdict> {
+        let context = Context { tx: self.rows.tx, record, redriven };
+        let mut trouble = None;
+        let handled = in_savepoint(self.rows.tx, || {
+            (self.handler)(&context).map_err(|error| {
+                trouble = database_trouble(&*error);
+                Error::new(Code::HandlerFailed, error.to_string())
+            })
+        });
+        let Err(error) = handled else { return Ok(Verdict::Done) };
+        match trouble {
+            Some(code) => Err(Error::new(code, "the handler could not write").with_source(error)),
+            None => Ok(Verdict::Refused(error.to_string().into())),
+        }
+    }
+
+    async fn requested(&mut self, key: &ParkedKey) -> Result<Option<Request>> {
+        parking::current(self.rows.tx, key)
+    }
+
+    async fn front(&mut self, key: &ParkedKey) -> Result<Option<ParkedRecord>> {
+        parking::front(self.rows.tx, key)
+    }
+
+    async fn wait_again(&mut self, key: &ParkedKey, reason: &Text) -> Result<()> {
+        let names = (&*key.source, &*key.key);
+        parking::request(self.rows.tx, &key.scope, names, Request::Wait, Some(reason)).map(drop)
+    }
+
+    async fn unpark(&mut self, key: &ParkedKey, position: Sequence) -> Result<u64> {
+        parking::unpark(self.rows.tx, &key.scope, &key.source, &key.key, position)
+    }
+}
+
+/// Whether a handler's error comes from the database itself, so that every event would fail. (A file that
+/// cannot be opened is not this one, which is open.)
+fn database_trouble(error: &(dyn StdError + 'static)) -> Option<Code> {
+    let own = error.downcast_ref::<Error>().map(Error::code);
+    let code = own.or_else(|| error.downcast_ref().map(code_of))?;
+    (is_trouble(code) && code != Code::StoreUnreachable).then_some(code)
+}
+
+fn lane_state(tx: &Connection, policy: &Policy, lane: &Lane) -> Result<LaneState> {
+    let read = |row: &Row<'_>| {
+        Ok(LaneState {
+            sequence: row.get::<_, i64>(0)?.cast_unsigned(),
+            last_id: row.get::<_, String>(1)?.into(),
+            attempt_first: row.get::<_, i64>(2)?.cast_unsigned(),
+            attempts: row.get(3)?,
+            redriven: row.get::<_, i64>(4)?.cast_unsigned(),
+            gap: row.get::<_, i64>(5)?.cast_unsigned(),
+        })
+    };
+    tx.prepare_cached(statement::LANE_STATE)
+        .and_then(|mut statement| {
+            statement
+                .query_row(
+                    params![
+                        &*policy.consumer,
+                        &*lane.source,
+                        lane.incarnation.to_string(),
+                        lane.partition
+                    ],
+                    read,
+                )
+                .optional()
+        })
+        .during("read the receiver's mark")
+        .map(Option::unwrap_or_default)
+}
+
+fn move_mark(tx: &Connection, policy: &Policy, lane: &Lane, state: &LaneState) -> Result<()> {
+    execute(
+        tx,
+        statement::MOVE_MARK,
+        params![
+            &*policy.consumer,
+            &*lane.source,
+            lane.incarnation.to_string(),
+            lane.partition,
+            state.sequence.cast_signed(),
+            &*state.last_id,
+            state.attempt_first.cast_signed(),
+            state.attempts,
+            state.redriven.cast_signed(),
+            state.gap.cast_signed()
+        ],
+    )
+    .map(|_| ())
+}
