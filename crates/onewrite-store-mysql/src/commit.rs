@@ -14,7 +14,9 @@ use onewrite_core::{
 };
 
 use crate::{
-    claim, emit,
+    claim,
+    client::Client,
+    emit,
     error::{While, after_commit, is_unknown},
     gap, parking,
     row::{self, binds, execute},
@@ -52,24 +54,18 @@ pub(crate) const SAVEPOINT: &str = "SAVEPOINT onewrite";
 /// Undoes what a handler wrote.
 pub(crate) const ROLL_BACK: &str = "ROLLBACK TO SAVEPOINT onewrite";
 
-/// The savepoint is not there any more: the transaction is not the one that it was.
-pub(crate) fn not_the_same(error: impl std::error::Error + Send + Sync + 'static) -> Error {
-    Error::new(Code::StoreBusy, "roll back to a savepoint").with_source(error)
-}
-
 /// Marks where a user's transaction begins.
 pub(crate) const BEGUN: &str = "SAVEPOINT onewrite_begun";
 
 /// Commits a user's transaction, if it is still the one that was begun. A deadlock undoes the whole of it, and
 /// what comes after a statement that commits by itself is another one; the savepoint is gone then. (In these
 /// sessions nothing is committed by itself, so what somebody wrote afterwards is undone as well.)
-pub(crate) async fn finish_work(mut tx: Transaction<'_>) -> Result<()> {
-    if let Err(error) = tx.query_drop("RELEASE SAVEPOINT onewrite_begun").await {
-        let known = crate::error::database("commit", error);
+pub(crate) async fn finish_work<T: Tx>(mut tx: T) -> Result<()> {
+    if let Err(known) = tx.text("RELEASE SAVEPOINT onewrite_begun", "commit").await {
         if is_unknown(&known) {
             return Err(known);
         }
-        tx.rollback().await.during("undo a transaction")?;
+        tx.undo().await?;
         let context = "the transaction had ended before its commit: the server undid it (a deadlock whose error was overlooked), or a statement committed it";
         return Err(Error::new(Code::StoreBusy, context));
     }
@@ -77,11 +73,30 @@ pub(crate) async fn finish_work(mut tx: Transaction<'_>) -> Result<()> {
 }
 
 /// Commits what must not be lost.
-async fn finish(tx: Transaction<'_>) -> Result<()> {
+async fn finish(tx: impl Tx) -> Result<()> {
     failpoint::hit("store.before_commit");
-    let committed = tx.commit().await;
+    let committed = tx.end().await;
     failpoint::hit("store.after_commit_before_reply");
-    committed.map_err(after_commit)
+    committed
+}
+
+/// A transaction of a client.
+pub(crate) trait Tx: Client {
+    /// Commits.
+    async fn end(self) -> Result<()>;
+
+    /// Rolls back.
+    async fn undo(self) -> Result<()>;
+}
+
+impl Tx for Transaction<'_> {
+    async fn end(self) -> Result<()> {
+        self.commit().await.map_err(after_commit)
+    }
+
+    async fn undo(self) -> Result<()> {
+        self.rollback().await.during("undo a transaction")
+    }
 }
 
 async fn one_by_one(

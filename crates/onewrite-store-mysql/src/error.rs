@@ -128,4 +128,4 @@ pub(crate) fn after_commit(error: Cause) -> Error {
 }
 
 /// The server does not say how far it came.
-const ERROR_DURING_COMMIT: u16 = 1180;
+pub(crate) const ERROR_DURING_COMMIT: u16 = 1180;

@@ -10,6 +10,7 @@
 //! order, one process at a time. Facts are stored in the tables of `migrations/`, each documented there.
 
 mod claim;
+mod client;
 mod commit;
 mod connect;
 mod emit;

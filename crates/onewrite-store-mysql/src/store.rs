@@ -39,6 +39,8 @@ struct Inner {
     options: Options,
     engine: Pool,
     work: Pool,
+    #[cfg(feature = "sqlx")]
+    is_mariadb: bool,
     source: RwLock<Source>,
     event_bytes_max: usize,
     /// Everything up to this sequence is on disk for certain.
@@ -59,11 +61,22 @@ impl MysqlStore {
         let engine = options.pool(Use::Engine, server.is_mariadb);
         let work = options.pool(Use::Work, server.is_mariadb);
         let mut conn = options.within(WAIT, engine.get_conn()).await?;
+        #[cfg(feature = "sqlx")]
+        let is_mariadb = server.is_mariadb;
         let source = schema::open(&mut conn, server, &options).await?;
         let event_bytes_max = schema::event_bytes_max(&mut conn).await?;
         drop(conn);
         let (source, durable) = (RwLock::new(source), AtomicU64::new(0));
-        let inner = Inner { options, engine, work, source, event_bytes_max, durable };
+        let inner = Inner {
+            options,
+            engine,
+            work,
+            #[cfg(feature = "sqlx")]
+            is_mariadb,
+            source,
+            event_bytes_max,
+            durable,
+        };
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -79,6 +92,12 @@ impl MysqlStore {
         let value = work(&mut tx).await?;
         commit::finish_work(tx).await?;
         Ok(value)
+    }
+
+    /// What makes a session one that handlers run in.
+    #[cfg(feature = "sqlx")]
+    pub(crate) fn work_settings(&self) -> Vec<String> {
+        crate::connect::settings(Use::Work, self.inner.is_mariadb)
     }
 
     /// A transaction on a connection of the pool that handlers run on.

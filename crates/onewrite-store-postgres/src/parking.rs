@@ -71,7 +71,7 @@ pub(crate) async fn park_record(
     scope: &str,
     record: &Record,
     reason: &str,
-) -> Result<()> {
+) -> Result<u64> {
     let event = &record.event;
     execute(
         tx,
@@ -108,7 +108,6 @@ pub(crate) async fn park_record(
         &[&scope, &&*record.source, &&**event.order_key(), &i32::from(record.partition), &reason],
     )
     .await
-    .map(|_| ())
 }
 
 /// Removes the front record of a key, and the key with its last one. Returns how many still wait.
@@ -150,14 +149,9 @@ pub(crate) async fn request(
 }
 
 /// Whether the key is parked. Locks it if so: a re-drive that would free it waits for this transaction.
-pub(crate) async fn is_parked(
-    tx: &Transaction<'_>,
-    scope: &str,
-    source: &str,
-    key: &str,
-) -> Result<bool> {
-    let found = execute(tx, statement::IS_PARKED, &[&scope, &source, &key]).await?;
-    Ok(found > 0)
+pub(crate) async fn is_parked(tx: &Transaction<'_>, scope: &str, record: &Record) -> Result<u64> {
+    let key = &**record.event.order_key();
+    execute(tx, statement::IS_PARKED, &[&scope, &&*record.source, &key]).await
 }
 
 /// Whether any key is parked, and whether any table is guarded.

@@ -129,8 +129,9 @@ pub(crate) fn request(
     execute(tx, statement::REQUEST, params![scope, key, request.as_str(), reason, source])
 }
 
-pub(crate) fn is_parked(tx: &Connection, scope: &str, source: &str, key: &str) -> Result<bool> {
-    number(tx, statement::IS_PARKED, params![scope, source, key]).map(|found| found > 0)
+pub(crate) fn is_parked(tx: &Connection, scope: &str, record: &Record) -> Result<bool> {
+    let binds = params![scope, &*record.source, &**record.event.order_key()];
+    number(tx, statement::IS_PARKED, binds).map(|found| found > 0)
 }
 
 pub(crate) fn any_parked(tx: &Connection, scope: &str) -> Result<bool> {

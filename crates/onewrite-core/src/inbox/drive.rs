@@ -4,7 +4,10 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use super::{Attempt, Care, Claim, Effect, Fact, Lane, LaneState, Policy, Rows, Session, Verdict};
+use super::{
+    Act, Attempt, Care, Claim, Effect, Fact, Lane, LaneState, Policy, Rows, Session,
+    handler::{Verdict, handle},
+};
 use crate::{
     Code, Delivery, Error, Result, Text,
     broker::Receipt,
@@ -24,6 +27,7 @@ pub struct Course<'a> {
     care: Care,
     /// Of handlers that ran in a transaction that was undone.
     verdicts: HashMap<usize, Text>,
+    /// With [`Defect::MarkBeforeEffect`]: the states before the marks were moved.
     marked: Option<Vec<(Lane, LaneState)>>,
 }
 
@@ -49,7 +53,8 @@ impl<'a> Course<'a> {
         Self { policy, deliveries, attempts, care, verdicts: HashMap::new(), marked: None }
     }
 
-    /// Goes on with states that were read, and moved, before ([`mark_first`]).
+    /// Goes on with states that were read before the marks were moved ([`mark_first`]), for a client that
+    /// cannot do so by itself.
     #[must_use]
     pub fn marked(self, marked: Option<Vec<(Lane, LaneState)>>) -> Self {
         Self { marked, ..self }
@@ -62,6 +67,10 @@ impl<'a> Course<'a> {
     /// What concerns the whole batch. [`Code::CommitUnknown`] when nobody knows whether it is committed;
     /// with any other it is not.
     pub async fn handle<S: Session>(&mut self, session: S) -> Result<Option<Vec<Receipt>>> {
+        if self.policy.sabotage.has(Defect::MarkBeforeEffect) && self.marked.is_none() {
+            self.marked = Some(mark_first(session, self.deliveries).await?);
+            return Ok(None);
+        }
         match self.transact(session).await {
             Ok(Way::Committed(receipts)) => return Ok(Some(receipts)),
             Ok(Way::Refused(index, reason)) => {
@@ -87,21 +96,22 @@ impl<'a> Course<'a> {
             Some(states) => states.clone(),
             None => session.states(&lanes(self.deliveries)).await?,
         };
-        let any_parked = session.any_parked().await?;
+        let any_parked = session.act(Act::LookForParked).await? > 0;
         let (policy, deliveries) = (self.policy, self.deliveries);
         let mut claim = Claim::new(policy, deliveries, self.attempts, states, any_parked);
+        let record = |index: usize| &deliveries[index].record;
         let mut fact = Fact::Begun;
         loop {
             fact = match claim.step(fact) {
                 Effect::Remember(index) => {
-                    Fact::Fresh(session.remember(&deliveries[index].record).await?)
+                    Fact::Fresh(session.act(Act::Remember(record(index))).await? > 0)
                 }
                 Effect::Forget(index) => {
-                    session.forget(&deliveries[index].record).await?;
+                    session.act(Act::Forget(record(index))).await?;
                     Fact::Forgotten
                 }
                 Effect::LookParked(index) => {
-                    Fact::Parked(session.is_parked(&deliveries[index].record).await?)
+                    Fact::Parked(session.act(Act::LookParked(record(index))).await? > 0)
                 }
                 Effect::Handle(index) => match self.run(&mut session, index).await? {
                     Verdict::Done => Fact::Handled(None),
@@ -112,7 +122,7 @@ impl<'a> Course<'a> {
                     Verdict::Unclear => return session.undo().await.map(|()| Way::Unclear),
                 },
                 Effect::Park(index, reason) => {
-                    session.park(&deliveries[index].record, &reason).await?;
+                    session.act(Act::Park(record(index), &reason)).await?;
                     Fact::Stored
                 }
                 Effect::Done => break,
@@ -120,7 +130,7 @@ impl<'a> Course<'a> {
         }
         let changed: Vec<_> = claim.changed().collect();
         session.write(&changed).await?;
-        session.commit().await?;
+        session.finish().await?;
         Ok(Way::Committed(claim.receipts()))
     }
 
@@ -128,7 +138,7 @@ impl<'a> Course<'a> {
     async fn run<S: Session>(&self, session: &mut S, index: usize) -> Result<Verdict> {
         match self.verdicts.get(&index) {
             Some(reason) => Ok(Verdict::Refused(reason.clone())),
-            None => session.handle(&self.deliveries[index].record, false, self.care).await,
+            None => handle(session, &self.deliveries[index].record, false, self.care).await,
         }
     }
 
@@ -157,22 +167,22 @@ fn is_a_handlers(error: &Error) -> bool {
 /// As [`Course::handle`].
 pub async fn redrive<S: Session>(mut session: S, key: &ParkedKey) -> Result<Result<u64, Text>> {
     // Locks the key: who parks behind it, or re-drives it as well, waits.
-    let request = session.requested(key).await?;
-    let Some(front) = session.front(key).await? else { return Ok(Ok(0)) };
+    let (request, front) = session.parked(key).await?;
+    let Some(front) = front else { return Ok(Ok(0)) };
     let Some(request @ (Request::Retry | Request::Discard)) = request else {
         return Ok(Ok(key.waiting));
     };
     if request == Request::Retry
         && let Verdict::Refused(reason) =
-            session.handle(&front.record, true, Care::Savepoints).await?
+            handle(&mut session, &front.record, true, Care::Savepoints).await?
     {
-        session.wait_again(key, &reason).await?;
-        session.commit().await?;
+        session.act(Act::WaitAgain(key, &reason)).await?;
+        session.finish().await?;
         return Ok(Err(reason));
     }
-    session.remember(&front.record).await?;
-    let left = session.unpark(key, front.position).await?;
-    session.commit().await?;
+    session.act(Act::Remember(&front.record)).await?;
+    let left = session.act(Act::Unpark(key, front.position)).await?;
+    session.finish().await?;
     Ok(Ok(left))
 }
 

@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 
 use super::*;
 use crate::{
-    Event, Incarnation, Record, Sequence,
-    inbox::{HandlerError, Savepoints, at_once, caught, in_savepoint, refusal},
+    Event, Incarnation, Record,
+    inbox::{HandlerError, at_once, caught, refusal},
     parking::ParkedRecord,
     record::Order,
 };
@@ -58,31 +58,24 @@ impl Rows for Tx<'_> {
 impl Session for Tx<'_> {
     const FAULTS_SHOW_LATER: bool = true;
 
-    async fn any_parked(&mut self) -> Result<bool> {
-        Ok(false)
+    async fn act(&mut self, act: Act<'_>) -> Result<u64> {
+        let (said, rows) = match act {
+            Act::LookForParked | Act::LookParked(_) => return Ok(0),
+            Act::Remember(record) => (format!("remember {}", record.id()), 1),
+            Act::Forget(record) => (format!("forget {}", record.id()), 1),
+            Act::Park(record, _) => (format!("park {}", record.id()), 1),
+            Act::WaitAgain(_, reason) => (format!("wait again: {reason}"), 1),
+            Act::Unpark(_, position) => (format!("unpark {position}"), 2),
+            Act::Savepoint => ("savepoint".into(), 0),
+            Act::Release => ("release".into(), 0),
+            Act::RollBack => ("roll back".into(), 0),
+        };
+        self.says(said);
+        Ok(rows)
     }
 
-    async fn remember(&mut self, record: &Record) -> Result<bool> {
-        self.says(format!("remember {}", record.id()));
-        Ok(true)
-    }
-
-    async fn forget(&mut self, record: &Record) -> Result<()> {
-        self.says(format!("forget {}", record.id()));
-        Ok(())
-    }
-
-    async fn is_parked(&mut self, _: &Record) -> Result<bool> {
-        Ok(false)
-    }
-
-    async fn park(&mut self, record: &Record, _: &str) -> Result<()> {
-        self.says(format!("park {}", record.id()));
-        Ok(())
-    }
-
-    async fn handle(&mut self, record: &Record, redriven: bool, care: Care) -> Result<Verdict> {
-        in_savepoint(self, record, redriven, care).await
+    async fn finish(self) -> Result<()> {
+        self.commit().await
     }
 
     async fn undo(mut self) -> Result<()> {
@@ -90,40 +83,10 @@ impl Session for Tx<'_> {
         Ok(())
     }
 
-    async fn requested(&mut self, _: &ParkedKey) -> Result<Option<Request>> {
-        self.says("requested");
-        Ok(self.0.request)
-    }
-
-    async fn front(&mut self, _: &ParkedKey) -> Result<Option<ParkedRecord>> {
-        Ok(Some(ParkedRecord { position: 9, record: delivery(1, "a").record }))
-    }
-
-    async fn wait_again(&mut self, _: &ParkedKey, reason: &Text) -> Result<()> {
-        self.says(format!("wait again: {reason}"));
-        Ok(())
-    }
-
-    async fn unpark(&mut self, _: &ParkedKey, position: Sequence) -> Result<u64> {
-        self.says(format!("unpark {position}"));
-        Ok(2)
-    }
-}
-
-impl Savepoints for Tx<'_> {
-    async fn savepoint(&mut self) -> Result<()> {
-        self.says("savepoint");
-        Ok(())
-    }
-
-    async fn release(&mut self) -> Result<()> {
-        self.says("release");
-        Ok(())
-    }
-
-    async fn roll_back(&mut self) -> Result<()> {
-        self.says("roll back");
-        Ok(())
+    async fn parked(&mut self, _: &ParkedKey) -> Result<(Option<Request>, Option<ParkedRecord>)> {
+        self.says("parked");
+        let front = ParkedRecord { position: 9, record: delivery(1, "a").record };
+        Ok((self.0.request, Some(front)))
     }
 
     async fn run(&mut self, record: &Record, redriven: bool) -> Result<Option<Text>> {
@@ -272,18 +235,18 @@ fn a_parked_front_is_carried_out_as_asked() {
     };
     let refused = "no a";
     let cases = [
-        (None, "", "requested".to_owned()),
-        (Some(Request::Wait), "", "requested".to_owned()),
-        (Some(Request::Discard), "a", "requested; remember a; unpark 9; commit".to_owned()),
+        (None, "", "parked".to_owned()),
+        (Some(Request::Wait), "", "parked".to_owned()),
+        (Some(Request::Discard), "a", "parked; remember a; unpark 9; commit".to_owned()),
         (
             Some(Request::Retry),
             "",
-            "requested; savepoint; run a again; release; remember a; unpark 9; commit".to_owned(),
+            "parked; savepoint; run a again; release; remember a; unpark 9; commit".to_owned(),
         ),
         (
             Some(Request::Retry),
             "a",
-            format!("requested; savepoint; run a again; roll back; wait again: {refused}; commit"),
+            format!("parked; savepoint; run a again; roll back; wait again: {refused}; commit"),
         ),
     ];
     for (request, refuses, said) in cases {

@@ -7,8 +7,8 @@ use std::{
     task::Poll,
 };
 
-use super::{HandlerError, Savepoints};
-use crate::{BoxFuture, Code, Error, Record, Result, Text};
+use super::{Act, HandlerError, Session};
+use crate::{BoxFuture, Code, Error, Event, Record, Result, Text};
 
 /// Whether each handler runs in a savepoint of its own. Savepoints are dear: a round trip or two each, and
 /// many of them in one transaction slow some servers down.
@@ -21,41 +21,69 @@ pub enum Care {
 }
 
 /// What became of a handler.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Verdict {
-    /// It is done.
+pub(super) enum Verdict {
     Done,
-    /// Why it refused. With [`Care::Savepoints`] what it wrote is undone.
+    /// With [`Care::Savepoints`] what it wrote is undone.
     Refused(Text),
     /// Only with [`Care::Bold`]: savepoints will tell whose fault it is.
     Unclear,
 }
 
-/// Runs the handler with as much care as is asked for.
-///
-/// # Errors
-/// Trouble with the database, which is not the event's fault.
-pub async fn in_savepoint<S: Savepoints>(
-    on: &mut S,
+/// Runs the handler with as much care as is asked for. An error is trouble with the database.
+pub(super) async fn handle<S: Session>(
+    session: &mut S,
     record: &Record,
     redriven: bool,
     care: Care,
 ) -> Result<Verdict> {
     if care == Care::Bold {
-        let refusal = on.run(record, redriven).await?;
-        if on.is_unclear(refusal.is_some()).await? {
+        let refusal = session.run(record, redriven).await?;
+        if session.is_unclear(refusal.is_some()).await? {
             return Ok(Verdict::Unclear);
         }
         return Ok(refusal.map_or(Verdict::Done, Verdict::Refused));
     }
-    on.savepoint().await?;
-    let mut refusal = on.run(record, redriven).await?;
+    session.act(Act::Savepoint).await?;
+    let mut refusal = session.run(record, redriven).await?;
     if refusal.is_none() {
-        refusal = on.overlooked().await?;
+        refusal = session.overlooked().await?;
     }
-    let Some(reason) = refusal else { return on.release().await.map(|()| Verdict::Done) };
-    on.roll_back().await?;
-    Ok(Verdict::Refused(reason))
+    let end = if refusal.is_some() { Act::RollBack } else { Act::Release };
+    session.act(end).await?;
+    Ok(refusal.map_or(Verdict::Done, Verdict::Refused))
+}
+
+/// What a handler is given of a delivery, whatever its database is.
+#[derive(Debug, Clone, Copy)]
+pub struct Received<'a> {
+    record: &'a Record,
+    redriven: bool,
+}
+
+impl<'a> Received<'a> {
+    /// A record that came in order, or that an operator had delivered again.
+    #[must_use]
+    pub fn new(record: &'a Record, redriven: bool) -> Self {
+        Self { record, redriven }
+    }
+
+    /// What happened.
+    #[must_use]
+    pub fn event(&self) -> &'a Event {
+        &self.record.event
+    }
+
+    /// What happened, with its place in the source's log.
+    #[must_use]
+    pub fn record(&self) -> &'a Record {
+        self.record
+    }
+
+    /// Whether an operator had this event delivered again.
+    #[must_use]
+    pub fn is_redriven(&self) -> bool {
+        self.redriven
+    }
 }
 
 /// What a handler returns; that it panicked, if it did.

@@ -17,8 +17,8 @@ mod session;
 pub use attempt::{Attempt, Group, closed, plan};
 pub use claim::{Claim, Effect, Fact};
 pub use drive::{Course, count, mark_first, redrive};
-pub use handler::{Care, Verdict, caught, coded, in_savepoint, is_trouble, refusal};
-pub use session::{Rows, Savepoints, Session, at_once};
+pub use handler::{Care, Received, caught, coded, is_trouble, refusal};
+pub use session::{Act, Rows, Session, at_once};
 
 use std::time::Duration;
 

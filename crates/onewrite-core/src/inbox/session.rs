@@ -11,7 +11,7 @@ use std::{
     task::{Context, Poll, Waker},
 };
 
-use super::{Care, Lane, LaneState, Verdict};
+use super::{Lane, LaneState};
 use crate::{
     Code, Error, Record, Result, Sequence, Text,
     parking::{ParkedKey, ParkedRecord, Request},
@@ -30,11 +30,37 @@ pub trait Rows: Sized {
     /// Writes states of lanes whose rows are locked.
     async fn write(&mut self, changed: &[(&Lane, &LaneState)]) -> Result<()>;
 
-    /// Emits what was emitted and commits, if the transaction is still the one that was begun.
+    /// Commits, if the transaction is still the one that was begun.
     ///
     /// # Errors
     /// [`Code::CommitUnknown`] when nobody knows whether it is committed; with any other it is not.
     async fn commit(self) -> Result<()>;
+}
+
+/// What is done to ids and parked keys; answered with the number of rows that were written or found.
+#[derive(Debug, Clone, Copy)]
+pub enum Act<'a> {
+    /// Look whether any key of the consumer is parked. Asked once, when the lanes are locked.
+    LookForParked,
+    /// Insert a record's id among those seen: none if it was not new.
+    Remember(&'a Record),
+    /// Delete it again.
+    Forget(&'a Record),
+    /// Look whether a record's key is parked. Locks it if so: a re-drive that would free it waits.
+    LookParked(&'a Record),
+    /// Append a record to its key's parked ones, and say why.
+    Park(&'a Record, &'a str),
+    /// Let a parked key wait for an operator again, and say why.
+    WaitAgain(&'a ParkedKey, &'a str),
+    /// Remove the front record of a key, which is at this position, and the key with its last one. Answered
+    /// with how many still wait.
+    Unpark(&'a ParkedKey, Sequence),
+    /// Begin a savepoint before a handler.
+    Savepoint,
+    /// Keep what was written since.
+    Release,
+    /// Undo what was written, and emitted, since.
+    RollBack,
 }
 
 /// One consumer's transaction: rows, ids, parked keys, and the user's handler.
@@ -47,64 +73,16 @@ pub trait Session: Rows {
     /// batch that fails that way is handled again with savepoints, which tell whose fault it is.
     const FAULTS_SHOW_LATER: bool;
 
-    /// Whether any key of the consumer is parked. Asked once, after the lanes are locked.
-    async fn any_parked(&mut self) -> Result<bool>;
+    /// Does what is asked.
+    async fn act(&mut self, act: Act<'_>) -> Result<u64>;
 
-    /// Inserts a record's id among those seen; whether it was new.
-    async fn remember(&mut self, record: &Record) -> Result<bool>;
-
-    /// Deletes it again.
-    async fn forget(&mut self, record: &Record) -> Result<()>;
-
-    /// Whether a record's key is parked. Locks it if so: a re-drive that would free it waits.
-    async fn is_parked(&mut self, record: &Record) -> Result<bool>;
-
-    /// Appends a record to its key's parked ones, and says why.
-    async fn park(&mut self, record: &Record, reason: &str) -> Result<()>;
-
-    /// Runs the user's handler.
+    /// Runs the user's handler; why it refused ([`super::caught`], [`super::refusal`]).
     ///
     /// # Errors
     /// Trouble with the database, which is not the event's fault, and fails the batch.
-    async fn handle(&mut self, record: &Record, redriven: bool, care: Care) -> Result<Verdict>;
-
-    /// Undoes everything. The next session must not wait for its locks.
-    async fn undo(self) -> Result<()> {
-        Ok(())
-    }
-
-    /// What is asked for a parked key now, locked until the transaction ends; `None` when it is not parked.
-    async fn requested(&mut self, key: &ParkedKey) -> Result<Option<Request>>;
-
-    /// The front record of a parked key that is locked.
-    async fn front(&mut self, key: &ParkedKey) -> Result<Option<ParkedRecord>>;
-
-    /// Lets a key wait for an operator again, and says why.
-    async fn wait_again(&mut self, key: &ParkedKey, reason: &Text) -> Result<()>;
-
-    /// Removes the front record of a key, and the key with its last one. Returns how many still wait.
-    async fn unpark(&mut self, key: &ParkedKey, position: Sequence) -> Result<u64>;
-}
-
-/// What the handlers of an asynchronous client run between; see [`super::in_savepoint`].
-#[expect(
-    async_fn_in_trait,
-    reason = "whoever boxes the future knows the client, and so whether it is Send"
-)]
-pub trait Savepoints {
-    /// Begins a savepoint.
-    async fn savepoint(&mut self) -> Result<()>;
-
-    /// Keeps what was written since.
-    async fn release(&mut self) -> Result<()>;
-
-    /// Undoes what was written, and emitted, since.
-    async fn roll_back(&mut self) -> Result<()>;
-
-    /// Runs the user's handler; why it refused ([`super::caught`], [`super::refusal`]).
     async fn run(&mut self, record: &Record, redriven: bool) -> Result<Option<Text>>;
 
-    /// What the handler overlooked that said it was done: a statement that failed, an event that is owed.
+    /// What a handler overlooked that said it was done: a statement that failed, an event that is owed.
     async fn overlooked(&mut self) -> Result<Option<Text>> {
         Ok(None)
     }
@@ -113,6 +91,21 @@ pub trait Savepoints {
     async fn is_unclear(&mut self, _refused: bool) -> Result<bool> {
         Ok(false)
     }
+
+    /// Writes what handlers emitted, and commits.
+    ///
+    /// # Errors
+    /// As [`Rows::commit`].
+    async fn finish(self) -> Result<()>;
+
+    /// Undoes everything. The next session must not wait for its locks.
+    async fn undo(self) -> Result<()> {
+        Ok(())
+    }
+
+    /// What is asked for a parked key now, locked until the transaction ends (`None` when it is not parked),
+    /// and its front record.
+    async fn parked(&mut self, key: &ParkedKey) -> Result<(Option<Request>, Option<ParkedRecord>)>;
 }
 
 /// The result of work on a client that blocks: its futures are ready when they are asked first.

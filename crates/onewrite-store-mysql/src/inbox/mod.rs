@@ -2,7 +2,7 @@
 
 mod context;
 mod lanes;
-mod work;
+pub(crate) mod work;
 
 use std::{sync::Arc, time::Duration};
 
@@ -11,14 +11,14 @@ use onewrite_core::{
     BoxFuture, Code, Delivery, Error, Incarnation, Result, Text,
     broker::{Mark, Receipt},
     inbox::{
-        Attempt, Care, Course, HandlerError, Inbox, InboxOptions, Lane, LaneState, Policy, count,
-        mark_first, redrive,
+        Attempt, Care, Course, HandlerError, Inbox, InboxOptions, LaneState, Policy, count, redrive,
     },
     parking::{ParkedKey, Request},
     sabotage::Defect,
 };
 
 pub use self::context::Context;
+use self::context::Own;
 use self::work::{Counting, Work};
 use crate::{
     MysqlStore, parking,
@@ -62,14 +62,9 @@ impl MysqlInbox {
         Ok(Self { store: store.clone(), options, handler: Arc::new(handler) })
     }
 
-    /// With [`Defect::MarkBeforeEffect`]: moves the marks now.
-    async fn marked(&self, deliveries: &[Delivery]) -> Result<Option<Vec<(Lane, LaneState)>>> {
-        if !self.policy().sabotage.has(Defect::MarkBeforeEffect) {
-            return Ok(None);
-        }
-        let mut conn = self.store.engine().await?;
-        let rows = Counting::begin(&mut conn, self.policy()).await?;
-        mark_first(rows, deliveries).await.map(Some)
+    async fn begin(&self) -> Result<Work<'_, Own>> {
+        let (tx, bytes_max) = (Own(self.store.begin().await?), self.store.event_bytes_max());
+        Ok(Work::new(tx, &self.options.policy, &*self.handler, bytes_max))
     }
 }
 
@@ -96,11 +91,9 @@ impl Inbox for MysqlInbox {
         attempts: Vec<Attempt>,
     ) -> BoxFuture<'_, Result<Vec<Receipt>>> {
         Box::pin(async move {
-            let marked = self.marked(&deliveries).await?;
-            let course = Course::new(self.policy(), &deliveries, &attempts, Care::Bold);
-            let mut course = course.marked(marked);
+            let mut course = Course::new(self.policy(), &deliveries, &attempts, Care::Bold);
             loop {
-                if let Some(receipts) = course.handle(Work::begin(self).await?).await? {
+                if let Some(receipts) = course.handle(self.begin().await?).await? {
                     return Ok(receipts);
                 }
             }
@@ -135,7 +128,7 @@ impl Inbox for MysqlInbox {
     }
 
     fn redrive(&self, key: ParkedKey) -> BoxFuture<'_, Result<Result<u64, Text>>> {
-        Box::pin(async move { redrive(Work::begin(self).await?, &key).await })
+        Box::pin(async move { redrive(self.begin().await?, &key).await })
     }
 
     fn forget(&self) -> BoxFuture<'_, Result<u64>> {

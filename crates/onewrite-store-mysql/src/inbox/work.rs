@@ -2,24 +2,18 @@
 
 use std::collections::BTreeSet;
 
-use mysql_async::{Conn, Transaction, TxOpts, prelude::Queryable};
+use mysql_async::{Conn, Transaction, TxOpts};
 use onewrite_core::{
-    Event, Record, Result, Sequence, Text, failpoint,
-    inbox::{
-        Care, Lane, LaneState, Policy, Rows, Savepoints, Session, Verdict, caught, coded,
-        in_savepoint, refusal,
-    },
+    Code, Error, Event, Record, Result, Text, failpoint,
+    inbox::{Act, Lane, LaneState, Policy, Received, Rows, Session},
     parking::{ParkedKey, ParkedRecord, Request},
 };
 
-use super::{
-    MysqlInbox,
-    context::Context,
-    lanes::{forget, lock_lanes, move_marks, remember},
-};
+use super::lanes::{forget, lock_lanes, move_marks, remember};
 use crate::{
-    commit, emit,
-    error::{While, after_commit, code_of, told},
+    commit::{self, Tx},
+    emit,
+    error::{While, after_commit},
     parking,
 };
 
@@ -50,25 +44,62 @@ impl Rows for Counting<'_> {
     }
 }
 
-/// A transaction in which handlers run.
-pub(super) struct Work<'a> {
-    inbox: &'a MysqlInbox,
-    policy: &'a Policy,
-    scope: Text,
-    tx: Transaction<'static>,
-    /// Events to emit when it ends, and how many there were before the handler at hand.
-    emitted: Vec<Event>,
-    before: usize,
+/// The transaction of a client, with the handler that its user wrote for it.
+pub(crate) trait Handles: Tx {
+    type Handler: ?Sized;
+
+    /// Runs it; why it refused. What it emits goes to the events.
+    async fn run(
+        &mut self,
+        handler: &Self::Handler,
+        received: Received<'_>,
+        events: &mut Emitted,
+    ) -> Result<Option<Text>>;
 }
 
-impl<'a> Work<'a> {
-    pub(super) async fn begin(inbox: &'a MysqlInbox) -> Result<Self> {
-        let (policy, tx) = (&inbox.options.policy, inbox.store.begin().await?);
-        Ok(Self { inbox, policy, scope: policy.scope(), tx, emitted: Vec::new(), before: 0 })
+/// Events to emit when the transaction ends.
+#[derive(Default)]
+pub(crate) struct Emitted {
+    pub(crate) events: Vec<Event>,
+    pub(crate) bytes_max: usize,
+}
+
+impl Emitted {
+    /// Adds one, as caused by what was received. Returns its id.
+    pub(crate) fn push(&mut self, event: Event, received: Received<'_>) -> Result<Text> {
+        let mut event = event.caused_by(received.event());
+        event.check(self.bytes_max)?;
+        let id = event.id.get_or_insert_with(emit::new_id).clone();
+        emit::check(&event, &id)?;
+        self.events.push(event);
+        Ok(id)
     }
 }
 
-impl Rows for Work<'_> {
+/// A transaction in which handlers run.
+pub(crate) struct Work<'a, T: Handles> {
+    pub(crate) tx: T,
+    pub(crate) policy: &'a Policy,
+    pub(crate) handler: &'a T::Handler,
+    pub(crate) scope: Text,
+    pub(crate) emitted: Emitted,
+    /// How many there were before the handler at hand.
+    pub(crate) before: usize,
+}
+
+impl<'a, T: Handles> Work<'a, T> {
+    pub(crate) fn new(
+        tx: T,
+        policy: &'a Policy,
+        handler: &'a T::Handler,
+        bytes_max: usize,
+    ) -> Self {
+        let emitted = Emitted { bytes_max, ..Emitted::default() };
+        Self { tx, policy, handler, scope: policy.scope(), emitted, before: 0 }
+    }
+}
+
+impl<T: Handles> Rows for Work<'_, T> {
     async fn states(&mut self, lanes: &BTreeSet<Lane>) -> Result<Vec<(Lane, LaneState)>> {
         lock_lanes(&mut self.tx, self.policy, lanes).await
     }
@@ -77,88 +108,62 @@ impl Rows for Work<'_> {
         move_marks(&mut self.tx, self.policy, changed).await
     }
 
-    async fn commit(mut self) -> Result<()> {
-        emit::emit_all(&mut self.tx, &self.emitted).await?;
-        failpoint::hit("receiver.after_handler_before_commit");
+    async fn commit(self) -> Result<()> {
         commit::finish_work(self.tx).await
     }
 }
 
-impl Session for Work<'_> {
+impl<T: Handles> Session for Work<'_, T> {
     const FAULTS_SHOW_LATER: bool = false;
 
-    async fn any_parked(&mut self) -> Result<bool> {
-        parking::any(&mut self.tx, &self.scope).await
-    }
-
-    async fn remember(&mut self, record: &Record) -> Result<bool> {
-        remember(&mut self.tx, self.policy, record).await
-    }
-
-    async fn forget(&mut self, record: &Record) -> Result<()> {
-        forget(&mut self.tx, self.policy, record).await.map(drop)
-    }
-
-    async fn is_parked(&mut self, record: &Record) -> Result<bool> {
-        parking::is_parked(&mut self.tx, &self.scope, &record.source, record.event.order_key())
-            .await
-    }
-
-    async fn park(&mut self, record: &Record, reason: &str) -> Result<()> {
-        parking::park_record(&mut self.tx, &self.scope, record, reason).await
-    }
-
-    async fn handle(&mut self, record: &Record, redriven: bool, care: Care) -> Result<Verdict> {
-        in_savepoint(self, record, redriven, care).await
-    }
-
-    async fn undo(self) -> Result<()> {
-        self.tx.rollback().await.during("undo a batch")
-    }
-
-    async fn requested(&mut self, key: &ParkedKey) -> Result<Option<Request>> {
-        parking::requested(&mut self.tx, key).await
-    }
-
-    async fn front(&mut self, key: &ParkedKey) -> Result<Option<ParkedRecord>> {
-        parking::records(&mut self.tx, key, 1).await.map(|mut found| found.pop())
-    }
-
-    async fn wait_again(&mut self, key: &ParkedKey, reason: &Text) -> Result<()> {
-        let names = (&*key.source, &*key.key);
-        parking::request(&mut self.tx, &key.scope, names, Request::Wait, Some(reason))
-            .await
-            .map(drop)
-    }
-
-    async fn unpark(&mut self, key: &ParkedKey, position: Sequence) -> Result<u64> {
-        parking::unpark(&mut self.tx, &key.scope, (&key.source, &key.key), position).await
-    }
-}
-
-impl Savepoints for Work<'_> {
-    async fn savepoint(&mut self) -> Result<()> {
-        self.tx.query_drop(commit::SAVEPOINT).await.during("begin a savepoint")
-    }
-
-    /// The next one takes its place.
-    async fn release(&mut self) -> Result<()> {
-        Ok(())
-    }
-
-    async fn roll_back(&mut self) -> Result<()> {
-        self.emitted.truncate(self.before);
-        let undone = self.tx.query_drop(commit::ROLL_BACK).await;
-        undone.map_err(commit::not_the_same)
+    async fn act(&mut self, act: Act<'_>) -> Result<u64> {
+        let (tx, scope) = (&mut self.tx, &*self.scope);
+        match act {
+            Act::LookForParked => parking::any(tx, scope).await.map(u64::from),
+            Act::Remember(record) => remember(tx, self.policy, record).await,
+            Act::Forget(record) => forget(tx, self.policy, record).await,
+            Act::LookParked(record) => parking::is_parked(tx, scope, record).await.map(u64::from),
+            Act::Park(record, reason) => parking::park_record(tx, scope, record, reason).await,
+            Act::WaitAgain(key, reason) => {
+                let names = (&*key.source, &*key.key);
+                parking::request(tx, scope, names, Request::Wait, Some(reason)).await
+            }
+            Act::Unpark(key, position) => {
+                parking::unpark(tx, scope, (&key.source, &key.key), position).await
+            }
+            Act::Savepoint => tx.text(commit::SAVEPOINT, "begin a savepoint").await.map(|_| 0),
+            // The next one takes its place.
+            Act::Release => Ok(0),
+            Act::RollBack => {
+                self.emitted.events.truncate(self.before);
+                // Not there any more: the transaction is not the one that it was.
+                let gone = |error: Error| {
+                    Error::new(Code::StoreBusy, error.context().to_owned()).with_source(error)
+                };
+                let undone = tx.text(commit::ROLL_BACK, "roll back to a savepoint").await;
+                undone.map(|_| 0).map_err(gone)
+            }
+        }
     }
 
     async fn run(&mut self, record: &Record, redriven: bool) -> Result<Option<Text>> {
-        self.before = self.emitted.len();
-        let event_bytes_max = self.inbox.store.event_bytes_max();
-        let (tx, emitted) = (&mut self.tx, &mut self.emitted);
-        let mut context = Context { tx, record, redriven, event_bytes_max, emitted };
-        let handled = caught((self.inbox.handler)(&mut context)).await;
-        let refused = refusal(handled, |error| error.downcast_ref().map(code_of), told)?;
-        Ok(refused.map(|reason| coded(&reason)))
+        self.before = self.emitted.events.len();
+        let received = Received::new(record, redriven);
+        self.tx.run(self.handler, received, &mut self.emitted).await
+    }
+
+    async fn finish(mut self) -> Result<()> {
+        emit::write_all(&mut self.tx, &self.emitted.events).await?;
+        failpoint::hit("receiver.after_handler_before_commit");
+        self.commit().await
+    }
+
+    async fn undo(self) -> Result<()> {
+        self.tx.undo().await
+    }
+
+    async fn parked(&mut self, key: &ParkedKey) -> Result<(Option<Request>, Option<ParkedRecord>)> {
+        let request = parking::requested(&mut self.tx, key).await?;
+        Ok((request, parking::records(&mut self.tx, key, 1).await?.pop()))
     }
 }

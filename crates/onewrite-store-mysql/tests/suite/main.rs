@@ -11,5 +11,9 @@ mod receive;
 mod rig;
 mod settings;
 #[cfg(feature = "sqlx")]
+mod sqlx_conformance;
+#[cfg(feature = "sqlx")]
 mod sqlx_emit;
+#[cfg(feature = "sqlx")]
+mod sqlx_inbox;
 mod transactions;

@@ -85,10 +85,8 @@ pub(super) async fn remember(
     tx: &Transaction<'_>,
     policy: &Policy,
     record: &Record,
-) -> Result<bool> {
-    execute(tx, statement::REMEMBER, &[&&*policy.consumer, &&*record.source, &record.id()])
-        .await
-        .map(|inserted| inserted == 1)
+) -> Result<u64> {
+    execute(tx, statement::REMEMBER, &[&&*policy.consumer, &&*record.source, &record.id()]).await
 }
 
 /// Takes back what [`remember`] inserted: the event was refused and is to come again.

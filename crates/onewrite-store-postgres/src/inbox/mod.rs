@@ -16,8 +16,7 @@ use onewrite_core::{
     BoxFuture, Code, Delivery, Incarnation, Result, Text,
     broker::{Mark, Receipt},
     inbox::{
-        Attempt, Care, Course, HandlerError, Inbox, InboxOptions, Lane, LaneState, Policy, count,
-        mark_first, redrive,
+        Attempt, Care, Course, HandlerError, Inbox, InboxOptions, LaneState, Policy, count, redrive,
     },
     parking::{ParkedKey, Request},
     sabotage::Defect,
@@ -62,21 +61,9 @@ impl PostgresInbox {
         Ok(Self { store, options, handler: Arc::new(handler), wary })
     }
 
-    /// With [`Defect::MarkBeforeEffect`]: moves the marks now.
-    async fn marked(&self, deliveries: &[Delivery]) -> Result<Option<Vec<(Lane, LaneState)>>> {
-        if !self.policy().sabotage.has(Defect::MarkBeforeEffect) {
-            return Ok(None);
-        }
-        let mut client = self.store.engine().await?;
-        let rows = Counting::begin(&mut client, self.policy(), false).await?;
-        mark_first(rows, deliveries).await.map(Some)
-    }
-
     /// Handles a batch, in as many transactions as it takes.
     async fn handle(&self, deliveries: &[Delivery], attempts: &[Attempt]) -> Result<Vec<Receipt>> {
-        let marked = self.marked(deliveries).await?;
-        let mut course =
-            Course::new(self.policy(), deliveries, attempts, Care::Bold).marked(marked);
+        let mut course = Course::new(self.policy(), deliveries, attempts, Care::Bold);
         loop {
             let mut client = self.store.work().await?;
             if let Some(receipts) = course.handle(Work::begin(self, &mut client).await?).await? {

@@ -4,11 +4,8 @@ use std::collections::BTreeSet;
 
 use deadpool_postgres::{Client, Transaction};
 use onewrite_core::{
-    Code, Error, Event, Record, Result, Sequence, Text, failpoint,
-    inbox::{
-        Care, Lane, LaneState, Policy, Rows, Savepoints, Session, Verdict, caught, coded,
-        in_savepoint, refusal,
-    },
+    Code, Error, Event, Record, Result, Text, failpoint,
+    inbox::{Act, Lane, LaneState, Policy, Received, Rows, Session, caught, coded, refusal},
     parking::{ParkedKey, ParkedRecord, Request},
 };
 use tokio_postgres::error::SqlState;
@@ -97,10 +94,6 @@ impl Rows for Work<'_> {
     }
 
     async fn commit(self) -> Result<()> {
-        if !self.emitted.is_empty() {
-            emit::append(&self.tx, &self.emitted).await?;
-        }
-        failpoint::hit("receiver.after_handler_before_commit");
         commit::finish(self.tx).await
     }
 }
@@ -108,73 +101,46 @@ impl Rows for Work<'_> {
 impl Session for Work<'_> {
     const FAULTS_SHOW_LATER: bool = true;
 
-    async fn any_parked(&mut self) -> Result<bool> {
-        let (any_parked, guarded) = parking::circumstances(&self.tx, &self.scope).await?;
-        self.guarded = guarded;
-        Ok(any_parked)
-    }
-
-    async fn remember(&mut self, record: &Record) -> Result<bool> {
-        remember(&self.tx, self.policy, record).await
-    }
-
-    async fn forget(&mut self, record: &Record) -> Result<()> {
-        forget(&self.tx, self.policy, record).await.map(drop)
-    }
-
-    async fn is_parked(&mut self, record: &Record) -> Result<bool> {
-        parking::is_parked(&self.tx, &self.scope, &record.source, record.event.order_key()).await
-    }
-
-    async fn park(&mut self, record: &Record, reason: &str) -> Result<()> {
-        parking::park_record(&self.tx, &self.scope, record, reason).await
-    }
-
-    async fn handle(&mut self, record: &Record, redriven: bool, care: Care) -> Result<Verdict> {
-        in_savepoint(self, record, redriven, care).await
-    }
-
-    async fn requested(&mut self, key: &ParkedKey) -> Result<Option<Request>> {
-        parking::requested(&self.tx, key).await
-    }
-
-    async fn front(&mut self, key: &ParkedKey) -> Result<Option<ParkedRecord>> {
-        parking::records(self.tx.client(), key, 1).await.map(|mut found| found.pop())
-    }
-
-    async fn wait_again(&mut self, key: &ParkedKey, reason: &Text) -> Result<()> {
-        let names = (&*key.source, &*key.key);
-        parking::request(&self.tx, &key.scope, names, Request::Wait, Some(reason)).await.map(drop)
-    }
-
-    async fn unpark(&mut self, key: &ParkedKey, position: Sequence) -> Result<u64> {
-        parking::unpark(&self.tx, &key.scope, (&key.source, &key.key), position).await
-    }
-}
-
-impl Savepoints for Work<'_> {
-    async fn savepoint(&mut self) -> Result<()> {
-        self.tx.batch_execute(statement::SAVEPOINT).await.during("begin a savepoint")?;
-        let begun = self.tx.query_typed(statement::HANDLER_BEGINS, &[]).await;
-        let begun = begun.during("begin a savepoint")?;
-        self.placing = begun.first().and_then(|found| found.get(0));
-        Ok(())
-    }
-
-    async fn release(&mut self) -> Result<()> {
-        self.tx.batch_execute(statement::RELEASE).await.during("release a savepoint")
-    }
-
-    async fn roll_back(&mut self) -> Result<()> {
-        self.emitted.truncate(self.before);
-        self.tx.batch_execute(statement::ROLL_BACK).await.during("roll back to a savepoint")
+    async fn act(&mut self, act: Act<'_>) -> Result<u64> {
+        let (tx, scope) = (&self.tx, &*self.scope);
+        match act {
+            Act::LookForParked => {
+                let (any_parked, guarded) = parking::circumstances(tx, scope).await?;
+                self.guarded = guarded;
+                Ok(any_parked.into())
+            }
+            Act::Remember(record) => remember(tx, self.policy, record).await,
+            Act::Forget(record) => forget(tx, self.policy, record).await,
+            Act::LookParked(record) => parking::is_parked(tx, scope, record).await,
+            Act::Park(record, reason) => parking::park_record(tx, scope, record, reason).await,
+            Act::WaitAgain(key, reason) => {
+                let names = (&*key.source, &*key.key);
+                parking::request(tx, scope, names, Request::Wait, Some(reason)).await
+            }
+            Act::Unpark(key, position) => {
+                parking::unpark(tx, scope, (&key.source, &key.key), position).await
+            }
+            Act::Savepoint => {
+                simple(tx, statement::SAVEPOINT, "begin a savepoint").await?;
+                let begun = tx.query_typed(statement::HANDLER_BEGINS, &[]).await;
+                let begun = begun.during("begin a savepoint")?;
+                self.placing = begun.first().and_then(|found| found.get(0));
+                Ok(0)
+            }
+            Act::Release => simple(tx, statement::RELEASE, "release a savepoint").await,
+            Act::RollBack => {
+                self.emitted.truncate(self.before);
+                simple(tx, statement::ROLL_BACK, "roll back to a savepoint").await
+            }
+        }
     }
 
     async fn run(&mut self, record: &Record, redriven: bool) -> Result<Option<Text>> {
         self.before = self.emitted.len();
         let event_bytes_max = self.inbox.store.event_bytes_max();
         let (tx, emitted) = (&self.tx, &mut self.emitted);
-        let mut context = Context { tx, record, redriven, event_bytes_max, emitted };
+        let received = Received::new(record, redriven);
+        let mut context = Context { tx, received, event_bytes_max, emitted };
         let handled = caught((self.inbox.handler)(&mut context)).await;
         let refused = refusal(handled, |error| error.downcast_ref().map(code_of), told)?;
         Ok(refused.map(|reason| coded(&reason)))
@@ -194,6 +160,19 @@ impl Savepoints for Work<'_> {
         Ok((!has_emitted && found.get(0)).then(owes_an_event))
     }
 
+    async fn finish(self) -> Result<()> {
+        if !self.emitted.is_empty() {
+            emit::append(&self.tx, &self.emitted).await?;
+        }
+        failpoint::hit("receiver.after_handler_before_commit");
+        self.commit().await
+    }
+
+    async fn parked(&mut self, key: &ParkedKey) -> Result<(Option<Request>, Option<ParkedRecord>)> {
+        let request = parking::requested(&self.tx, key).await?;
+        Ok((request, parking::records(self.tx.client(), key, 1).await?.pop()))
+    }
+
     async fn is_unclear(&mut self, refused: bool) -> Result<bool> {
         if refused {
             // In an aborted transaction every handler fails, whoever aborted it.
@@ -205,6 +184,10 @@ impl Savepoints for Work<'_> {
         let found = self.tx.query_typed(statement::OWES, &[]).await;
         Ok(found.is_ok_and(|found| found.first().is_some_and(|found| found.get(0))))
     }
+}
+
+async fn simple(tx: &Transaction<'_>, sql: &str, context: &str) -> Result<u64> {
+    tx.batch_execute(sql).await.during(context).map(|()| 0)
 }
 
 /// What is wrong with a handler that overlooked an error.

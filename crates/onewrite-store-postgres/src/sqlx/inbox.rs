@@ -1,11 +1,14 @@
 //! The inbox for handlers that write through `sqlx`, on a connection of the user's pool.
 
-use std::sync::Arc;
+use std::{ops::Deref, sync::Arc};
 
 use onewrite_core::{
-    BoxFuture, Delivery, Event, Incarnation, Record, Result, Text,
+    BoxFuture, Delivery, Event, Incarnation, Result, Text,
     broker::{Mark, Receipt},
-    inbox::{Attempt, Care, Course, HandlerError, Inbox, InboxOptions, LaneState, Policy, redrive},
+    inbox::{
+        Attempt, Care, Course, HandlerError, Inbox, InboxOptions, LaneState, Policy, Received,
+        redrive,
+    },
     parking::ParkedKey,
 };
 use sqlx::{PgConnection, PgPool};
@@ -13,11 +16,10 @@ use sqlx::{PgConnection, PgPool};
 use super::{emit::emit, work::Work};
 use crate::{PostgresInbox, PostgresStore};
 
-/// What a handler is given: the event, and the transaction in which its reaction is committed.
+/// What a handler is given: the event ([`Received`]), and the transaction in which its reaction is committed.
 pub struct SqlxContext<'a> {
     pub(super) tx: &'a mut PgConnection,
-    pub(super) record: &'a Record,
-    pub(super) redriven: bool,
+    pub(super) received: Received<'a>,
 }
 
 impl SqlxContext<'_> {
@@ -26,30 +28,20 @@ impl SqlxContext<'_> {
         self.tx
     }
 
-    /// What happened.
-    #[must_use]
-    pub fn event(&self) -> &Event {
-        &self.record.event
-    }
-
-    /// What happened, with its place in the source's log.
-    #[must_use]
-    pub fn record(&self) -> &Record {
-        self.record
-    }
-
-    /// Whether an operator had this event delivered again.
-    #[must_use]
-    pub fn is_redriven(&self) -> bool {
-        self.redriven
-    }
-
     /// Emits `event` as caused by this one: reacting and emitting are one commit.
     ///
     /// # Errors
     /// As [`super::emit`].
     pub async fn emit(&mut self, event: Event) -> Result<Text> {
-        emit(self.tx, &event.caused_by(&self.record.event)).await
+        emit(self.tx, &event.caused_by(self.received.event())).await
+    }
+}
+
+impl<'a> Deref for SqlxContext<'a> {
+    type Target = Received<'a>;
+
+    fn deref(&self) -> &Received<'a> {
+        &self.received
     }
 }
 

@@ -27,16 +27,6 @@ pub(super) async fn execute(
     done.map(|done| done.rows_affected()).map_err(failed(context))
 }
 
-/// Whether one finds anything.
-pub(super) async fn any_row(
-    tx: &mut PgConnection,
-    sql: &'static str,
-    texts: &[&str],
-) -> Result<bool> {
-    let found = query(sql, texts).fetch_optional(tx).await;
-    found.map(|found| found.is_some()).map_err(failed("read"))
-}
-
 pub(super) async fn lock_lanes(
     tx: &mut PgConnection,
     policy: &Policy,
@@ -113,22 +103,12 @@ pub(super) async fn move_marks(
         .map_err(failed("move the receiver's marks"))
 }
 
-/// Insert first: whether the id is new is decided by the insert alone.
-pub(super) async fn remember(
-    tx: &mut PgConnection,
-    policy: &Policy,
-    record: &Record,
-) -> Result<bool> {
-    let binds = [&*policy.consumer, &*record.source, record.id()];
-    Ok(execute(tx, statement::REMEMBER, &binds, "write").await? == 1)
-}
-
 pub(super) async fn park(
     tx: &mut PgConnection,
     scope: &str,
     record: &Record,
     reason: &str,
-) -> Result<()> {
+) -> Result<u64> {
     let event = &record.event;
     let option = |text: &Option<Text>| text.as_ref().map(ToString::to_string);
     sqlx::query(statement::PARK_RECORD)
@@ -165,6 +145,6 @@ pub(super) async fn park(
         .bind(reason.to_owned())
         .execute(tx)
         .await
-        .map(|_| ())
+        .map(|done| done.rows_affected())
         .map_err(failed("park a key"))
 }

@@ -3,8 +3,8 @@
 use std::{collections::BTreeSet, error::Error as StdError};
 
 use onewrite_core::{
-    Code, Error, Record, Result, Sequence, Text, failpoint,
-    inbox::{Care, Lane, LaneState, Policy, Rows, Session, Verdict, is_trouble},
+    Code, Error, Record, Result, Text, failpoint,
+    inbox::{Act, Lane, LaneState, Policy, Received, Rows, Session, is_trouble},
     parking::{ParkedKey, ParkedRecord, Request},
 };
 use rusqlite::{Connection, OptionalExtension, Row, params};
@@ -62,7 +62,6 @@ impl Rows for Work<'_> {
     }
 
     async fn commit(self) -> Result<()> {
-        failpoint::hit("receiver.after_handler_before_commit");
         self.rows.commit().await
     }
 }
@@ -71,34 +70,36 @@ impl Session for Work<'_> {
     /// Each handler runs in a savepoint.
     const FAULTS_SHOW_LATER: bool = false;
 
-    async fn any_parked(&mut self) -> Result<bool> {
-        parking::any_parked(self.rows.tx, &self.scope)
+    async fn act(&mut self, act: Act<'_>) -> Result<u64> {
+        let (tx, scope, consumer) = (self.rows.tx, &*self.scope, &*self.rows.policy.consumer);
+        match act {
+            Act::LookForParked => parking::any_parked(tx, scope).map(u64::from),
+            // Insert first: whether the id is new is decided by the insert alone.
+            Act::Remember(record) => {
+                let binds = params![consumer, &*record.source, record.id(), now().0];
+                execute(tx, statement::REMEMBER, binds)
+            }
+            Act::Forget(record) => {
+                execute(tx, statement::FORGET, params![consumer, &*record.source, record.id()])
+            }
+            Act::LookParked(record) => parking::is_parked(tx, scope, record).map(u64::from),
+            Act::Park(record, reason) => {
+                parking::park_record(tx, scope, record, reason).map(|()| 1)
+            }
+            Act::WaitAgain(key, reason) => {
+                let names = (&*key.source, &*key.key);
+                parking::request(tx, scope, names, Request::Wait, Some(reason))
+            }
+            Act::Unpark(key, position) => {
+                parking::unpark(tx, scope, &key.source, &key.key, position)
+            }
+            // The writer's own savepoint does it.
+            Act::Savepoint | Act::Release | Act::RollBack => Ok(0),
+        }
     }
 
-    /// Insert first: whether the id is new is decided by the insert alone.
-    async fn remember(&mut self, record: &Record) -> Result<bool> {
-        let consumer = &*self.rows.policy.consumer;
-        let binds = params![consumer, &*record.source, record.id(), now().0];
-        execute(self.rows.tx, statement::REMEMBER, binds).map(|inserted| inserted == 1)
-    }
-
-    async fn forget(&mut self, record: &Record) -> Result<()> {
-        let binds = params![&*self.rows.policy.consumer, &*record.source, record.id()];
-        execute(self.rows.tx, statement::FORGET, binds).map(drop)
-    }
-
-    async fn is_parked(&mut self, record: &Record) -> Result<bool> {
-        let key = record.event.order_key();
-        parking::is_parked(self.rows.tx, &self.scope, &record.source, key)
-    }
-
-    async fn park(&mut self, record: &Record, reason: &str) -> Result<()> {
-        parking::park_record(self.rows.tx, &self.scope, record, reason)
-    }
-
-    /// In a savepoint always: it costs next to nothing here.
-    async fn handle(&mut self, record: &Record, redriven: bool, _: Care) -> Result<Verdict> {
-        let context = Context { tx: self.rows.tx, record, redriven };
+    async fn run(&mut self, record: &Record, redriven: bool) -> Result<Option<Text>> {
+        let context = Context { tx: self.rows.tx, received: Received::new(record, redriven) };
         let mut trouble = None;
         let handled = in_savepoint(self.rows.tx, || {
             (self.handler)(&context).map_err(|error| {
@@ -106,28 +107,20 @@ impl Session for Work<'_> {
                 Error::new(Code::HandlerFailed, error.to_string())
             })
         });
-        let Err(error) = handled else { return Ok(Verdict::Done) };
+        let Err(error) = handled else { return Ok(None) };
         match trouble {
             Some(code) => Err(Error::new(code, "the handler could not write").with_source(error)),
-            None => Ok(Verdict::Refused(error.to_string().into())),
+            None => Ok(Some(error.to_string().into())),
         }
     }
 
-    async fn requested(&mut self, key: &ParkedKey) -> Result<Option<Request>> {
-        parking::current(self.rows.tx, key)
+    async fn finish(self) -> Result<()> {
+        failpoint::hit("receiver.after_handler_before_commit");
+        self.commit().await
     }
 
-    async fn front(&mut self, key: &ParkedKey) -> Result<Option<ParkedRecord>> {
-        parking::front(self.rows.tx, key)
-    }
-
-    async fn wait_again(&mut self, key: &ParkedKey, reason: &Text) -> Result<()> {
-        let names = (&*key.source, &*key.key);
-        parking::request(self.rows.tx, &key.scope, names, Request::Wait, Some(reason)).map(drop)
-    }
-
-    async fn unpark(&mut self, key: &ParkedKey, position: Sequence) -> Result<u64> {
-        parking::unpark(self.rows.tx, &key.scope, &key.source, &key.key, position)
+    async fn parked(&mut self, key: &ParkedKey) -> Result<(Option<Request>, Option<ParkedRecord>)> {
+        Ok((parking::current(self.rows.tx, key)?, parking::front(self.rows.tx, key)?))
     }
 }
 

@@ -31,9 +31,9 @@ pub(super) async fn count(
     tx: &mut SqliteConnection,
     sql: &'static str,
     texts: &[&str],
-) -> Result<i64> {
+) -> Result<u64> {
     let found = query(sql, texts).fetch_one(tx).await;
-    found.and_then(|row| row.try_get(0)).map_err(failed("count"))
+    found.and_then(|row| row.try_get(0)).map(i64::cast_unsigned).map_err(failed("count"))
 }
 
 pub(super) async fn lane_state(
@@ -86,18 +86,12 @@ pub(super) async fn move_mark(
 /// Insert first: whether the id is new is decided by the insert alone.
 pub(super) async fn remember(
     tx: &mut SqliteConnection,
-    policy: &Policy,
+    consumer: &str,
     record: &Record,
-) -> Result<bool> {
-    let inserted = sqlx::query(statement::REMEMBER)
-        .bind(policy.consumer.to_string())
-        .bind(record.source.to_string())
-        .bind(record.id().to_owned())
-        .bind(now().0)
-        .execute(tx)
-        .await
-        .map_err(failed("remember an event's id"))?;
-    Ok(inserted.rows_affected() == 1)
+) -> Result<u64> {
+    let binds = [consumer, &*record.source, record.id()];
+    let inserted = query(statement::REMEMBER, &binds).bind(now().0).execute(tx).await;
+    inserted.map(|done| done.rows_affected()).map_err(failed("remember an event's id"))
 }
 
 pub(super) async fn park(
@@ -105,7 +99,7 @@ pub(super) async fn park(
     scope: &str,
     record: &Record,
     reason: &str,
-) -> Result<()> {
+) -> Result<u64> {
     let event = &record.event;
     let option = |text: &Option<Text>| text.as_ref().map(ToString::to_string);
     sqlx::query(AssertSqlSafe(statement::PARK_RECORD))
@@ -143,6 +137,6 @@ pub(super) async fn park(
         .bind(now().0)
         .execute(tx)
         .await
-        .map(|_| ())
+        .map(|done| done.rows_affected())
         .map_err(failed("park a key"))
 }
