@@ -21,6 +21,7 @@ mod inbox;
 mod parking;
 mod place;
 mod read;
+mod roles;
 mod row;
 mod schema;
 #[cfg(feature = "sqlx")]

@@ -9,6 +9,7 @@ mod identity;
 mod order;
 mod receive;
 mod rig;
+mod roles;
 mod settings;
 #[cfg(feature = "sqlx")]
 mod sqlx_conformance;
