@@ -60,10 +60,13 @@ pub(crate) const BEGUN: &str = "SAVEPOINT onewrite_begun";
 /// Commits a user's transaction, if it is still the one that was begun. A deadlock undoes the whole of it, and
 /// what comes after a statement that commits by itself is another one; the savepoint is gone then. (In these
 /// sessions nothing is committed by itself, so what somebody wrote afterwards is undone as well.)
-pub(crate) async fn finish_work<T: Tx>(mut tx: T) -> Result<()> {
+pub(crate) async fn finish_work<T: Tx>(mut tx: T, sabotage: Sabotage) -> Result<()> {
     if let Err(known) = tx.text("RELEASE SAVEPOINT onewrite_begun", "commit").await {
         if is_unknown(&known) {
             return Err(known);
+        }
+        if sabotage.has(Defect::TrustTransaction) {
+            return finish(tx).await;
         }
         tx.undo().await?;
         let context = "the transaction had ended before its commit: the server undid it (a deadlock whose error was overlooked), or a statement committed it";

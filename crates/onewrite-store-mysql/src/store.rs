@@ -12,6 +12,7 @@ use onewrite_core::{
     inbox::Gap,
     parking::{ParkedKey, ParkedRecord},
     position::Source,
+    sabotage::Defect,
     store::{
         Batch, Claim, Claimed, Cursor, Find, Item, LeaseState, Op, Outcome, Page, Read, SinkState,
         Store, Watch,
@@ -90,7 +91,7 @@ impl MysqlStore {
     {
         let mut tx = self.begin().await?;
         let value = work(&mut tx).await?;
-        commit::finish_work(tx).await?;
+        commit::finish_work(tx, self.options().sabotage).await?;
         Ok(value)
     }
 
@@ -133,7 +134,7 @@ impl MysqlStore {
 
     /// Places what is committed, so that the log holds it.
     async fn place(&self, conn: &mut Conn, partitions: u16) -> Result<()> {
-        if let Some(placed) = place::place(conn, partitions).await? {
+        if let Some(placed) = place::place(conn, partitions, self.options().sabotage).await? {
             self.inner.durable.fetch_max(placed, Ordering::Relaxed);
         }
         Ok(())
@@ -152,7 +153,8 @@ impl MysqlStore {
         let sabotage = self.options().sabotage;
         let (source, page) = read::page(&mut conn, known.partitions, request, sabotage).await?;
         let last = page.records.iter().map(|record| record.sequence).max().unwrap_or(0);
-        if last > self.inner.durable.load(Ordering::Relaxed) {
+        let synced = last <= self.inner.durable.load(Ordering::Relaxed);
+        if !synced && !sabotage.has(Defect::DeliverUnsynced) {
             let flush = "UPDATE onewrite_flush SET n = n + 1";
             conn.query_drop(flush).await.map_err(after_commit)?;
             self.inner.durable.fetch_max(last, Ordering::Relaxed);

@@ -109,7 +109,7 @@ impl<T: Handles> Rows for Work<'_, T> {
     }
 
     async fn commit(self) -> Result<()> {
-        commit::finish_work(self.tx).await
+        commit::finish_work(self.tx, self.policy.sabotage).await
     }
 }
 

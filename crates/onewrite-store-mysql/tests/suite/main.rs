@@ -7,6 +7,7 @@ mod conformance;
 mod crash;
 mod identity;
 mod order;
+mod placing;
 mod receive;
 mod rig;
 mod roles;
