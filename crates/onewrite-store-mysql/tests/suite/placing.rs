@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use mysql_async::{Conn, prelude::Queryable as _};
+use mysql_async::Conn;
 use onewrite_core::{
     Code, Result,
     position::partition_of,
