@@ -36,7 +36,7 @@ impl SqliteInbox {
     /// An inbox in `store` whose `handler` runs for every event, once in effect.
     ///
     /// # Errors
-    /// [`Code::UnsafeSetting`] when ids would be forgotten while a sender may still repeat them.
+    /// [`onewrite_core::Code::UnsafeSetting`] when ids would be forgotten while a sender may still repeat them.
     pub fn new(
         store: &SqliteStore,
         options: InboxOptions,
