@@ -60,12 +60,7 @@ pub(crate) async fn park_from_log(
 }
 
 /// Parks a record that came over the wire.
-pub(crate) async fn park_record(
-    tx: &mut impl Client,
-    scope: &str,
-    record: &Record,
-    reason: &str,
-) -> Result<u64> {
+pub(crate) async fn park_record(tx: &mut impl Client, scope: &str, record: &Record) -> Result<u64> {
     let (event, source) = (&record.event, &*record.source);
     let key = &**event.order_key();
     let copy = concat!(
@@ -87,7 +82,17 @@ pub(crate) async fn park_record(
         record.partition.into(),
     ];
     let values = place.into_iter().chain(row::event_values(event, record.id(), event.time));
-    execute(tx, copy, mysql_async::Params::Positional(values.collect())).await?;
+    execute(tx, copy, mysql_async::Params::Positional(values.collect())).await
+}
+
+/// Parks its key, unless it is.
+pub(crate) async fn park_key(
+    tx: &mut impl Client,
+    scope: &str,
+    record: &Record,
+    reason: &str,
+) -> Result<u64> {
+    let (source, key) = (&*record.source, &**record.event.order_key());
     let park = concat!(
         "INSERT INTO onewrite_parked_key (scope, digest, source, `key`, `partition`, reason, since) VALUES (?, ",
         digest!("?", "?"),
@@ -108,25 +113,51 @@ pub(crate) async fn unpark(
 ) -> Result<u64> {
     // Whoever parks behind it waits, or comes first: the key is freed only when nothing is left.
     lock(tx, scope, source, key).await?;
-    let remove = concat!(
+    remove(tx, scope, (source, key), position).await?;
+    let left = count_left(tx, scope, (source, key)).await?;
+    if left == 0 {
+        free(tx, scope, (source, key)).await?;
+    }
+    Ok(left)
+}
+
+/// Removes one record of a key.
+pub(crate) async fn remove(
+    tx: &mut impl Client,
+    scope: &str,
+    (source, key): (&str, &str),
+    position: Sequence,
+) -> Result<u64> {
+    let sql = concat!(
         "DELETE FROM onewrite_parked WHERE position = ? AND scope = ? AND digest = ",
         digest!("?", "?")
     );
-    execute(tx, remove, binds![position.cast_signed(), scope, source, key]).await?;
-    let count = concat!(
+    execute(tx, sql, binds![position.cast_signed(), scope, source, key]).await
+}
+
+/// How many records of a key are parked.
+pub(crate) async fn count_left(
+    tx: &mut impl Client,
+    scope: &str,
+    (source, key): (&str, &str),
+) -> Result<u64> {
+    let sql = concat!(
         "SELECT COUNT(*) FROM onewrite_parked WHERE scope = ? AND digest = ",
         digest!("?", "?")
     );
-    let left = query_one(tx, count, binds![scope, source, key]).await?;
-    let left = left.map_or(Ok(0), |mut found| row::number(&mut found, 0))?;
-    if left == 0 {
-        let free = concat!(
-            "DELETE FROM onewrite_parked_key WHERE scope = ? AND digest = ",
-            digest!("?", "?")
-        );
-        execute(tx, free, binds![scope, source, key]).await?;
-    }
-    Ok(left)
+    let left = query_one(tx, sql, binds![scope, source, key]).await?;
+    left.map_or(Ok(0), |mut found| row::number(&mut found, 0))
+}
+
+/// Frees a key.
+pub(crate) async fn free(
+    tx: &mut impl Client,
+    scope: &str,
+    (source, key): (&str, &str),
+) -> Result<u64> {
+    let sql =
+        concat!("DELETE FROM onewrite_parked_key WHERE scope = ? AND digest = ", digest!("?", "?"));
+    execute(tx, sql, binds![scope, source, key]).await
 }
 
 /// What is asked for a key, which is locked until this transaction ends; `None` when it is not parked.
@@ -162,8 +193,9 @@ pub(crate) async fn request(
 }
 
 /// Whether the key is parked. Locks it if so: a re-drive that would free it waits for this transaction.
-pub(crate) async fn is_parked(tx: &mut impl Client, scope: &str, record: &Record) -> Result<bool> {
-    Ok(lock(tx, scope, &record.source, record.event.order_key()).await?.is_some())
+pub(crate) async fn is_parked(tx: &mut impl Client, scope: &str, record: &Record) -> Result<u64> {
+    let found = lock(tx, scope, &record.source, record.event.order_key()).await?;
+    Ok(found.is_some().into())
 }
 
 /// Whether any key of a scope is parked.

@@ -1,7 +1,10 @@
 //! Rows and binds: the event's columns in one order, and what is read from a row.
 
 use mysql_async::{Params, Value, from_value_opt, prelude::FromValue};
-use onewrite_core::{Bytes, Code, Error, Event, Result, Text, Timestamp};
+use onewrite_core::{
+    Bytes, Code, Error, Event, Result, Text, Timestamp,
+    inbox::{Bind, event_binds},
+};
 
 use crate::client::{Cells, Client};
 
@@ -117,40 +120,16 @@ pub(crate) fn event(row: &mut impl Cells, first: usize) -> Result<Event> {
 
 /// The values of an event's columns; its id and time as given.
 pub(crate) fn event_values(event: &Event, id: &str, time: Option<Timestamp>) -> Vec<Value> {
-    let option = |text: &Option<Text>| Value::from(text.as_deref());
-    vec![
-        time.map(|time| time.0).into(),
-        id.into(),
-        (&*event.kind).into(),
-        (&*event.aggregate_type).into(),
-        (&*event.aggregate_id).into(),
-        (&**event.order_key()).into(),
-        (&*event.content_type).into(),
-        event.schema_version.into(),
-        option(&event.source),
-        option(&event.data_schema),
-        option(&event.correlation_id),
-        option(&event.causation_id),
-        option(&event.user_id),
-        option(&event.dedup_key),
-        option(&event.traceparent),
-        headers_to(&event.headers).into(),
-        (&*event.data).into(),
-    ]
+    let value = |bind| match bind {
+        Bind::Text(text) => text.map_or(Value::NULL, |text| Value::from(&*text)),
+        Bind::Number(number) => number.into(),
+        Bind::Bytes(bytes) => bytes.into(),
+    };
+    event_binds(event, id, time).into_iter().map(value).collect()
 }
 
 /// Headers as stored. What another program stored in another form is left out, not fatal.
 fn headers_from(text: &[u8]) -> Vec<(Text, Text)> {
     let pairs: Vec<(String, String)> = serde_json::from_slice(text).unwrap_or_default();
     pairs.into_iter().map(|(name, value)| (name.into(), value.into())).collect()
-}
-
-/// Headers to store.
-pub(crate) fn headers_to(headers: &[(Text, Text)]) -> Option<String> {
-    if headers.is_empty() {
-        return None;
-    }
-    let pairs: Vec<(&str, &str)> =
-        headers.iter().map(|(name, value)| (&**name, &**value)).collect();
-    serde_json::to_string(&pairs).ok()
 }

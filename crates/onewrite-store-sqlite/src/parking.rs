@@ -58,50 +58,6 @@ pub(crate) fn park_from_log(
     Ok(copied)
 }
 
-/// Parks a record that came over the wire.
-pub(crate) fn park_record(
-    tx: &Connection,
-    scope: &str,
-    record: &Record,
-    reason: &str,
-) -> Result<()> {
-    let event = &record.event;
-    execute(
-        tx,
-        statement::PARK_RECORD,
-        params![
-            scope,
-            &*record.source,
-            record.incarnation.to_string(),
-            record.sequence.cast_signed(),
-            record.partition,
-            event.time.unwrap_or_else(now).0,
-            record.id(),
-            &*event.kind,
-            &*event.aggregate_type,
-            &*event.aggregate_id,
-            &**event.order_key(),
-            &*event.content_type,
-            event.schema_version,
-            event.source.as_deref(),
-            event.data_schema.as_deref(),
-            event.correlation_id.as_deref(),
-            event.causation_id.as_deref(),
-            event.user_id.as_deref(),
-            event.dedup_key.as_deref(),
-            event.traceparent.as_deref(),
-            row::headers_to(&event.headers),
-            &*event.data,
-        ],
-    )?;
-    execute(
-        tx,
-        statement::PARK_KEY,
-        params![scope, &*record.source, &**event.order_key(), record.partition, reason, now().0],
-    )
-    .map(|_| ())
-}
-
 /// Removes the front record of a key, and the key with its last one. Returns how many still wait.
 pub(crate) fn unpark(
     tx: &Connection,
@@ -127,11 +83,6 @@ pub(crate) fn request(
     reason: Option<&str>,
 ) -> Result<u64> {
     execute(tx, statement::REQUEST, params![scope, key, request.as_str(), reason, source])
-}
-
-pub(crate) fn is_parked(tx: &Connection, scope: &str, record: &Record) -> Result<bool> {
-    let binds = params![scope, &*record.source, &**record.event.order_key()];
-    number(tx, statement::IS_PARKED, binds).map(|found| found > 0)
 }
 
 pub(crate) fn any_parked(tx: &Connection, scope: &str) -> Result<bool> {

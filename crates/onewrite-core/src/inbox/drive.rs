@@ -5,7 +5,7 @@
 use std::collections::{BTreeSet, HashMap};
 
 use super::{
-    Act, Attempt, Care, Claim, Effect, Fact, Lane, LaneState, Policy, Rows, Session,
+    Attempt, Care, Claim, Effect, Fact, Lane, LaneState, Policy, Rows, Session, Statement,
     handler::{Verdict, handle},
 };
 use crate::{
@@ -96,7 +96,7 @@ impl<'a> Course<'a> {
             Some(states) => states.clone(),
             None => session.states(&lanes(self.deliveries)).await?,
         };
-        let any_parked = session.act(Act::LookForParked).await? > 0;
+        let any_parked = session.any_parked().await?;
         let (policy, deliveries) = (self.policy, self.deliveries);
         let mut claim = Claim::new(policy, deliveries, self.attempts, states, any_parked);
         let record = |index: usize| &deliveries[index].record;
@@ -104,14 +104,14 @@ impl<'a> Course<'a> {
         loop {
             fact = match claim.step(fact) {
                 Effect::Remember(index) => {
-                    Fact::Fresh(session.act(Act::Remember(record(index))).await? > 0)
+                    Fact::Fresh(session.execute(Statement::Remember(record(index))).await? > 0)
                 }
                 Effect::Forget(index) => {
-                    session.act(Act::Forget(record(index))).await?;
+                    session.execute(Statement::Forget(record(index))).await?;
                     Fact::Forgotten
                 }
                 Effect::LookParked(index) => {
-                    Fact::Parked(session.act(Act::LookParked(record(index))).await? > 0)
+                    Fact::Parked(session.execute(Statement::LookParked(record(index))).await? > 0)
                 }
                 Effect::Handle(index) => match self.run(&mut session, index).await? {
                     Verdict::Done => Fact::Handled(None),
@@ -122,7 +122,8 @@ impl<'a> Course<'a> {
                     Verdict::Unclear => return session.undo().await.map(|()| Way::Unclear),
                 },
                 Effect::Park(index, reason) => {
-                    session.act(Act::Park(record(index), &reason)).await?;
+                    session.execute(Statement::ParkRecord(record(index))).await?;
+                    session.execute(Statement::ParkKey(record(index), &reason)).await?;
                     Fact::Stored
                 }
                 Effect::Done => break,
@@ -176,12 +177,16 @@ pub async fn redrive<S: Session>(mut session: S, key: &ParkedKey) -> Result<Resu
         && let Verdict::Refused(reason) =
             handle(&mut session, &front.record, true, Care::Savepoints).await?
     {
-        session.act(Act::WaitAgain(key, &reason)).await?;
+        session.execute(Statement::WaitAgain(key, &reason)).await?;
         session.finish().await?;
         return Ok(Err(reason));
     }
-    session.act(Act::Remember(&front.record)).await?;
-    let left = session.act(Act::Unpark(key, front.position)).await?;
+    session.execute(Statement::Remember(&front.record)).await?;
+    session.execute(Statement::Unpark(key, front.position)).await?;
+    let left = session.execute(Statement::CountLeft(key)).await?;
+    if left == 0 {
+        session.execute(Statement::Free(key)).await?;
+    }
     session.finish().await?;
     Ok(Ok(left))
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use super::*;
 use crate::{
     Event, Incarnation, Record,
-    inbox::{HandlerError, at_once, caught, refusal},
+    inbox::{Act, HandlerError, at_once, caught, refusal},
     parking::ParkedRecord,
     record::Order,
 };
@@ -20,6 +20,8 @@ struct World {
     commit: Option<Code>,
     unclear: bool,
     request: Option<Request>,
+    /// How many parked records are left.
+    left: u64,
     /// No claim has been counted yet.
     calm: bool,
     said: Vec<String>,
@@ -58,20 +60,29 @@ impl Rows for Tx<'_> {
 impl Session for Tx<'_> {
     const FAULTS_SHOW_LATER: bool = true;
 
-    async fn act(&mut self, act: Act<'_>) -> Result<u64> {
-        let (said, rows) = match act {
-            Act::LookForParked | Act::LookParked(_) => return Ok(0),
-            Act::Remember(record) => (format!("remember {}", record.id()), 1),
-            Act::Forget(record) => (format!("forget {}", record.id()), 1),
-            Act::Park(record, _) => (format!("park {}", record.id()), 1),
-            Act::WaitAgain(_, reason) => (format!("wait again: {reason}"), 1),
-            Act::Unpark(_, position) => (format!("unpark {position}"), 2),
-            Act::Savepoint => ("savepoint".into(), 0),
-            Act::Release => ("release".into(), 0),
-            Act::RollBack => ("roll back".into(), 0),
+    async fn any_parked(&mut self) -> Result<bool> {
+        Ok(false)
+    }
+
+    async fn execute(&mut self, statement: Statement<'_>) -> Result<u64> {
+        let (said, rows) = match statement {
+            Statement::LookParked(_) => return Ok(0),
+            Statement::Remember(record) => (format!("remember {}", record.id()), 1),
+            Statement::Forget(record) => (format!("forget {}", record.id()), 1),
+            Statement::ParkRecord(record) => (format!("park {}", record.id()), 1),
+            Statement::ParkKey(record, _) => (format!("park {}", record.event.order_key()), 1),
+            Statement::WaitAgain(_, reason) => (format!("wait again: {reason}"), 1),
+            Statement::Unpark(_, position) => (format!("unpark {position}"), 1),
+            Statement::CountLeft(_) => return Ok(self.0.left),
+            Statement::Free(key) => (format!("free {}", key.key), 1),
         };
         self.says(said);
         Ok(rows)
+    }
+
+    async fn act(&mut self, act: Act) -> Result<()> {
+        self.says(format!("{act:?}").to_lowercase());
+        Ok(())
     }
 
     async fn finish(self) -> Result<()> {
@@ -112,6 +123,29 @@ impl Session for Tx<'_> {
 
     async fn is_unclear(&mut self, _: bool) -> Result<bool> {
         Ok(std::mem::take(&mut self.0.unclear))
+    }
+}
+
+/// With the marks moved first, the same batch is a repeat when it comes again.
+#[test]
+fn marks_that_are_planted_to_move_first_are_a_transaction_of_their_own() {
+    let mut world = World::default();
+    let deliveries = [delivery(0, "a")];
+    let attempts = Attempt::of(&deliveries);
+    let sabotage = crate::sabotage::Sabotage::default();
+    #[cfg(feature = "sabotage")]
+    let sabotage = sabotage.with(Defect::MarkBeforeEffect);
+    let policy = Policy { sabotage, ..Policy::new("c") };
+    let mut course = Course::new(&policy, &deliveries, &attempts, Care::Bold);
+    let first = at_once(course.handle(Tx(&mut world))).unwrap();
+    let moved_first = "states; marks 1; commit";
+    let said = std::mem::take(&mut world.said).join("; ");
+    if cfg!(feature = "sabotage") {
+        assert_eq!((first, &*said), (None, moved_first));
+        assert!(at_once(course.handle(Tx(&mut world))).unwrap().is_some());
+        assert_eq!(world.said.join("; "), "run a; marks 1; commit");
+    } else {
+        assert_eq!(said, "states; run a; marks 1; commit");
     }
 }
 
@@ -167,7 +201,7 @@ fn many_refusals_make_it_careful() {
     let mut world = World { refuses: ["a", "b", "c", "d"].into(), ..World::default() };
     let (transactions, receipts) = receive(&mut world, Care::Bold, &["a", "b", "c", "d"]);
     assert_eq!(transactions.len(), BOLD_MAX + 1);
-    let last = "states; savepoint; run d; roll back; marks ";
+    let last = "states; savepoint; run d; rollback; marks ";
     assert!(transactions[3].starts_with(last), "{}", transactions[3]);
     assert_eq!(receipts.unwrap(), ["a", "b", "c", "d"].map(retry));
 }
@@ -177,7 +211,8 @@ fn with_savepoints_a_refusal_and_what_was_overlooked_are_undone_alone() {
     let (refuses, overlooks) = (["a"].into(), ["b"].into());
     let mut world = World { refuses, overlooks, ..World::default() };
     let (transactions, receipts) = receive(&mut world, Care::Savepoints, &["a", "b", "c"]);
-    let handled = "states; savepoint; run a; roll back; savepoint; run b; roll back; savepoint; run c; release";
+    let handled =
+        "states; savepoint; run a; rollback; savepoint; run b; rollback; savepoint; run c; release";
     assert!(transactions[0].starts_with(handled), "{}", transactions[0]);
     let overlooked = Receipt::Retry("overlooked".into());
     assert_eq!(receipts.unwrap(), [retry("a"), overlooked, Receipt::Accepted]);
@@ -246,12 +281,12 @@ fn a_parked_front_is_carried_out_as_asked() {
         (
             Some(Request::Retry),
             "a",
-            format!("parked; savepoint; run a again; roll back; wait again: {refused}; commit"),
+            format!("parked; savepoint; run a again; rollback; wait again: {refused}; commit"),
         ),
     ];
     for (request, refuses, said) in cases {
         let refuses = [refuses].into();
-        let mut world = World { request, refuses, ..World::default() };
+        let mut world = World { request, refuses, left: 2, ..World::default() };
         let left = at_once(redrive(Tx(&mut world), &key)).unwrap();
         assert_eq!(world.said.join("; "), said);
         let expected = match said.rsplit("; ").nth(1) {

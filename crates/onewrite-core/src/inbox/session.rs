@@ -11,9 +11,9 @@ use std::{
     task::{Context, Poll, Waker},
 };
 
-use super::{Lane, LaneState};
+use super::{Lane, LaneState, Statement};
 use crate::{
-    Code, Error, Record, Result, Sequence, Text,
+    Code, Error, Record, Result, Text,
     parking::{ParkedKey, ParkedRecord, Request},
 };
 
@@ -37,24 +37,9 @@ pub trait Rows: Sized {
     async fn commit(self) -> Result<()>;
 }
 
-/// What is done to ids and parked keys; answered with the number of rows that were written or found.
-#[derive(Debug, Clone, Copy)]
-pub enum Act<'a> {
-    /// Look whether any key of the consumer is parked. Asked once, when the lanes are locked.
-    LookForParked,
-    /// Insert a record's id among those seen: none if it was not new.
-    Remember(&'a Record),
-    /// Delete it again.
-    Forget(&'a Record),
-    /// Look whether a record's key is parked. Locks it if so: a re-drive that would free it waits.
-    LookParked(&'a Record),
-    /// Append a record to its key's parked ones, and say why.
-    Park(&'a Record, &'a str),
-    /// Let a parked key wait for an operator again, and say why.
-    WaitAgain(&'a ParkedKey, &'a str),
-    /// Remove the front record of a key, which is at this position, and the key with its last one. Answered
-    /// with how many still wait.
-    Unpark(&'a ParkedKey, Sequence),
+/// What goes on around handlers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Act {
     /// Begin a savepoint before a handler.
     Savepoint,
     /// Keep what was written since.
@@ -73,8 +58,14 @@ pub trait Session: Rows {
     /// batch that fails that way is handled again with savepoints, which tell whose fault it is.
     const FAULTS_SHOW_LATER: bool;
 
-    /// Does what is asked.
-    async fn act(&mut self, act: Act<'_>) -> Result<u64>;
+    /// Whether any key of the consumer is parked. Asked once, when the lanes are locked.
+    async fn any_parked(&mut self) -> Result<bool>;
+
+    /// Runs a statement.
+    async fn execute(&mut self, statement: Statement<'_>) -> Result<u64>;
+
+    /// Begins or ends a savepoint.
+    async fn act(&mut self, act: Act) -> Result<()>;
 
     /// Runs the user's handler; why it refused ([`super::caught`], [`super::refusal`]).
     ///

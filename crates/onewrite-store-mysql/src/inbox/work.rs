@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use mysql_async::{Conn, Transaction, TxOpts};
 use onewrite_core::{
     Code, Error, Event, Record, Result, Text, failpoint,
-    inbox::{Act, Lane, LaneState, Policy, Received, Rows, Session},
+    inbox::{Act, Lane, LaneState, Policy, Received, Rows, Session, Statement},
     parking::{ParkedKey, ParkedRecord, Request},
 };
 
@@ -78,13 +78,13 @@ impl Emitted {
 
 /// A transaction in which handlers run.
 pub(crate) struct Work<'a, T: Handles> {
-    pub(crate) tx: T,
-    pub(crate) policy: &'a Policy,
-    pub(crate) handler: &'a T::Handler,
-    pub(crate) scope: Text,
-    pub(crate) emitted: Emitted,
+    tx: T,
+    policy: &'a Policy,
+    handler: &'a T::Handler,
+    scope: Text,
+    emitted: Emitted,
     /// How many there were before the handler at hand.
-    pub(crate) before: usize,
+    before: usize,
 }
 
 impl<'a, T: Handles> Work<'a, T> {
@@ -116,32 +116,40 @@ impl<T: Handles> Rows for Work<'_, T> {
 impl<T: Handles> Session for Work<'_, T> {
     const FAULTS_SHOW_LATER: bool = false;
 
-    async fn act(&mut self, act: Act<'_>) -> Result<u64> {
+    async fn any_parked(&mut self) -> Result<bool> {
+        parking::any(&mut self.tx, &self.scope).await
+    }
+
+    async fn execute(&mut self, statement: Statement<'_>) -> Result<u64> {
         let (tx, scope) = (&mut self.tx, &*self.scope);
+        match statement {
+            Statement::Remember(record) => remember(tx, self.policy, record).await,
+            Statement::Forget(record) => forget(tx, self.policy, record).await,
+            Statement::LookParked(record) => parking::is_parked(tx, scope, record).await,
+            Statement::ParkRecord(record) => parking::park_record(tx, scope, record).await,
+            Statement::ParkKey(record, why) => parking::park_key(tx, scope, record, why).await,
+            Statement::WaitAgain(key, why) => {
+                parking::request(tx, scope, names(key), Request::Wait, Some(why)).await
+            }
+            Statement::Unpark(key, at) => parking::remove(tx, scope, names(key), at).await,
+            Statement::CountLeft(key) => parking::count_left(tx, scope, names(key)).await,
+            Statement::Free(key) => parking::free(tx, scope, names(key)).await,
+        }
+    }
+
+    async fn act(&mut self, act: Act) -> Result<()> {
         match act {
-            Act::LookForParked => parking::any(tx, scope).await.map(u64::from),
-            Act::Remember(record) => remember(tx, self.policy, record).await,
-            Act::Forget(record) => forget(tx, self.policy, record).await,
-            Act::LookParked(record) => parking::is_parked(tx, scope, record).await.map(u64::from),
-            Act::Park(record, reason) => parking::park_record(tx, scope, record, reason).await,
-            Act::WaitAgain(key, reason) => {
-                let names = (&*key.source, &*key.key);
-                parking::request(tx, scope, names, Request::Wait, Some(reason)).await
-            }
-            Act::Unpark(key, position) => {
-                parking::unpark(tx, scope, (&key.source, &key.key), position).await
-            }
-            Act::Savepoint => tx.text(commit::SAVEPOINT, "begin a savepoint").await.map(|_| 0),
+            Act::Savepoint => self.tx.text(commit::SAVEPOINT, "begin a savepoint").await.map(drop),
             // The next one takes its place.
-            Act::Release => Ok(0),
+            Act::Release => Ok(()),
             Act::RollBack => {
                 self.emitted.events.truncate(self.before);
                 // Not there any more: the transaction is not the one that it was.
                 let gone = |error: Error| {
                     Error::new(Code::StoreBusy, error.context().to_owned()).with_source(error)
                 };
-                let undone = tx.text(commit::ROLL_BACK, "roll back to a savepoint").await;
-                undone.map(|_| 0).map_err(gone)
+                let undone = self.tx.text(commit::ROLL_BACK, "roll back to a savepoint").await;
+                undone.map(drop).map_err(gone)
             }
         }
     }
@@ -166,4 +174,8 @@ impl<T: Handles> Session for Work<'_, T> {
         let request = parking::requested(&mut self.tx, key).await?;
         Ok((request, parking::records(&mut self.tx, key, 1).await?.pop()))
     }
+}
+
+fn names(key: &ParkedKey) -> (&str, &str) {
+    (&key.source, &key.key)
 }

@@ -5,7 +5,9 @@ use std::collections::BTreeSet;
 use deadpool_postgres::{Client, Transaction};
 use onewrite_core::{
     Code, Error, Event, Record, Result, Text, failpoint,
-    inbox::{Act, Lane, LaneState, Policy, Received, Rows, Session, caught, coded, refusal},
+    inbox::{
+        Act, Lane, LaneState, Policy, Received, Rows, Session, Statement, caught, coded, refusal,
+    },
     parking::{ParkedKey, ParkedRecord, Request},
 };
 use tokio_postgres::error::SqlState;
@@ -13,7 +15,7 @@ use tokio_postgres::error::SqlState;
 use super::{
     PostgresInbox,
     context::Context,
-    lanes::{forget, lock_lanes, move_marks, remember},
+    lanes::{lock_lanes, move_marks, run},
 };
 use crate::{
     commit, emit,
@@ -101,36 +103,33 @@ impl Rows for Work<'_> {
 impl Session for Work<'_> {
     const FAULTS_SHOW_LATER: bool = true;
 
-    async fn act(&mut self, act: Act<'_>) -> Result<u64> {
-        let (tx, scope) = (&self.tx, &*self.scope);
+    async fn any_parked(&mut self) -> Result<bool> {
+        let (any_parked, guarded) = parking::circumstances(&self.tx, &self.scope).await?;
+        self.guarded = guarded;
+        Ok(any_parked)
+    }
+
+    async fn execute(&mut self, statement: Statement<'_>) -> Result<u64> {
+        run(&self.tx, statement, (&self.policy.consumer, &self.scope)).await
+    }
+
+    async fn act(&mut self, act: Act) -> Result<()> {
+        let tx = &self.tx;
         match act {
-            Act::LookForParked => {
-                let (any_parked, guarded) = parking::circumstances(tx, scope).await?;
-                self.guarded = guarded;
-                Ok(any_parked.into())
-            }
-            Act::Remember(record) => remember(tx, self.policy, record).await,
-            Act::Forget(record) => forget(tx, self.policy, record).await,
-            Act::LookParked(record) => parking::is_parked(tx, scope, record).await,
-            Act::Park(record, reason) => parking::park_record(tx, scope, record, reason).await,
-            Act::WaitAgain(key, reason) => {
-                let names = (&*key.source, &*key.key);
-                parking::request(tx, scope, names, Request::Wait, Some(reason)).await
-            }
-            Act::Unpark(key, position) => {
-                parking::unpark(tx, scope, (&key.source, &key.key), position).await
-            }
             Act::Savepoint => {
-                simple(tx, statement::SAVEPOINT, "begin a savepoint").await?;
+                tx.batch_execute(statement::SAVEPOINT).await.during("begin a savepoint")?;
                 let begun = tx.query_typed(statement::HANDLER_BEGINS, &[]).await;
                 let begun = begun.during("begin a savepoint")?;
                 self.placing = begun.first().and_then(|found| found.get(0));
-                Ok(0)
+                Ok(())
             }
-            Act::Release => simple(tx, statement::RELEASE, "release a savepoint").await,
+            Act::Release => {
+                tx.batch_execute(statement::RELEASE).await.during("release a savepoint")
+            }
             Act::RollBack => {
                 self.emitted.truncate(self.before);
-                simple(tx, statement::ROLL_BACK, "roll back to a savepoint").await
+                let undone = tx.batch_execute(statement::ROLL_BACK).await;
+                undone.during("roll back to a savepoint")
             }
         }
     }
@@ -184,10 +183,6 @@ impl Session for Work<'_> {
         let found = self.tx.query_typed(statement::OWES, &[]).await;
         Ok(found.is_ok_and(|found| found.first().is_some_and(|found| found.get(0))))
     }
-}
-
-async fn simple(tx: &Transaction<'_>, sql: &str, context: &str) -> Result<u64> {
-    tx.batch_execute(sql).await.during(context).map(|()| 0)
 }
 
 /// What is wrong with a handler that overlooked an error.

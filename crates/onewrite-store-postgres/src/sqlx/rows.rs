@@ -1,30 +1,40 @@
 //! The receiver's rows, through `sqlx`.
 
-use std::collections::BTreeSet;
+use std::{borrow::Cow, collections::BTreeSet};
 
 use onewrite_core::{
-    Record, Result, Text,
-    inbox::{Lane, LaneState, Policy},
+    Result,
+    inbox::{Bind, Lane, LaneState, Policy, Statement},
 };
 use sqlx::{PgConnection, Postgres, Row as _, postgres::PgArguments, query::Query};
 
 use super::failed;
-use crate::{row, statement};
+use crate::statement;
 
-/// A statement whose binds are texts.
-pub(super) fn query(sql: &'static str, texts: &[&str]) -> Query<'static, Postgres, PgArguments> {
-    texts.iter().fold(sqlx::query(sql), |query, text| query.bind((*text).to_owned()))
+/// A statement with what it takes.
+pub(super) fn bound<'a>(
+    sql: &'static str,
+    binds: impl IntoIterator<Item = Bind<'a>>,
+) -> Query<'static, Postgres, PgArguments> {
+    binds.into_iter().fold(sqlx::query(sql), |query, bind| match bind {
+        Bind::Text(text) => query.bind(text.map(Cow::into_owned)),
+        Bind::Number(number) => query.bind(number),
+        Bind::Bytes(bytes) => query.bind(bytes.to_vec()),
+    })
 }
 
-/// Runs one; `context` says what is being done.
-pub(super) async fn execute(
+/// Runs a session's statement.
+pub(super) async fn run(
     tx: &mut PgConnection,
-    sql: &'static str,
-    texts: &[&str],
-    context: &'static str,
+    statement: Statement<'_>,
+    (consumer, scope): (&str, &str),
 ) -> Result<u64> {
-    let done = query(sql, texts).execute(tx).await;
-    done.map(|done| done.rows_affected()).map_err(failed(context))
+    let query = bound(statement::of(statement), statement.binds(consumer, scope));
+    if statement.asks() {
+        let found = query.fetch_optional(tx).await.map_err(failed("read"))?;
+        return Ok(found.map_or(0, |found| found.get::<i64, _>(0).cast_unsigned()));
+    }
+    query.execute(tx).await.map(|done| done.rows_affected()).map_err(failed("write"))
 }
 
 pub(super) async fn lock_lanes(
@@ -101,50 +111,4 @@ pub(super) async fn move_marks(
         .await
         .map(|_| ())
         .map_err(failed("move the receiver's marks"))
-}
-
-pub(super) async fn park(
-    tx: &mut PgConnection,
-    scope: &str,
-    record: &Record,
-    reason: &str,
-) -> Result<u64> {
-    let event = &record.event;
-    let option = |text: &Option<Text>| text.as_ref().map(ToString::to_string);
-    sqlx::query(statement::PARK_RECORD)
-        .bind(scope.to_owned())
-        .bind(record.source.to_string())
-        .bind(record.incarnation.to_string())
-        .bind(record.sequence.cast_signed())
-        .bind(i32::from(record.partition))
-        .bind(event.time.map(|time| time.0))
-        .bind(record.id().to_owned())
-        .bind(event.kind.to_string())
-        .bind(event.aggregate_type.to_string())
-        .bind(event.aggregate_id.to_string())
-        .bind(event.order_key().to_string())
-        .bind(event.content_type.to_string())
-        .bind(i64::from(event.schema_version))
-        .bind(option(&event.source))
-        .bind(option(&event.data_schema))
-        .bind(option(&event.correlation_id))
-        .bind(option(&event.causation_id))
-        .bind(option(&event.user_id))
-        .bind(option(&event.dedup_key))
-        .bind(option(&event.traceparent))
-        .bind(row::headers_to(&event.headers))
-        .bind(event.data.to_vec())
-        .execute(&mut *tx)
-        .await
-        .map_err(failed("park a record"))?;
-    sqlx::query(statement::PARK_KEY)
-        .bind(scope.to_owned())
-        .bind(record.source.to_string())
-        .bind(event.order_key().to_string())
-        .bind(i32::from(record.partition))
-        .bind(reason.to_owned())
-        .execute(tx)
-        .await
-        .map(|done| done.rows_affected())
-        .map_err(failed("park a key"))
 }

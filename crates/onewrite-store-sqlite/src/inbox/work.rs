@@ -4,17 +4,17 @@ use std::{collections::BTreeSet, error::Error as StdError};
 
 use onewrite_core::{
     Code, Error, Record, Result, Text, failpoint,
-    inbox::{Act, Lane, LaneState, Policy, Received, Rows, Session, is_trouble},
+    inbox::{Act, Bind, Lane, LaneState, Policy, Received, Rows, Session, Statement, is_trouble},
     parking::{ParkedKey, ParkedRecord, Request},
 };
-use rusqlite::{Connection, OptionalExtension, Row, params};
+use rusqlite::{Connection, OptionalExtension, Row, ToSql, params};
 
 use super::{Context, Handler};
 use crate::{
-    claim::execute,
+    claim::{execute, number},
     error::{While, code_of},
     parking, statement,
-    writer::{in_savepoint, now},
+    writer::in_savepoint,
 };
 
 /// What counts.
@@ -70,32 +70,22 @@ impl Session for Work<'_> {
     /// Each handler runs in a savepoint.
     const FAULTS_SHOW_LATER: bool = false;
 
-    async fn act(&mut self, act: Act<'_>) -> Result<u64> {
-        let (tx, scope, consumer) = (self.rows.tx, &*self.scope, &*self.rows.policy.consumer);
-        match act {
-            Act::LookForParked => parking::any_parked(tx, scope).map(u64::from),
-            // Insert first: whether the id is new is decided by the insert alone.
-            Act::Remember(record) => {
-                let binds = params![consumer, &*record.source, record.id(), now().0];
-                execute(tx, statement::REMEMBER, binds)
-            }
-            Act::Forget(record) => {
-                execute(tx, statement::FORGET, params![consumer, &*record.source, record.id()])
-            }
-            Act::LookParked(record) => parking::is_parked(tx, scope, record).map(u64::from),
-            Act::Park(record, reason) => {
-                parking::park_record(tx, scope, record, reason).map(|()| 1)
-            }
-            Act::WaitAgain(key, reason) => {
-                let names = (&*key.source, &*key.key);
-                parking::request(tx, scope, names, Request::Wait, Some(reason))
-            }
-            Act::Unpark(key, position) => {
-                parking::unpark(tx, scope, &key.source, &key.key, position)
-            }
-            // The writer's own savepoint does it.
-            Act::Savepoint | Act::Release | Act::RollBack => Ok(0),
+    async fn any_parked(&mut self) -> Result<bool> {
+        parking::any_parked(self.rows.tx, &self.scope)
+    }
+
+    async fn execute(&mut self, statement: Statement<'_>) -> Result<u64> {
+        let (sql, binds) = statement::of(statement, &self.rows.policy.consumer, &self.scope);
+        let binds: Vec<&dyn ToSql> = binds.iter().map(value).collect();
+        if statement.asks() {
+            return number(self.rows.tx, sql, &*binds).map(i64::cast_unsigned);
         }
+        execute(self.rows.tx, sql, &*binds)
+    }
+
+    /// The writer's own savepoint does it.
+    async fn act(&mut self, _: Act) -> Result<()> {
+        Ok(())
     }
 
     async fn run(&mut self, record: &Record, redriven: bool) -> Result<Option<Text>> {
@@ -121,6 +111,14 @@ impl Session for Work<'_> {
 
     async fn parked(&mut self, key: &ParkedKey) -> Result<(Option<Request>, Option<ParkedRecord>)> {
         Ok((parking::current(self.rows.tx, key)?, parking::front(self.rows.tx, key)?))
+    }
+}
+
+fn value<'a>(bind: &'a Bind<'a>) -> &'a dyn ToSql {
+    match bind {
+        Bind::Text(text) => text,
+        Bind::Number(number) => number,
+        Bind::Bytes(bytes) => bytes,
     }
 }
 

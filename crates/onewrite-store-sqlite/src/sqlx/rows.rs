@@ -1,39 +1,49 @@
 //! The receiver's rows, through `sqlx`.
 
+use std::borrow::Cow;
+
 use onewrite_core::{
-    Record, Result, Text,
-    inbox::{Lane, LaneState, Policy},
+    Result,
+    inbox::{Bind, Lane, LaneState, Policy, Statement},
 };
-use sqlx::{
-    AssertSqlSafe, Row as _, Sqlite, SqliteConnection, query::Query, sqlite::SqliteArguments,
-};
+use sqlx::{Row as _, Sqlite, SqliteConnection, query::Query, sqlite::SqliteArguments};
 
 use super::failed;
-use crate::{row, statement, writer::now};
+use crate::statement;
 
-/// A statement whose binds are texts.
-pub(super) fn query(sql: &'static str, texts: &[&str]) -> Query<'static, Sqlite, SqliteArguments> {
-    texts.iter().fold(sqlx::query(sql), |query, text| query.bind((*text).to_owned()))
-}
-
-/// Runs one.
-pub(super) async fn execute(
-    tx: &mut SqliteConnection,
+/// A statement with what it takes.
+pub(super) fn bound<'a>(
     sql: &'static str,
-    texts: &[&str],
-) -> Result<u64> {
-    let done = query(sql, texts).execute(tx).await;
-    done.map(|done| done.rows_affected()).map_err(failed("write"))
+    binds: impl IntoIterator<Item = Bind<'a>>,
+) -> Query<'static, Sqlite, SqliteArguments> {
+    binds.into_iter().fold(sqlx::query(sql), |query, bind| match bind {
+        Bind::Text(text) => query.bind(text.map(Cow::into_owned)),
+        Bind::Number(number) => query.bind(number),
+        Bind::Bytes(bytes) => query.bind(bytes.to_vec()),
+    })
 }
 
-/// The number that one brings.
+/// The number that a query brings.
 pub(super) async fn count(
     tx: &mut SqliteConnection,
-    sql: &'static str,
-    texts: &[&str],
+    query: Query<'_, Sqlite, SqliteArguments>,
 ) -> Result<u64> {
-    let found = query(sql, texts).fetch_one(tx).await;
-    found.and_then(|row| row.try_get(0)).map(i64::cast_unsigned).map_err(failed("count"))
+    let found = query.fetch_one(tx).await.and_then(|row| row.try_get(0));
+    found.map(i64::cast_unsigned).map_err(failed("count"))
+}
+
+/// Runs a session's statement.
+pub(super) async fn run(
+    tx: &mut SqliteConnection,
+    statement: Statement<'_>,
+    (consumer, scope): (&str, &str),
+) -> Result<u64> {
+    let (sql, binds) = statement::of(statement, consumer, scope);
+    if statement.asks() {
+        return count(tx, bound(sql, binds)).await;
+    }
+    let done = bound(sql, binds).execute(tx).await;
+    done.map(|done| done.rows_affected()).map_err(failed("write"))
 }
 
 pub(super) async fn lane_state(
@@ -81,62 +91,4 @@ pub(super) async fn move_mark(
         .await
         .map(|_| ())
         .map_err(failed("move the receiver's mark"))
-}
-
-/// Insert first: whether the id is new is decided by the insert alone.
-pub(super) async fn remember(
-    tx: &mut SqliteConnection,
-    consumer: &str,
-    record: &Record,
-) -> Result<u64> {
-    let binds = [consumer, &*record.source, record.id()];
-    let inserted = query(statement::REMEMBER, &binds).bind(now().0).execute(tx).await;
-    inserted.map(|done| done.rows_affected()).map_err(failed("remember an event's id"))
-}
-
-pub(super) async fn park(
-    tx: &mut SqliteConnection,
-    scope: &str,
-    record: &Record,
-    reason: &str,
-) -> Result<u64> {
-    let event = &record.event;
-    let option = |text: &Option<Text>| text.as_ref().map(ToString::to_string);
-    sqlx::query(AssertSqlSafe(statement::PARK_RECORD))
-        .bind(scope.to_owned())
-        .bind(record.source.to_string())
-        .bind(record.incarnation.to_string())
-        .bind(record.sequence.cast_signed())
-        .bind(record.partition)
-        .bind(event.time.unwrap_or_else(now).0)
-        .bind(record.id().to_owned())
-        .bind(event.kind.to_string())
-        .bind(event.aggregate_type.to_string())
-        .bind(event.aggregate_id.to_string())
-        .bind(event.order_key().to_string())
-        .bind(event.content_type.to_string())
-        .bind(event.schema_version)
-        .bind(option(&event.source))
-        .bind(option(&event.data_schema))
-        .bind(option(&event.correlation_id))
-        .bind(option(&event.causation_id))
-        .bind(option(&event.user_id))
-        .bind(option(&event.dedup_key))
-        .bind(option(&event.traceparent))
-        .bind(row::headers_to(&event.headers))
-        .bind(event.data.to_vec())
-        .execute(&mut *tx)
-        .await
-        .map_err(failed("park a record"))?;
-    sqlx::query(statement::PARK_KEY)
-        .bind(scope.to_owned())
-        .bind(record.source.to_string())
-        .bind(event.order_key().to_string())
-        .bind(record.partition)
-        .bind(reason.to_owned())
-        .bind(now().0)
-        .execute(tx)
-        .await
-        .map(|done| done.rows_affected())
-        .map_err(failed("park a key"))
 }
