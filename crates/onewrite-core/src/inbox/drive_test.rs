@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::*;
 use crate::{
-    Event, Incarnation, Record,
+    BoxFuture, Event, Incarnation, Record,
     inbox::{Act, HandlerError, at_once, caught, refusal},
     parking::ParkedRecord,
     record::Order,
@@ -15,7 +15,7 @@ use crate::{
 struct World {
     refuses: BTreeSet<&'static str>,
     overlooks: BTreeSet<&'static str>,
-    panics: bool,
+    panics: Option<Panics>,
     trouble: Option<Code>,
     commit: Option<Code>,
     unclear: bool,
@@ -25,6 +25,12 @@ struct World {
     /// No claim has been counted yet.
     calm: bool,
     said: Vec<String>,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Panics {
+    AtOnce,
+    Later,
 }
 
 struct Tx<'a>(&'a mut World);
@@ -107,10 +113,13 @@ impl Session for Tx<'_> {
             false => Ok(()),
         };
         let (panics, trouble) = (self.0.panics, self.0.trouble);
-        let handling = Box::pin(async move {
-            assert!(!panics, "on purpose");
-            handled
-        });
+        let handling = || -> BoxFuture<'_, Result<(), HandlerError>> {
+            assert!(panics != Some(Panics::AtOnce), "on purpose");
+            Box::pin(async move {
+                assert!(panics.is_none(), "on purpose");
+                handled
+            })
+        };
         refusal(caught(handling).await, |_| trouble, ToString::to_string)
     }
 
@@ -249,10 +258,12 @@ fn an_unknown_commit_and_trouble_with_the_database_fail_the_batch() {
 
 #[test]
 fn a_panic_is_a_refusal() {
-    let mut world = World { panics: true, ..World::default() };
-    let (_, receipts) = receive(&mut world, Care::Savepoints, &["a"]);
-    let [Receipt::Retry(reason)] = &receipts.unwrap()[..] else { panic!("it was accepted") };
-    assert_eq!(reason, "the handler panicked");
+    for panics in [Panics::AtOnce, Panics::Later] {
+        let mut world = World { panics: Some(panics), ..World::default() };
+        let (_, receipts) = receive(&mut world, Care::Savepoints, &["a"]);
+        let [Receipt::Retry(reason)] = &receipts.unwrap()[..] else { panic!("it was accepted") };
+        assert_eq!(reason, "the handler panicked");
+    }
 }
 
 #[test]

@@ -86,16 +86,18 @@ impl<'a> Received<'a> {
     }
 }
 
-/// What a handler returns; that it panicked, if it did.
+/// What a handler returns; that it panicked, if it did, be it before it waits for anything.
 ///
 /// # Errors
 /// The handler's.
-pub async fn caught(
-    mut handling: BoxFuture<'_, Result<(), HandlerError>>,
+pub async fn caught<'a>(
+    handler: impl FnOnce() -> BoxFuture<'a, Result<(), HandlerError>>,
 ) -> Result<(), HandlerError> {
+    let panicked = || HandlerError::from("the handler panicked");
+    let mut handling = catch_unwind(AssertUnwindSafe(handler)).map_err(|_| panicked())?;
     poll_fn(|context| {
         let polled = catch_unwind(AssertUnwindSafe(|| handling.as_mut().poll(context)));
-        polled.unwrap_or_else(|_| Poll::Ready(Err("the handler panicked".into())))
+        polled.unwrap_or_else(|_| Poll::Ready(Err(panicked())))
     })
     .await
 }

@@ -89,7 +89,7 @@ impl Handles for Own {
         emitted: &mut Emitted,
     ) -> Result<Option<Text>> {
         let mut context = Context { tx: &mut self.0, received, emitted };
-        let handled = caught(handler(&mut context)).await;
+        let handled = caught(|| handler(&mut context)).await;
         let refused = refusal(handled, |error| error.downcast_ref().map(code_of), told)?;
         Ok(refused.map(|reason| coded(&reason)))
     }

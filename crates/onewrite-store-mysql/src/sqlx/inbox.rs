@@ -205,7 +205,7 @@ impl Handles for SqlxTx {
         emitted: &mut Emitted,
     ) -> Result<Option<Text>> {
         let mut context = SqlxContext { tx: &mut self.0, received, emitted };
-        let handled = caught(handler(&mut context)).await;
+        let handled = caught(|| handler(&mut context)).await;
         let code = |error: &(dyn std::error::Error + 'static)| error.downcast_ref().map(code_of);
         Ok(refusal(handled, code, ToString::to_string)?.map(|reason| coded(&reason)))
     }

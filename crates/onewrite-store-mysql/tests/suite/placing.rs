@@ -11,9 +11,7 @@ use onewrite_core::{
 use onewrite_store_mysql::{MysqlStore, emit, mysql_async};
 use onewrite_testkit::server::Mariadb;
 
-use crate::rig::{
-    Follower, connect, database, event, execute, log, number, open, open_broken, until,
-};
+use crate::rig::{Follower, connect, event, execute, log, number, open, open_broken, until};
 
 fn broken(defect: Defect) -> Sabotage {
     Sabotage::default().with(defect)
@@ -37,7 +35,6 @@ async fn runs(conn: &mut Conn, statement: &str) -> bool {
 }
 
 const PLACES: &str = "SELECT sequence, @@server_id%FOR UPDATE%";
-const PLACES_UNLOCKED: &str = "INSERT INTO onewrite_log%";
 const SYNCS: &str = "UPDATE onewrite_flush%";
 
 /// Begins to place the one event that waits, as another process would.
@@ -152,28 +149,32 @@ async fn whoever_takes_an_empty_placing_for_a_sync_delivers_what_a_crash_undoes(
 }
 
 /// Reads while another process is in the middle of placing the same event.
-async fn place_at_the_same_time(sabotage: Sabotage, waits: &str) -> Result<Vec<String>> {
-    let url = database().await;
+async fn place_at_the_same_time(sabotage: Sabotage) -> Result<Vec<String>> {
+    // A server of its own: whoever waits for a row there is the reader.
+    let server = Mariadb::start().await.unwrap();
+    server.address().create_database("place").await.unwrap();
+    let url = server.address().url("place");
     let store = open_broken(&url, sabotage).await;
     let (mut conn, mut placing) = (connect(&url).await, connect(&url).await);
     emit(&mut conn, &event("k", "e")).await.unwrap();
     begin_placing(&mut placing).await;
     place_by_hand(&mut placing).await;
     let reading = tokio::spawn(async move { read(&store).await });
-    until("it waits for the other", async || runs(&mut conn, waits).await).await;
+    let waits = "SELECT CAST(variable_value AS SIGNED) FROM information_schema.global_status
+        WHERE variable_name = 'INNODB_ROW_LOCK_CURRENT_WAITS'";
+    until("it waits for the other", async || number(&mut conn, waits).await > 0).await;
     execute(&mut placing, "COMMIT").await;
     reading.await.unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn one_process_at_a_time_places() {
-    assert_eq!(place_at_the_same_time(Sabotage::default(), PLACES).await.unwrap(), ["e"]);
+    assert_eq!(place_at_the_same_time(Sabotage::default()).await.unwrap(), ["e"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn two_that_place_at_once_draw_the_same_number() {
-    let refused =
-        place_at_the_same_time(broken(Defect::PlaceUnlocked), PLACES_UNLOCKED).await.unwrap_err();
+    let refused = place_at_the_same_time(broken(Defect::PlaceUnlocked)).await.unwrap_err();
     assert_eq!(refused.code(), Code::Database);
     assert!(refused.to_string().contains("Duplicate entry '1'"), "{refused}");
 }

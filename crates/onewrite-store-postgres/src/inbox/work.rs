@@ -140,7 +140,7 @@ impl Session for Work<'_> {
         let (tx, emitted) = (&self.tx, &mut self.emitted);
         let received = Received::new(record, redriven);
         let mut context = Context { tx, received, event_bytes_max, emitted };
-        let handled = caught((self.inbox.handler)(&mut context)).await;
+        let handled = caught(|| (self.inbox.handler)(&mut context)).await;
         let refused = refusal(handled, |error| error.downcast_ref().map(code_of), told)?;
         Ok(refused.map(|reason| coded(&reason)))
     }

@@ -89,7 +89,7 @@ impl Session for Work<'_> {
     async fn run(&mut self, record: &Record, redriven: bool) -> Result<Option<Text>> {
         let received = Received::new(record, redriven);
         let mut context = SqlxContext { tx: &mut self.tx, received };
-        let handled = caught((self.inbox.handler)(&mut context)).await;
+        let handled = caught(|| (self.inbox.handler)(&mut context)).await;
         refusal(handled, |error| error.downcast_ref().map(code_of), ToString::to_string)
     }
 
