@@ -199,6 +199,12 @@ impl Servers {
             .collect()
     }
 
+    /// The URL of the one of this name, of a database server without a database.
+    pub(crate) fn plain_url(&self, name: &str) -> Option<String> {
+        let server = <Server as clap::ValueEnum>::from_str(name, false).ok()?;
+        self.0.iter().find(|running| running.server() == server).map(Running::url)
+    }
+
     /// Each with its URL, with a new database on those that have them.
     pub(crate) async fn urls(&self, database: &str) -> Result<Vec<(Server, String)>> {
         let mut urls = Vec::new();
