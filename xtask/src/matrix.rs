@@ -27,7 +27,7 @@ pub(crate) struct Options {
     #[arg(long, value_delimiter = ',', default_values = [SQLITE, "postgres", "mariadb"])]
     stores: Vec<String>,
     /// Run only over these brokers, with commas between them.
-    #[arg(long, value_delimiter = ',', default_values = [HTTP, "nats", "rabbitmq", "redis"])]
+    #[arg(long, value_delimiter = ',', default_values = [HTTP, "nats", "rabbitmq", "redis", "kafka"])]
     brokers: Vec<String>,
     /// Orders of each run.
     #[arg(long, default_value_t = 200)]
@@ -50,6 +50,7 @@ type Side = (String, String);
 pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     let wanted = wanted(options)?;
     servers::install_missing(&wanted, false)?;
+    servers::build_missing(&wanted)?;
     let program = build()?;
     let results = servers::runtime()?.block_on(async {
         let servers = Servers::start(&wanted).await?;
@@ -86,7 +87,8 @@ fn wanted(options: &Options) -> Result<Vec<Server>> {
 /// Builds the program with every broker; where it is.
 fn build() -> Result<std::path::PathBuf> {
     let mut command = workspace::cargo();
-    command.args(["build", "--release", "-p", "onewrite-server", "--message-format=json"]);
+    command.args(["build", "--release", "-p", "onewrite-server", "--features", "kafka"]);
+    command.arg("--message-format=json");
     let output = command.stderr(Stdio::inherit()).output().context("cannot start cargo")?;
     if !output.status.success() {
         bail!("the program does not build");
@@ -94,8 +96,8 @@ fn build() -> Result<std::path::PathBuf> {
     let said = String::from_utf8_lossy(&output.stdout);
     let messages = said.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
     let programs = messages.filter(|message| message["target"]["name"] == "onewrite");
-    let paths = programs.filter_map(|message| Some(message["executable"].as_str()?.into()));
-    paths.last().context("cargo does not say where the program is")
+    let mut paths = programs.filter_map(|message| Some(message["executable"].as_str()?.into()));
+    paths.next_back().context("cargo does not say where the program is")
 }
 
 async fn all(

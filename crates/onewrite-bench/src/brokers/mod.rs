@@ -1,6 +1,7 @@
 //! Publishing to brokers that keep a stream, and reading from them: what the sink and the feed do beside
 //! what each broker's own client does in the same run, with the same events, on a private server.
 
+mod kafka;
 mod nats;
 mod rabbitmq;
 mod redis;
@@ -17,7 +18,7 @@ use onewrite::{
     Delivery, Event, Record, Timestamp, broker::Receipt, position::Incarnation, record::Order,
     sqlite, stream,
 };
-use onewrite_testkit::server::{Nats, Rabbitmq, Redis};
+use onewrite_testkit::server::{Kafka, KafkaAddress, Nats, Rabbitmq, Redis, Tansu};
 
 use crate::{
     load,
@@ -58,6 +59,10 @@ enum Broker {
     Rabbitmq,
     /// Redis Streams, each answer synced.
     Redis,
+    /// Kafka: librdkafka's mock, in memory, which shows what the client's side costs.
+    Kafka,
+    /// Tansu, a server of Kafka's protocol, in memory. It has to be installed.
+    Tansu,
 }
 
 /// A running server.
@@ -65,6 +70,8 @@ enum Server {
     Nats(Nats),
     Rabbitmq(Rabbitmq),
     Redis(Redis),
+    Kafka(Kafka),
+    Tansu(Tansu),
 }
 
 impl Server {
@@ -73,24 +80,40 @@ impl Server {
             Broker::Nats => Self::Nats(Nats::start().await.context("start NATS")?),
             Broker::Rabbitmq => Self::Rabbitmq(Rabbitmq::start().await.context("start RabbitMQ")?),
             Broker::Redis => Self::Redis(Redis::start().await.context("start Redis")?),
+            Broker::Kafka => Self::Kafka(Kafka::start().await.context("start Kafka's mock")?),
+            Broker::Tansu => Self::Tansu(Tansu::start().await.context("start Tansu")?),
         })
     }
 
-    fn folder(&self) -> &Path {
-        match self {
-            Self::Nats(server) => server.folder(),
-            Self::Rabbitmq(server) => server.folder(),
-            Self::Redis(server) => server.folder(),
-        }
-    }
-
     /// A new stream.
-    fn stream(&self, name: &str) -> String {
+    async fn stream(&self, name: &str) -> Result<String> {
         let options = format!("{name}?window={WINDOW}&lanes={LANES}&timeout=60");
-        match self {
+        Ok(match self {
             Self::Nats(server) => format!("{}/{options}", server.url()),
             Self::Rabbitmq(server) => format!("{}/{options}&consumers=bench", server.url()),
             Self::Redis(server) => format!("{}/{options}", server.url()),
+            Self::Kafka(_) | Self::Tansu(_) => {
+                let address = self.kafka().context("a server of Kafka's protocol")?;
+                address.create_topic(name, LANES).await?;
+                address.create_topic(&onewrite::kafka::gap_topic(name), 1).await?;
+                format!("{}/{options}", address.url())
+            }
+        })
+    }
+
+    fn kafka(&self) -> Option<&KafkaAddress> {
+        match self {
+            Self::Kafka(server) => Some(server.address()),
+            Self::Tansu(server) => Some(server.address()),
+            _ => None,
+        }
+    }
+
+    /// Removes a stream. What is kept in memory ends with its server, which may not know how to.
+    async fn remove(&self, url: &str) -> Result<()> {
+        match self.kafka() {
+            Some(_) => Ok(()),
+            None => Ok(stream::remove(url, &["bench"]).await?),
         }
     }
 
@@ -100,6 +123,8 @@ impl Server {
             Self::Nats(server) => nats::publish(server, deliveries, round).await,
             Self::Rabbitmq(server) => rabbitmq::publish(server, deliveries, round).await,
             Self::Redis(server) => redis::publish(server, deliveries, round).await,
+            Self::Kafka(server) => kafka::publish(server.address(), deliveries, round).await,
+            Self::Tansu(server) => kafka::publish(server.address(), deliveries, round).await,
         }
     }
 }
@@ -113,27 +138,33 @@ pub(crate) async fn run(options: Options) -> Result<()> {
     let mut report = Report::new(Machine::look(folder.path()).await?);
     let deliveries = deliveries(options.events);
     for broker in Broker::value_variants() {
-        if options.only.is_empty() || options.only.contains(broker) {
-            measure(*broker, &deliveries, &mut report).await?;
+        let by_default = options.only.is_empty() && *broker != Broker::Tansu;
+        if by_default || options.only.contains(broker) {
+            measure(*broker, &deliveries, folder.path(), &mut report).await?;
         }
     }
     report.print(options.json);
     Ok(())
 }
 
-async fn measure(broker: Broker, deliveries: &[Delivery], report: &mut Report) -> Result<()> {
+async fn measure(
+    broker: Broker,
+    deliveries: &[Delivery],
+    folder: &Path,
+    report: &mut Report,
+) -> Result<()> {
     let name = format!("{broker:?}").to_lowercase();
     let server = Server::start(broker).await?;
     eprintln!("{name}: {} events of {} bytes", deliveries.len(), load::PAYLOAD_BYTES);
-    let store = sqlite::SqliteStore::open(sqlite::Options::new(server.folder().join("feed.db")))?;
+    let store = sqlite::SqliteStore::open(sqlite::Options::new(folder.join(format!("{name}.db"))))?;
     let rate = |took: Duration| deliveries.len() as f64 / took.as_secs_f64();
     let (mut client, mut sink, mut feed, mut ratios) = (vec![], vec![], vec![], vec![]);
     for round in 0..ROUNDS {
         let plain = rate(server.client(deliveries, round).await?);
-        let url = server.stream(&format!("bench{round}"));
+        let url = server.stream(&format!("bench{round}")).await?;
         let ours = rate(publish(&url, deliveries).await?);
         let read = rate(receive(&url, &store, deliveries.len()).await?);
-        stream::remove(&url, &["bench"]).await?;
+        server.remove(&url).await?;
         if round > 0 {
             client.push(plain);
             sink.push(ours);

@@ -3,7 +3,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use onewrite_broker_kafka::{KafkaFeed, KafkaFeedOptions, KafkaSink};
+use onewrite_broker_kafka::{KafkaFeed, KafkaSink, Reading};
 use onewrite_core::{
     BoxFuture, Code, Delivery, Event,
     broker::{Feed, Mark, Receipt, Sink},
@@ -16,13 +16,14 @@ use onewrite_testkit::conformance::{self, BrokerFixture};
 use tempfile::TempDir;
 
 use crate::rig::{
-    create, delivery, event, own_server, reading, server, stored, unique, until, url,
+    Orders, Stream as _, create, delivery, event, own_server, reading, server, stored, unique,
+    until, url,
 };
 
-onewrite_testkit::feed_cases!(tests, Stream);
+onewrite_testkit::feed_cases!(tests, OneLane);
 
 /// A topic with one lane, so that what was sent together arrives together.
-pub(crate) struct Stream;
+pub(crate) struct OneLane;
 
 /// Keeps the receiver's database as long as the end of the stream.
 struct Kept(KafkaFeed, #[expect(dead_code, reason = "kept")] TempDir);
@@ -41,16 +42,17 @@ async fn ends() -> (KafkaSink, KafkaFeed, TempDir) {
     let sink = crate::rig::sink(&url).await;
     let store = SqliteStore::open(Options::new(folder.path().join("payments.db"))).unwrap();
     let store: Arc<dyn Store> = Arc::new(store);
-    let mut options: KafkaFeedOptions = reading(&url, store, "one");
-    options.reading.linger = Duration::from_millis(40);
-    options.reading.backoff =
-        Backoff { initial: Duration::from_millis(1), cap: Duration::from_millis(5) };
-    (sink, KafkaFeed::open(options).await.unwrap(), folder)
+    let reading = Reading {
+        linger: Duration::from_millis(40),
+        backoff: Backoff { initial: Duration::from_millis(1), cap: Duration::from_millis(5) },
+        ..reading("payments", store, "one")
+    };
+    (sink, Orders::feed(&url, reading).await, folder)
 }
 
 type Pair = (Arc<dyn Sink>, Box<dyn Feed>);
 
-impl BrokerFixture for Stream {
+impl BrokerFixture for OneLane {
     fn pair(&self) -> BoxFuture<'_, Pair> {
         Box::pin(async {
             let (sink, feed, folder) = ends().await;
@@ -77,12 +79,12 @@ mod sink {
 
     #[tokio::test(flavor = "multi_thread")]
     async fn order() {
-        conformance::sink::order(&Stream).await;
+        conformance::sink::order(&OneLane).await;
     }
 
     #[tokio::test(flavor = "multi_thread")]
     async fn cancel() {
-        conformance::sink::cancel(&Stream).await;
+        conformance::sink::cancel(&OneLane).await;
     }
 
     async fn one_lane(url: &str) -> KafkaSink {

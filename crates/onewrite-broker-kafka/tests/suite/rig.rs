@@ -1,29 +1,28 @@
 //! What the tests share: the topic between a source and a receiver.
 
-use std::{sync::Arc, time::Duration};
+use std::net::{Ipv4Addr, SocketAddr};
 
 use onewrite_broker_kafka::{
-    KafkaFeed, KafkaFeedOptions, KafkaSink, KafkaSinkOptions, Reading, gap_topic,
+    Announcement, Closer, KafkaFeed, KafkaFeedOptions, KafkaSink, KafkaSinkOptions, Reading,
+    gap_topic,
 };
-use onewrite_core::{
-    Delivery, Error, Event, Incarnation, Partition, Record, record::Order, retry::Backoff,
-    store::Store,
-};
-pub(crate) use onewrite_testkit::rig::{
-    Consumer, PATIENCE, Source, event, lanes_of, unique, until, within,
+use onewrite_core::{Delivery, Error, Event, Incarnation, Partition, Record, record::Order};
+pub(crate) use onewrite_testkit::{
+    rig::{PATIENCE, event, unique, until, within},
+    streams::{Stream, assert_clean, reading},
 };
 use onewrite_testkit::{
-    history::Verdict,
     server::{Kafka, KafkaAddress, shared_kafka},
+    streams,
 };
 use rdkafka::{
-    ClientConfig, Offset, TopicPartitionList,
+    ClientConfig, Message as _, Offset, TopicPartitionList,
     admin::{AdminClient, AdminOptions, NewTopic, TopicReplication},
     consumer::{BaseConsumer, CommitMode, Consumer as _, StreamConsumer},
     message::{Header, OwnedHeaders},
     producer::{FutureProducer, FutureRecord},
 };
-use tempfile::TempDir;
+use tokio::sync::mpsc;
 
 /// The URL of a topic of a server. A topic of the tests is created before.
 pub(crate) fn url(address: &KafkaAddress, stream: &str) -> String {
@@ -65,68 +64,93 @@ pub(crate) async fn refusal(url: &str) -> Error {
     KafkaSink::connect(options).await.map(drop).expect_err("it is refused")
 }
 
-/// How to read a topic without losing time.
-pub(crate) fn reading(url: &str, store: Arc<dyn Store>, owner: &str) -> KafkaFeedOptions {
-    let reading = Reading {
-        lease_ttl: Duration::from_millis(600),
-        backoff: Backoff { initial: Duration::from_millis(2), cap: Duration::from_millis(100) },
-        ..Reading::new("payments", store, owner.to_owned())
-    };
-    KafkaFeedOptions::from_url(url, reading).unwrap()
-}
-
-/// A source, a consumer, and the topic between them.
-pub(crate) struct Shop {
+/// A topic of 8 partitions unless said otherwise.
+pub(crate) struct Orders {
     pub(crate) server: KafkaAddress,
-    pub(crate) source: Source,
-    pub(crate) consumer: Consumer,
-    pub(crate) stream: String,
-    folder: TempDir,
+    pub(crate) name: String,
 }
 
-impl Shop {
-    pub(crate) async fn new() -> Self {
-        Self::on(server().await, 8).await
-    }
+pub(crate) type Shop = streams::Shop<Orders>;
 
+impl Orders {
     pub(crate) async fn on(server: KafkaAddress, lanes: u16) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let stream = unique("orders");
-        create(&server, &stream, lanes).await;
-        Self {
-            server,
-            source: Source::open(folder.path()),
-            consumer: Consumer::open(folder.path()).await,
-            stream,
-            folder,
-        }
-    }
-
-    /// Where the databases are.
-    pub(crate) fn folder(&self) -> &std::path::Path {
-        self.folder.path()
-    }
-
-    pub(crate) fn url(&self) -> String {
-        url(&self.server, &self.stream)
-    }
-
-    pub(crate) async fn feed(&self) -> KafkaFeed {
-        self.feed_at(&self.url()).await
-    }
-
-    pub(crate) async fn feed_at(&self, url: &str) -> KafkaFeed {
-        KafkaFeed::open(reading(url, self.consumer.store(), &unique("feed"))).await.unwrap()
+        let name = unique("orders");
+        create(&server, &name, lanes).await;
+        Self { server, name }
     }
 
     /// Everything in the topic.
     pub(crate) async fn stored(&self) -> Vec<Stored> {
-        stored(&self.server, &self.stream).await
+        stored(&self.server, &self.name).await
     }
 
     /// Of each lane, how far the group is.
     pub(crate) async fn committed(&self) -> Vec<Option<i64>> {
-        committed(&self.server, &self.stream).await
+        committed(&self.server, &self.name).await
+    }
+}
+
+impl Stream for Orders {
+    type Sink = KafkaSink;
+    type Feed = KafkaFeed;
+
+    const LOSES: Option<&'static str> = Some("e20");
+
+    async fn start() -> Self {
+        Self::on(server().await, 8).await
+    }
+
+    fn address(&self) -> SocketAddr {
+        (Ipv4Addr::LOCALHOST, self.server.port()).into()
+    }
+
+    /// Whoever asks a server is told where to go on asking: it cannot be reached through another address.
+    fn url_at(&self, _address: SocketAddr) -> String {
+        url(&self.server, &self.name)
+    }
+
+    async fn sink(url: &str) -> KafkaSink {
+        sink(url).await
+    }
+
+    async fn feed(url: &str, reading: Reading) -> KafkaFeed {
+        KafkaFeed::open(KafkaFeedOptions::from_url(url, reading).unwrap()).await.unwrap()
+    }
+
+    fn closer(feed: &KafkaFeed) -> Closer {
+        feed.closer()
+    }
+
+    async fn lose_one(&self) {
+        assert_eq!(self.stored().await.len(), 199, "one is lost");
+    }
+
+    async fn announced(&self) -> mpsc::UnboundedReceiver<Announcement> {
+        let listener = listen(&self.server, &self.name).await;
+        let (sender, receiver) = mpsc::unbounded_channel();
+        tokio::spawn(async move {
+            while !sender.is_closed() {
+                if let Ok(message) = listener.recv().await {
+                    let said = serde_json::from_slice(message.payload().unwrap()).unwrap();
+                    let _ = sender.send(said);
+                }
+            }
+        });
+        receiver
+    }
+
+    async fn foreign(&self) {
+        send(&self.server, &self.name, 0, &[], b"hello").await;
+        for _ in 0..2 {
+            let event = [
+                ("ce_specversion", "1.0"),
+                ("ce_id", "f1"),
+                ("ce_type", "T"),
+                ("ce_source", "elsewhere"),
+                ("ce_subject", "f"),
+            ];
+            send(&self.server, &self.name, 0, &event, b"hello").await;
+        }
     }
 }
 
@@ -268,8 +292,4 @@ pub(crate) fn delivery(partition: Partition, sequence: u64) -> Delivery {
         event: event.bytes("application/json", format!("{{\"n\": {sequence}}}")),
     };
     Delivery { record, order: Order::Chained { previous: sequence - 1 } }
-}
-
-pub(crate) fn assert_clean(verdict: &Verdict) {
-    assert!(verdict.is_clean(), "{verdict}");
 }

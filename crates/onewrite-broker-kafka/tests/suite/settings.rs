@@ -2,14 +2,14 @@
 
 use std::time::Duration;
 
-use onewrite_broker_kafka::{KafkaFeed, gap_topic};
+use onewrite_broker_kafka::gap_topic;
 use onewrite_core::{
     Code, Delivery, Error,
     broker::{Receipt, Sink as _},
 };
 
 use crate::rig::{
-    Consumer, Shop, create, delivery, reading, refusal, server, sink, stored, unique, until, url,
+    Orders, Shop, Stream as _, create, delivery, refusal, server, sink, stored, unique, until, url,
 };
 
 fn assert_says(error: &Error, code: Code, parts: &[&str]) {
@@ -21,12 +21,9 @@ fn assert_says(error: &Error, code: Code, parts: &[&str]) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn both_halves_find_the_same_topic() {
-    let (server, folder) = (server().await, tempfile::tempdir().unwrap());
-    let consumer = Consumer::open(folder.path()).await;
-    let stream = unique("both");
-    create(&server, &stream, 3).await;
-    let url = format!("{}&lanes=3", url(&server, &stream));
-    let feed = KafkaFeed::open(reading(&url, consumer.store(), "one")).await.unwrap();
+    let shop = Shop::on(Orders::on(server().await, 3).await).await;
+    let url = format!("{}&lanes=3", shop.broker.url());
+    let feed = shop.feed_at(&url).await;
     let sink = sink(&url.replace("&lanes=3", "")).await;
     assert_eq!(sink.lanes(), 3, "as the topic has");
     feed.closer().close().await;
@@ -48,10 +45,10 @@ async fn a_missing_topic_is_created() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_weakens_a_promise_is_told() {
     let shop = Shop::new().await;
-    let warnings = sink(&shop.url()).await.warnings().await.unwrap();
+    let warnings = sink(&shop.broker.url()).await.warnings().await.unwrap();
     let said = warnings.join("\n");
     assert!(said.contains("one replica"), "{said}");
-    assert_eq!(said.contains("DescribeConfigs"), shop.server.is_mock(), "{said}");
+    assert_eq!(said.contains("DescribeConfigs"), shop.broker.server.is_mock(), "{said}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -102,7 +99,7 @@ async fn keys_go_where_java_sends_them() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_goes_by_key_takes_effect_in_its_order() {
     let mut shop = Shop::new().await;
-    let by_key = format!("{}&partition_by=key", shop.url());
+    let by_key = format!("{}&partition_by=key", shop.broker.url());
     let relay = shop.source.relay(sink(&by_key).await);
     shop.source.place(300, 20).await;
     until("the end of the log", async || shop.source.is_settled().await).await;

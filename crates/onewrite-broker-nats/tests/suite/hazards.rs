@@ -16,6 +16,7 @@ use onewrite_testkit::proxy::{Fault, Proxy};
 use crate::rig::{Orders, Shop, Stream as _, assert_clean, client, sink, until};
 
 onewrite_testkit::stream_suite!(Orders);
+onewrite_testkit::proxy_suite!(Orders);
 onewrite_testkit::crash_suite!(Orders);
 onewrite_testkit::takeover_suite!(Orders, Duration::from_secs(20));
 

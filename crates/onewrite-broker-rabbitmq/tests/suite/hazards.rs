@@ -16,6 +16,7 @@ use onewrite_testkit::streams::{Shop, Stream as _, assert_clean};
 use crate::rig::{Orders, ready_in, sink, until};
 
 onewrite_testkit::stream_suite!(Orders);
+onewrite_testkit::proxy_suite!(Orders);
 onewrite_testkit::crash_suite!(Orders);
 onewrite_testkit::takeover_suite!(Orders, Duration::from_secs(20));
 

@@ -17,6 +17,7 @@ use onewrite_testkit::{
 use crate::rig::{Orders, Shop, Stream as _, ask, assert_clean, server_with, sink, until};
 
 onewrite_testkit::stream_suite!(Orders);
+onewrite_testkit::proxy_suite!(Orders);
 onewrite_testkit::crash_suite!(Orders);
 onewrite_testkit::takeover_suite!(Orders, Duration::from_secs(20));
 

@@ -12,7 +12,7 @@ use onewrite_core::{
 };
 use onewrite_lanes::Announcement;
 
-use super::{Crash, Shop, Stream, assert_clean};
+use super::{Crash, Shop, Stream, assert_clean, losing::Losing};
 use crate::{
     history::Verdict,
     proxy::{Fault, Proxy},
@@ -84,7 +84,7 @@ async fn lose_one<B: Stream>(
 ) -> (Verdict, Vec<Announcement>) {
     let mut shop = Shop::<B>::new().await;
     shop.source.place(200, 10).await;
-    let relay = shop.source.relay(shop.sink().await);
+    let relay = shop.source.relay(Losing::new(shop.sink().await, B::LOSES));
     until("the end of the log", async || shop.source.is_settled().await).await;
     let mut announced = shop.broker.announced().await;
     shop.broker.lose_one().await;

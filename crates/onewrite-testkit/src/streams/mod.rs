@@ -4,15 +4,18 @@
 //!
 //! ```ignore
 //! onewrite_testkit::stream_suite!(Orders);
+//! onewrite_testkit::takeover_suite!(Orders, Duration::from_secs(20));
+//! onewrite_testkit::proxy_suite!(Orders);
 //! onewrite_testkit::crash_suite!(Orders);
 //! ```
 //!
-//! The second is for servers that keep their data through a kill. Both need the feature `sabotage`, for
-//! what shows that they would notice.
+//! The third is for servers that can be reached through a proxy, the last for those that keep their data
+//! through a kill. They need the feature `sabotage`, for what shows that they would notice.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a case fails by panicking")]
 
 pub mod hazards;
+mod losing;
 pub mod sharing;
 mod suite;
 
@@ -40,6 +43,10 @@ pub trait Stream: Send + Sync + Sized + 'static {
     type Sink: Sink + 'static;
     /// What reads it.
     type Feed: Feed + 'static;
+
+    /// The event that is lost on its way, after its sender heard that it was stored: for servers that let
+    /// nobody take away what they have ([`Self::lose_one`] does nothing then).
+    const LOSES: Option<&'static str> = None;
 
     /// A new stream, on a server that others may use as well.
     fn start() -> impl Future<Output = Self> + Send;
