@@ -1,7 +1,7 @@
 //! `examples/languages` and the SQL of the book, run as their readers run them: with `psql` and Python.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs::{self, File},
     path::{Path, PathBuf},
     process::Command,
@@ -17,7 +17,7 @@ use tokio::task::block_in_place;
 use crate::support::{PROGRAM, Place, Run, Running, eventually, free_address, plain};
 
 /// A file of the repository.
-fn repository(path: &str) -> PathBuf {
+pub(crate) fn repository(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").join(path)
 }
 
@@ -74,21 +74,28 @@ fn plainly(mut command: Command, args: &[&str]) -> Command {
 }
 
 /// A program of the examples, working on the database at `url`.
-fn program(name: &str, url: &str, args: &[&str]) -> Command {
+pub(crate) fn program(name: &str, url: &str, args: &[&str]) -> Command {
+    let mut command = script(&example(name), args);
+    command.env("DATABASE_URL", url);
+    command
+}
+
+/// Any file of Python.
+pub(crate) fn script(path: &str, args: &[&str]) -> Command {
     let mut command = Command::new(python());
-    command.arg(example(name)).env("DATABASE_URL", url);
+    command.arg(path);
     plainly(command, args)
 }
 
 /// The two services' databases, with onewrite's tables and the examples'.
-struct Services {
+pub(crate) struct Services {
     place: Place,
     shop: String,
-    billing: String,
+    pub(crate) billing: String,
 }
 
 impl Services {
-    async fn new() -> Self {
+    pub(crate) async fn new() -> Self {
         let (shop, billing) = (database("shop").await, database("billing").await);
         let place = Place::new();
         for url in [&shop, &billing] {
@@ -101,7 +108,7 @@ impl Services {
     }
 
     /// Customer and order of each invoice, in the order in which they were written.
-    fn invoices(&self) -> Vec<(String, String)> {
+    pub(crate) fn invoices(&self) -> Vec<(String, String)> {
         let sql = self.place.path("invoices.sql");
         fs::write(&sql, "SELECT customer, order_id FROM invoices ORDER BY n").unwrap();
         let found = psql(&self.billing, sql.to_str().unwrap(), &[]).ok().out;
@@ -109,16 +116,16 @@ impl Services {
         found.lines().filter_map(pair).collect()
     }
 
-    fn relay(&self, sink: &str, more: &[&str]) -> Command {
+    pub(crate) fn relay(&self, sink: &str, more: &[&str]) -> Command {
         let args = ["relay", "--store", &self.shop, "--sink", sink, "--name", "billing"];
         self.place.command(&[&args[..], &["--allow-private"], more].concat())
     }
 
-    fn emit(&self, args: &[&str]) {
+    pub(crate) fn emit(&self, args: &[&str]) {
         Run::of(program("emit.py", &self.shop, args)).ok();
     }
 
-    fn is_settled(&self) -> bool {
+    pub(crate) fn is_settled(&self) -> bool {
         let sinks = self.place.json(&["sink", "list", "--store", &self.shop, "--json"]);
         sinks[0]["behind"] == 0
     }
@@ -129,6 +136,24 @@ async fn database(name: &str) -> String {
     let (server, name) = (shared_postgres().await.unwrap(), unique(name));
     server.create_database(&name).await.unwrap();
     server.url(&name)
+}
+
+/// How many orders have an invoice, or several.
+pub(crate) fn orders_of(invoices: &[(String, String)]) -> usize {
+    invoices.iter().map(|(_, order)| order).collect::<BTreeSet<_>>().len()
+}
+
+/// Each of the orders 1 to `placed` has one invoice, and those of each customer are in order.
+pub(crate) fn once_and_in_order(invoices: Vec<(String, String)>, placed: usize) {
+    let mut by_customer: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for (customer, order) in invoices {
+        by_customer.entry(customer).or_default().push(order);
+    }
+    for (customer, orders) in (0..3).map(|n| (n, &by_customer[&format!("customer-{n}")])) {
+        let placed = (1..=placed).filter(|number| number % 3 == customer);
+        let placed: Vec<String> = placed.map(|number| format!("o-{number:06}")).collect();
+        assert_eq!(*orders, placed);
+    }
 }
 
 /// Orders flow from emit.py through a relay to receive.py, whose answers are lost for a while and which
@@ -171,26 +196,14 @@ async fn killed_in_the_middle(receive: &[&str]) -> Vec<(String, String)> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_python_receiver_that_is_killed_invoices_every_order_once_and_in_order() {
-    let invoices = killed_in_the_middle(&[]).await;
-    let mut by_customer: BTreeMap<String, Vec<String>> = BTreeMap::new();
-    for (customer, order) in invoices {
-        by_customer.entry(customer).or_default().push(order);
-    }
-    for (customer, orders) in (0..3).map(|n| (n, &by_customer[&format!("customer-{n}")])) {
-        let placed = (1..=100).filter(|number| number % 3 == customer);
-        let placed: Vec<String> = placed.map(|number| format!("o-{number:06}")).collect();
-        assert_eq!(*orders, placed);
-    }
+    once_and_in_order(killed_in_the_middle(&[]).await, 100);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn without_its_call_of_receive_it_invoices_orders_twice() {
     let invoices = killed_in_the_middle(&["--without-receive"]).await;
-    let mut orders: Vec<_> = invoices.iter().map(|(_, order)| order).collect();
-    let written = orders.len();
-    orders.sort();
-    orders.dedup();
-    assert!(orders.len() == 100 && written > 100, "{written} invoices of {} orders", orders.len());
+    let (written, orders) = (invoices.len(), orders_of(&invoices));
+    assert!(orders == 100 && written > 100, "{written} invoices of {orders} orders");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -4,6 +4,7 @@
 
 mod bad_input;
 mod cli;
+mod consumers;
 mod dead_letter;
 mod demo;
 mod disk;
