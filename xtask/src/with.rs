@@ -24,7 +24,7 @@ pub(crate) struct Options {
     #[arg(required = true, value_delimiter = ',')]
     servers: Vec<Server>,
     /// The command and its arguments. It finds the servers in its environment (`ONEWRITE_POSTGRES`,
-    /// `ONEWRITE_MARIADB`, `ONEWRITE_NATS`, `ONEWRITE_RABBITMQ`, `ONEWRITE_REDIS`), for programs of this repository the first store
+    /// `ONEWRITE_MARIADB`, `ONEWRITE_NATS`, `ONEWRITE_RABBITMQ`, `ONEWRITE_REDIS`, `ONEWRITE_KAFKA`), for programs of this repository the first store
     /// and the first broker as `ONEWRITE_STORE` and `ONEWRITE_BROKER`, and for its tests all as `ONEWRITE_TEST_…`.
     #[arg(required = true, last = true)]
     command: Vec<OsString>,
@@ -33,6 +33,7 @@ pub(crate) struct Options {
 /// Runs the command in the caller's folder; its exit code is ours.
 pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     servers::install_missing(&options.servers, false)?;
+    servers::build_missing(&options.servers)?;
     let status = servers::runtime()?.block_on(async {
         let servers = Servers::start(&options.servers).await?;
         attend(command(options, &servers).await?).await
@@ -95,6 +96,7 @@ mod tests {
             [ "$ONEWRITE_MARIADB" = "$ONEWRITE_TEST_MARIADB/onewrite" ] || exit 5
             [ "$ONEWRITE_REDIS" = "$ONEWRITE_TEST_REDIS" ] || exit 6
             [ "$ONEWRITE_RABBITMQ" = "$ONEWRITE_TEST_RABBITMQ" ] || exit 8
+            [ "$ONEWRITE_KAFKA" = "${ONEWRITE_TEST_KAFKA%#*}" ] || exit 9
             exit 7"#;
         assert_eq!(code(servers::ALL, script)?, ExitCode::from(7));
         Ok(())
@@ -115,7 +117,7 @@ mod tests {
         let refused = parser.try_get_matches_from(words).unwrap_err().to_string();
         assert!(
             refused.contains("oracle")
-                && refused.contains("postgres, mariadb, nats, rabbitmq, redis"),
+                && refused.contains("postgres, mariadb, nats, rabbitmq, redis, kafka"),
             "{refused}"
         );
     }

@@ -9,7 +9,7 @@ use std::{env, io};
 use tokio::sync::OnceCell;
 
 use crate::{
-    Mariadb, MariadbAddress, Nats, NatsAddress, Postgres, PostgresAddress, Rabbitmq,
+    Kafka, KafkaAddress, Mariadb, MariadbAddress, Nats, NatsAddress, Postgres, PostgresAddress, Rabbitmq,
     RabbitmqAddress, Redis, RedisAddress,
 };
 
@@ -23,6 +23,8 @@ pub const NATS_ENV: &str = "ONEWRITE_TEST_NATS";
 pub const RABBITMQ_ENV: &str = "ONEWRITE_TEST_RABBITMQ";
 /// Names the Redis server of the test run: `redis://127.0.0.1:PORT`.
 pub const REDIS_ENV: &str = "ONEWRITE_TEST_REDIS";
+/// Names the Kafka server of the test run: `kafka://127.0.0.1:PORT`, with `#COMMANDS` for the mock.
+pub const KAFKA_ENV: &str = "ONEWRITE_TEST_KAFKA";
 
 /// The PostgreSQL server of this test run: the one that [`POSTGRES_ENV`] names, else one of this process.
 ///
@@ -116,6 +118,25 @@ pub async fn shared_redis() -> io::Result<&'static RedisAddress> {
             return Ok((address, None));
         }
         let server = Redis::start().await?;
+        Ok::<_, io::Error>((server.address().clone(), Some(server)))
+    };
+    Ok(&SHARED.get_or_try_init(start).await?.0)
+}
+
+/// The Kafka server of this test run: the one that [`KAFKA_ENV`] names, else one of this process.
+///
+/// Other tests use it at the same time: work on topics of your own, and do not disturb it.
+///
+/// # Errors
+/// When [`KAFKA_ENV`] holds something else, or as [`Kafka::start`].
+pub async fn shared_kafka() -> io::Result<&'static KafkaAddress> {
+    static SHARED: OnceCell<(KafkaAddress, Option<Kafka>)> = OnceCell::const_new();
+    let start = async || {
+        if let Some(url) = named(KAFKA_ENV) {
+            let address = KafkaAddress::parse(&url).ok_or_else(|| not_understood(KAFKA_ENV))?;
+            return Ok((address, None));
+        }
+        let server = Kafka::start().await?;
         Ok::<_, io::Error>((server.address().clone(), Some(server)))
     };
     Ok(&SHARED.get_or_try_init(start).await?.0)

@@ -1,5 +1,6 @@
 //! The servers are what tests rely on: private, real, and gone afterwards.
 
+mod kafka;
 mod mariadb;
 mod nats;
 mod orphans;

@@ -6,7 +6,7 @@ use std::{
 };
 
 use onewrite_testservers::{
-    shared_mariadb, shared_nats, shared_postgres, shared_rabbitmq, shared_redis, unique,
+    shared_kafka, shared_mariadb, shared_nats, shared_postgres, shared_rabbitmq, shared_redis, unique,
 };
 
 #[tokio::test]
@@ -49,6 +49,14 @@ async fn all_tests_share_one_rabbitmq() -> io::Result<()> {
 async fn all_tests_share_one_redis() -> io::Result<()> {
     let (one, two) = tokio::try_join!(shared_redis(), shared_redis())?;
     assert_eq!(one.url(), two.url());
+    TcpStream::connect((Ipv4Addr::LOCALHOST, one.port()))?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn all_tests_share_one_kafka() -> io::Result<()> {
+    let (one, two) = tokio::try_join!(shared_kafka(), shared_kafka())?;
+    assert_eq!(one.test_url(), two.test_url());
     TcpStream::connect((Ipv4Addr::LOCALHOST, one.port()))?;
     Ok(())
 }

@@ -4,7 +4,7 @@
 //! database; a relay reads that database's log in order and delivers; the receiving side makes repeats
 //! harmless. This crate is what a service imports.
 //!
-//! The features `postgres` and `mysql` add stores, `nats`, `rabbitmq` and `redis` brokers, `sqlx` the
+//! The features `postgres` and `mysql` add stores, `nats`, `rabbitmq`, `redis` and `kafka` brokers, `sqlx` the
 //! transactions of its users.
 //!
 //! ```
@@ -56,6 +56,8 @@ pub mod stream;
 
 pub use onewrite_broker_http as http;
 pub use onewrite_broker_local::{MemoryFeed, MemorySink, NullSink, StdoutSink, memory};
+#[cfg(feature = "kafka")]
+pub use onewrite_broker_kafka as kafka;
 #[cfg(feature = "nats")]
 pub use onewrite_broker_nats as nats;
 #[cfg(feature = "rabbitmq")]

@@ -12,7 +12,16 @@ use onewrite_core::{
 pub use onewrite_lanes::{Closer, Reading};
 
 /// The schemes of their URLs. Whether this build knows a broker is decided by its features.
-pub const SCHEMES: &[&str] = &["nats://", "tls://", "redis://", "rediss://", "amqp://", "amqps://"];
+pub const SCHEMES: &[&str] = &[
+    "nats://",
+    "tls://",
+    "redis://",
+    "rediss://",
+    "amqp://",
+    "amqps://",
+    "kafka://",
+    "kafka+ssl://",
+];
 
 /// Whether a URL leads to a broker that keeps a stream.
 #[must_use]
@@ -41,6 +50,11 @@ pub async fn sink(url: &str) -> Result<Arc<dyn Sink>> {
             let options = crate::rabbitmq::RabbitSinkOptions::from_url(url)?;
             Ok(Arc::new(crate::rabbitmq::RabbitSink::connect(options).await?))
         }
+        #[cfg(feature = "kafka")]
+        "kafka" | "kafka+ssl" => {
+            let options = crate::kafka::KafkaSinkOptions::from_url(url)?;
+            Ok(Arc::new(crate::kafka::KafkaSink::connect(options).await?))
+        }
         scheme => Err(unknown(scheme)),
     }
 }
@@ -51,7 +65,7 @@ pub async fn sink(url: &str) -> Result<Arc<dyn Sink>> {
 /// # Errors
 /// As [`sink`].
 #[cfg_attr(
-    not(any(feature = "nats", feature = "redis", feature = "rabbitmq")),
+    not(any(feature = "nats", feature = "redis", feature = "rabbitmq", feature = "kafka")),
     expect(unused_variables, reason = "no broker to read with it")
 )]
 pub async fn feed(url: &str, reading: Reading) -> Result<(Box<dyn Feed>, Closer)> {
@@ -74,6 +88,13 @@ pub async fn feed(url: &str, reading: Reading) -> Result<(Box<dyn Feed>, Closer)
         "amqp" | "amqps" => {
             let options = crate::rabbitmq::RabbitFeedOptions::from_url(url, reading)?;
             let feed = crate::rabbitmq::RabbitFeed::open(options).await?;
+            let closer = feed.closer();
+            Ok((Box::new(feed), closer))
+        }
+        #[cfg(feature = "kafka")]
+        "kafka" | "kafka+ssl" => {
+            let options = crate::kafka::KafkaFeedOptions::from_url(url, reading)?;
+            let feed = crate::kafka::KafkaFeed::open(options).await?;
             let closer = feed.closer();
             Ok((Box::new(feed), closer))
         }
@@ -104,6 +125,10 @@ pub async fn remove(url: &str, consumers: &[&str]) -> Result<()> {
             let options = crate::rabbitmq::RabbitSinkOptions::from_url(url)?;
             crate::rabbitmq::remove(&options.stream, consumers).await
         }
+        #[cfg(feature = "kafka")]
+        "kafka" | "kafka+ssl" => {
+            crate::kafka::remove(&crate::kafka::KafkaSinkOptions::from_url(url)?.stream).await
+        }
         scheme => Err(unknown(scheme)),
     }
 }
@@ -115,9 +140,18 @@ fn scheme(url: &str) -> &str {
 fn unknown(scheme: &str) -> Error {
     let known = SCHEMES.iter().any(|known| known.strip_suffix("://") == Some(scheme));
     let context = match known {
-        true => format!(
-            "this build knows no broker of the scheme `{scheme}`; build it with that broker's feature"
-        ),
+        true => {
+            let feature = match scheme {
+                "tls" => "nats",
+                "amqp" | "amqps" => "rabbitmq",
+                "rediss" => "redis",
+                "kafka+ssl" => "kafka",
+                other => other,
+            };
+            format!(
+                "this build knows no broker of the scheme `{scheme}`; build it with `--features {feature}`"
+            )
+        }
         false => format!("no broker that keeps a stream answers to `{scheme}:`"),
     };
     Error::new(Code::UnknownScheme, context)

@@ -62,7 +62,7 @@ pub(crate) fn install_missing(wanted: &[Server], tools: bool) -> Result<()> {
 
 fn missing(wanted: &[Server], tools: bool) -> Option<Vec<&'static str>> {
     let servers = wanted.iter().filter(|server| !server.is_installed());
-    let mut packages: Vec<_> = servers.map(|server| server.package()).collect();
+    let mut packages: Vec<_> = servers.filter_map(|server| server.package()).collect();
     let is_there = |probe: &[&str]| {
         let mut command = Command::new(probe[0]);
         command.args(&probe[1..]).stdout(Stdio::null()).stderr(Stdio::null());

@@ -9,13 +9,15 @@ use std::{
 
 use anyhow::{Context, Result};
 use onewrite_testservers::{
-    MARIADB_ENV, Mariadb, NATS_ENV, Nats, POSTGRES_ENV, Postgres, RABBITMQ_ENV, REDIS_ENV,
+    KAFKA_ENV, Kafka, MARIADB_ENV, Mariadb, NATS_ENV, Nats, POSTGRES_ENV, Postgres, RABBITMQ_ENV, REDIS_ENV,
     Rabbitmq, Redis,
 };
 use tokio::{
     runtime::{self, Runtime},
     signal::unix::{Signal, SignalKind, signal},
 };
+
+use crate::workspace;
 
 pub(crate) use self::install::install_missing;
 
@@ -32,21 +34,24 @@ pub(crate) enum Server {
     Rabbitmq,
     /// Redis.
     Redis,
+    /// A mock of Kafka, of this workspace.
+    Kafka,
 }
 
 /// What the tests need.
 pub(crate) const ALL: &[Server] =
-    &[Server::Postgres, Server::Mariadb, Server::Nats, Server::Rabbitmq, Server::Redis];
+    &[Server::Postgres, Server::Mariadb, Server::Nats, Server::Rabbitmq, Server::Redis, Server::Kafka];
 
 impl Server {
-    /// Debian's package.
-    fn package(self) -> &'static str {
+    /// Debian's package; `None` for what is built here.
+    fn package(self) -> Option<&'static str> {
         match self {
-            Self::Postgres => "postgresql",
-            Self::Mariadb => "mariadb-server",
-            Self::Nats => "nats-server",
-            Self::Rabbitmq => "rabbitmq-server",
-            Self::Redis => "redis-server",
+            Self::Postgres => Some("postgresql"),
+            Self::Mariadb => Some("mariadb-server"),
+            Self::Nats => Some("nats-server"),
+            Self::Rabbitmq => Some("rabbitmq-server"),
+            Self::Redis => Some("redis-server"),
+            Self::Kafka => None,
         }
     }
 
@@ -57,6 +62,7 @@ impl Server {
             Self::Nats => Nats::is_installed(),
             Self::Rabbitmq => Rabbitmq::is_installed(),
             Self::Redis => Redis::is_installed(),
+            Self::Kafka => true,
         }
     }
 
@@ -68,6 +74,7 @@ impl Server {
             Self::Nats => NATS_ENV,
             Self::Rabbitmq => RABBITMQ_ENV,
             Self::Redis => REDIS_ENV,
+            Self::Kafka => KAFKA_ENV,
         }
     }
 
@@ -79,6 +86,7 @@ impl Server {
             Self::Nats => ["ONEWRITE_NATS", BROKER],
             Self::Rabbitmq => ["ONEWRITE_RABBITMQ", BROKER],
             Self::Redis => ["ONEWRITE_REDIS", BROKER],
+            Self::Kafka => ["ONEWRITE_KAFKA", BROKER],
         }
     }
 
@@ -89,8 +97,17 @@ impl Server {
             Self::Nats => Running::Nats(Nats::start().await.context("NATS")?),
             Self::Rabbitmq => Running::Rabbitmq(Rabbitmq::start().await.context("RabbitMQ")?),
             Self::Redis => Running::Redis(Redis::start().await.context("Redis")?),
+            Self::Kafka => Running::Kafka(Kafka::start().await.context("Kafka")?),
         })
     }
+}
+
+/// Builds the programs of this workspace that `wanted` needs and that are not there.
+pub(crate) fn build_missing(wanted: &[Server]) -> Result<()> {
+    if !wanted.contains(&Server::Kafka) || Kafka::is_built() {
+        return Ok(());
+    }
+    workspace::run(workspace::cargo().args(["build", "-p", "onewrite-mock-kafka"]))
 }
 
 const STORE: &str = "ONEWRITE_STORE";
@@ -104,6 +121,7 @@ enum Running {
     Nats(Nats),
     Rabbitmq(Rabbitmq),
     Redis(Redis),
+    Kafka(Kafka),
 }
 
 impl Running {
@@ -114,6 +132,7 @@ impl Running {
             Self::Nats(_) => Server::Nats,
             Self::Rabbitmq(_) => Server::Rabbitmq,
             Self::Redis(_) => Server::Redis,
+            Self::Kafka(_) => Server::Kafka,
         }
     }
 
@@ -125,6 +144,15 @@ impl Running {
             Self::Nats(server) => server.url(),
             Self::Rabbitmq(server) => server.url(),
             Self::Redis(server) => server.url(),
+            Self::Kafka(server) => server.url(),
+        }
+    }
+
+    /// What tests are told: the mock of Kafka takes commands from them.
+    fn test_url(&self) -> String {
+        match self {
+            Self::Kafka(server) => server.address().test_url(),
+            _ => self.url(),
         }
     }
 
@@ -133,7 +161,9 @@ impl Running {
         match self {
             Self::Postgres(server) => server.create_database(database).await?,
             Self::Mariadb(server) => server.address().create_database(database).await?,
-            Self::Nats(_) | Self::Rabbitmq(_) | Self::Redis(_) => return Ok(self.url()),
+            Self::Nats(_) | Self::Rabbitmq(_) | Self::Redis(_) | Self::Kafka(_) => {
+                return Ok(self.url());
+            }
         }
         Ok(format!("{}/{database}", self.url()))
     }
@@ -157,7 +187,7 @@ impl Servers {
 
     /// The variables that name them to tests.
     pub(crate) fn variables(&self) -> Vec<(&'static str, String)> {
-        self.0.iter().map(|running| (running.server().test_variable(), running.url())).collect()
+        self.0.iter().map(|running| (running.server().test_variable(), running.test_url())).collect()
     }
 
     /// Each with its URL, with a new database on those that have them.

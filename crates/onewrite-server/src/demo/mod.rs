@@ -58,8 +58,8 @@ pub(crate) struct DemoArgs {
     /// service.
     #[arg(long, value_name = "URL", default_value = stage::SQLITE)]
     store: String,
-    /// How events travel: `http`, from process to process, or `nats://HOST:PORT`, `amqp://HOST:PORT` or
-    /// `redis://HOST:PORT`, a stream for each service.
+    /// How events travel: `http`, from process to process, or `nats://HOST:PORT`, `amqp://HOST:PORT`,
+    /// `redis://HOST:PORT` or, built with the feature `kafka`, `kafka://HOST:PORT`, a stream for each service.
     #[arg(long, value_name = "URL", default_value = onewrite_shop::broker::HTTP)]
     broker: String,
     /// Keep stores and configuration in this folder, for `flow` and `why`. It must be empty or new.

@@ -55,7 +55,7 @@ impl Stage {
         };
         let streams = stream::is_stream(&args.broker).then(|| Streams::at(&args.broker, &run));
         if streams.is_none() && !is_word(&args.broker, broker::HTTP) {
-            let known = "--broker http, --broker nats://HOST:PORT, --broker amqp://HOST:PORT and --broker redis://HOST:PORT";
+            let known = "--broker http, --broker nats://HOST:PORT, --broker amqp://HOST:PORT, --broker redis://HOST:PORT and --broker kafka://HOST:PORT";
             return Err(unknown("broker", known));
         }
         let (folder, temporary) = folder(args)?;

@@ -60,6 +60,8 @@ impl Streams {
 fn options(scheme: &str, role: Role) -> String {
     match scheme {
         "amqp" | "amqps" => format!("heartbeat=2s&consumers={}", role.name()),
+        // It delivers again without waiting.
+        "kafka" | "kafka+ssl" => "gap_patience=2s".to_owned(),
         _ => "ack_wait=2s".to_owned(),
     }
 }
@@ -75,6 +77,9 @@ fn command((_, url): &(Role, String)) -> String {
         "amqp" | "amqps" => format!(
             "rabbitmqctl list_queues name | grep ^{stream} | xargs -n 1 rabbitmqctl delete_queue"
         ),
+        "kafka" | "kafka+ssl" => {
+            format!("kafka-topics.sh --bootstrap-server … --delete --topic '{stream}(\\.gaps)?'")
+        }
         _ => format!("nats stream rm {stream} --force"),
     }
 }
