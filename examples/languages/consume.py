@@ -112,9 +112,10 @@ class Held:
             return True  # a broker that was not answered for long gives the same message again
         try:
             entry = Entry(token, event)
-        except (TypeError, ValueError, AttributeError):
+            lane = self.lanes.setdefault(entry.lane, Lane())
+        except (TypeError, ValueError):  # its place is no number, or its source no text
             return False
-        self.lanes.setdefault(entry.lane, Lane()).add(entry)
+        lane.add(entry)
         self.tokens.add(token)
         return True
 

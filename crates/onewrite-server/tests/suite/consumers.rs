@@ -2,11 +2,13 @@
 
 use std::process::Command;
 
+#[cfg(feature = "kafka")]
+use onewrite_testkit::server::shared_kafka;
 use onewrite_testkit::server::{shared_nats, shared_rabbitmq, shared_redis, unique};
 use tokio::task::block_in_place;
 
 use crate::{
-    languages::{Services, once_and_in_order, orders_of, program, repository, script},
+    services::{Services, once_and_in_order, orders_of, program, repository, script},
     support::{Run, Running, eventually},
 };
 
@@ -16,15 +18,27 @@ enum Broker {
     Nats,
     Rabbitmq,
     Redis,
+    #[cfg(feature = "kafka")]
+    Kafka,
 }
 
 impl Broker {
-    async fn url(self) -> String {
-        match self {
+    /// A stream of its own.
+    async fn stream(self) -> String {
+        let name = unique("ORDERS");
+        let server = match self {
             Self::Nats => shared_nats().await.unwrap().url(),
             Self::Rabbitmq => shared_rabbitmq().await.unwrap().url(),
             Self::Redis => shared_redis().await.unwrap().url(),
-        }
+            #[cfg(feature = "kafka")]
+            Self::Kafka => {
+                let server = shared_kafka().await.unwrap();
+                server.create_topic(&name, 2).await.unwrap();
+                server.create_topic(&format!("{name}.gaps"), 1).await.unwrap();
+                server.url()
+            }
+        };
+        format!("{server}/{name}")
     }
 
     fn example(self) -> &'static str {
@@ -32,6 +46,8 @@ impl Broker {
             Self::Nats => "consume_nats.py",
             Self::Rabbitmq => "consume_rabbitmq.py",
             Self::Redis => "consume_redis.py",
+            #[cfg(feature = "kafka")]
+            Self::Kafka => "consume_kafka.py",
         }
     }
 }
@@ -47,11 +63,11 @@ struct Flow {
 impl Flow {
     async fn new(broker: Broker) -> Self {
         let services = Services::new().await;
-        let stream = format!("{}/{}", broker.url().await, unique("ORDERS"));
+        let stream = broker.stream().await;
         let options = match broker {
             // Nothing is kept for a receiver that was never there.
             Broker::Rabbitmq => "?lanes=2&consumers=billing",
-            Broker::Nats | Broker::Redis => "?lanes=2",
+            _ => "?lanes=2",
         };
         let relay = Running::of(services.relay(&format!("{stream}{options}"), &[]));
         Self { services, stream, example: broker.example(), _relay: relay }
@@ -148,6 +164,12 @@ async fn over_redis_every_order_is_invoiced_once_and_in_order() {
     every_order_once(Broker::Redis).await;
 }
 
+#[cfg(feature = "kafka")]
+#[tokio::test(flavor = "multi_thread")]
+async fn over_kafka_every_order_is_invoiced_once_and_in_order() {
+    every_order_once(Broker::Kafka).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn over_nats_without_receive_some_orders_are_invoiced_twice() {
     some_twice(Broker::Nats).await;
@@ -163,6 +185,12 @@ async fn over_redis_without_receive_some_orders_are_invoiced_twice() {
     some_twice(Broker::Redis).await;
 }
 
+#[cfg(feature = "kafka")]
+#[tokio::test(flavor = "multi_thread")]
+async fn over_kafka_without_receive_some_orders_are_invoiced_twice() {
+    some_twice(Broker::Kafka).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_nats_lost_is_sent_again() {
     a_lost_message_is_sent_again(Broker::Nats).await;
@@ -176,4 +204,10 @@ async fn what_rabbitmq_lost_is_sent_again() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_redis_lost_is_sent_again() {
     a_lost_message_is_sent_again(Broker::Redis).await;
+}
+
+#[cfg(feature = "kafka")]
+#[tokio::test(flavor = "multi_thread")]
+async fn what_kafka_lost_is_sent_again() {
+    a_lost_message_is_sent_again(Broker::Kafka).await;
 }

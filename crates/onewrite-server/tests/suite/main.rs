@@ -18,5 +18,6 @@ mod restore;
 #[cfg(feature = "sabotage")]
 mod sabotage;
 mod servers;
+mod services;
 mod support;
 mod suspension;

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 import nats
 import pika
 import redis
+from confluent_kafka import OFFSET_BEGINNING, Consumer, Producer, TopicPartition
 
 
 class Nats:
@@ -100,9 +101,38 @@ class Redis:
         print(sum(group["pending"] + group["lag"] for group in groups))
 
 
+class Kafka:
+    def __init__(self, url, stream, consumer):
+        self.server, self.stream = {"bootstrap.servers": url.netloc}, stream
+        self.lanes = range(2)
+        self.consumer = Consumer({**self.server, "group.id": consumer, "enable.auto.commit": False})
+
+    def end(self, lane):
+        return self.consumer.get_watermark_offsets(TopicPartition(self.stream, lane), timeout=10)[1]
+
+    def lose(self):
+        """Its group passes over the first message, which is as good as lost for the consumer."""
+        lane = next(lane for lane in self.lanes if self.end(lane))
+        self.consumer.commit(offsets=[TopicPartition(self.stream, lane, 1)], asynchronous=False)
+
+    def repeat(self):
+        producer = Producer(self.server)
+        for lane in self.lanes:
+            self.consumer.assign([TopicPartition(self.stream, lane, OFFSET_BEGINNING)])
+            for _ in range(self.end(lane)):
+                message = self.consumer.poll(10)
+                content = {"key": message.key(), "headers": message.headers()}
+                producer.produce(self.stream, message.value(), partition=lane, **content)
+        producer.flush(10)
+
+    def left(self):
+        committed = self.consumer.committed([TopicPartition(self.stream, lane) for lane in self.lanes], 10)
+        print(sum(self.end(lane) - max(committed[lane].offset, 0) for lane in self.lanes))
+
+
 def main():
     url, consumer, what = urlsplit(sys.argv[1]), *sys.argv[2:]
-    broker = {"nats": Nats, "amqp": RabbitMQ, "redis": Redis}[url.scheme]
+    broker = {"nats": Nats, "amqp": RabbitMQ, "redis": Redis, "kafka": Kafka}[url.scheme]
     getattr(broker(url, url.path.strip("/"), consumer), what)()
 
 
