@@ -52,32 +52,32 @@ impl Broker {
     }
 }
 
-/// A shop whose relay publishes to a stream of its own, and what reads it for billing.
+/// A shop, a stream of its own, and what reads it for billing.
 struct Flow {
     services: Services,
+    broker: Broker,
     stream: String,
-    example: &'static str,
-    _relay: Running,
 }
 
 impl Flow {
     async fn new(broker: Broker) -> Self {
-        let services = Services::new().await;
-        let stream = broker.stream().await;
-        let options = match broker {
+        Self { services: Services::new().await, broker, stream: broker.stream().await }
+    }
+
+    fn relay(&self) -> Running {
+        let options = match self.broker {
             // Nothing is kept for a receiver that was never there.
             Broker::Rabbitmq => "?lanes=2&consumers=billing",
             _ => "?lanes=2",
         };
-        let relay = Running::of(services.relay(&format!("{stream}{options}"), &[]));
-        Self { services, stream, example: broker.example(), _relay: relay }
+        Running::of(self.services.relay(&format!("{}{options}", self.stream), &[]))
     }
 
     /// Starts the consumer, which reads once it says so.
     fn consumer(&self, more: &[&str]) -> Running {
         // What a killed one had comes again after half of that where the server does not see it die.
         let args = [&[&*self.stream, "--consumer", "billing", "--patience", "2"], more].concat();
-        let consumer = Running::of(program(self.example, &self.services.billing, &args));
+        let consumer = Running::of(program(self.broker.example(), &self.services.billing, &args));
         consumer.lines(1);
         consumer
     }
@@ -109,6 +109,7 @@ impl Flow {
 async fn killed_twice(broker: Broker, more: &[&str]) -> Vec<(String, String)> {
     let flow = Flow::new(broker).await;
     block_in_place(|| {
+        let relay = flow.relay();
         let first = flow.consumer(more);
         flow.services.emit(&["--count", "40"]);
         eventually("the first orders are invoiced", || flow.invoices() > 0);
@@ -122,7 +123,7 @@ async fn killed_twice(broker: Broker, more: &[&str]) -> Vec<(String, String)> {
         let third = flow.consumer(more);
         eventually("all orders are invoiced", || orders_of(&flow.services.invoices()) == 100);
         flow.nothing_is_left();
-        drop(third);
+        drop((third, relay));
         flow.services.invoices()
     })
 }
@@ -136,16 +137,25 @@ async fn some_twice(broker: Broker) {
     assert!(invoices.len() > 100, "{} invoices", invoices.len());
 }
 
+/// It is announced in vain at first, by a consumer that is killed then with what it holds.
 async fn a_lost_message_is_sent_again(broker: Broker) {
     let flow = Flow::new(broker).await;
     block_in_place(|| {
+        let relay = flow.relay();
         flow.place(30, 1, &[]);
         flow.meddle("lose");
-        let consumer = flow.consumer(&[]);
-        consumer.says("missing, and the relay is told");
+        relay.terminate().ok();
+        let first = flow.consumer(&[]);
+        first.says("missing, and the relay is told");
+        first.kill();
+        assert!(flow.invoices() < 30);
+        let relay = flow.relay();
+        let second = flow.consumer(&[]);
+        second.says("missing, and the relay is told");
         eventually("it was sent again", || flow.invoices() == 30);
         flow.nothing_is_left();
         once_and_in_order(flow.services.invoices(), 30);
+        drop((second, relay));
     });
 }
 
