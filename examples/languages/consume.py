@@ -91,9 +91,10 @@ class Lane:
         self.failures += 1
         pause_s = min(0.1 * 2 ** min(self.failures, 20), PAUSE_MAX_S)
         self.again_at = now + random.uniform(pause_s / 2, pause_s)
-        if not isinstance(result, dict) or "gap" not in result:
+        event = self.entries[0].event
+        # Behind a gap event nothing comes by itself: those before it are gone, and a person decides.
+        if not isinstance(result, dict) or "gap" not in result or event["type"] == "io.onewrite.gap":
             self.missing = None
-            event = self.entries[0].event
             print(f"{event['type']} {event['id']} is not taken: {result}", file=sys.stderr, flush=True)
         elif self.missing is None or self.missing[0] != result["gap"]:
             # It may still come by itself.

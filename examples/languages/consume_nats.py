@@ -42,12 +42,16 @@ class Nats:
         self.replies = {}
         self.run(self.open(given))
 
+    async def hear(self, error):
+        """What goes wrong is told when it ends what was asked of the client."""
+
     def run(self, work):
         return self.loop.run_until_complete(work)
 
     async def open(self, given):
         servers = [f"{given.url.scheme}://{server}" for server in given.url.netloc.split(",")]
-        self.client = await nats.connect(servers)
+        # Its own way of connecting again would hide for how long nothing is read.
+        self.client = await nats.connect(servers, allow_reconnect=False, error_cb=self.hear)
         config = ConsumerConfig(
             # What a killed process had comes again after this, and what is held comes again and again.
             ack_wait=given.patience / 2,
