@@ -104,8 +104,8 @@ impl Flow {
     }
 }
 
-/// Orders flow to a consumer that is killed twice while it works, and once everything that the broker has is
-/// there twice. Returns the invoices.
+/// Orders flow to a consumer that is killed twice while it works. Between, everything that the broker has is
+/// there twice, and something that is no event. Returns the invoices.
 async fn killed_twice(broker: Broker, more: &[&str]) -> Vec<(String, String)> {
     let flow = Flow::new(broker).await;
     block_in_place(|| {

@@ -1,7 +1,7 @@
 """What happens to a stream behind the back of its users: `python meddle.py URL CONSUMER lose|repeat|left`.
 
 - lose takes one message away that has others of its partition behind it.
-- repeat sends again what the stream, or the consumer's queues, hold.
+- repeat sends again what the stream, or the consumer's queues, hold; and something that is no event.
 - left prints how many messages the consumer has not acknowledged, as far as the server tells.
 
 The consumer does not run meanwhile, but for `left`.
@@ -41,6 +41,7 @@ class Nats:
             # Without its id, by which the server would recognise it.
             headers = {name: text for name, text in message.headers.items() if name != "Nats-Msg-Id"}
             await stream.publish(message.subject, message.data, headers=headers)
+        await stream.publish(f"{self.stream}.0.0", b"hello")
         await client.close()
 
     async def do_left(self):
@@ -75,6 +76,7 @@ class RabbitMQ:
                 if count == 0:
                     break
             self.channel.cancel()
+        self.channel.basic_publish(self.stream, "0", b"hello")
         # What was not acknowledged goes back.
         self.connection.close()
 
@@ -95,6 +97,7 @@ class Redis:
         for lane in self.lanes:
             for _, fields in self.client.xrange(lane):
                 self.client.xadd(lane, fields)
+        self.client.xadd(self.lanes[0], {"hello": "world"})
 
     def left(self):
         groups = [group for lane in self.lanes for group in self.client.xinfo_groups(lane)]
@@ -123,6 +126,7 @@ class Kafka:
                 message = self.consumer.poll(10)
                 content = {"key": message.key(), "headers": message.headers()}
                 producer.produce(self.stream, message.value(), partition=lane, **content)
+        producer.produce(self.stream, b"hello", partition=0)
         producer.flush(10)
 
     def left(self):
