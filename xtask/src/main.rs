@@ -1,10 +1,12 @@
-//! The chores of this repository: `cargo xtask test`, `with`, `lint`, `tidy`, `bench`, `soak`.
+//! The chores of this repository: `cargo xtask test`, `with`, `demo-matrix`, `lint`, `tidy`,
+//! `bench`, `soak`.
 //!
 //! Everything but the command of `with` runs at the workspace's root, with the toolchain that built this
 //! program. Data goes to stdout, talk to stderr.
 
 mod bench;
 mod lint;
+mod matrix;
 mod servers;
 mod test;
 mod tidy;
@@ -30,6 +32,8 @@ enum Verb {
     Test(test::Options),
     /// Run a command beside private servers (`cargo xtask with postgres,nats -- env`).
     With(with::Options),
+    /// Run the demo on each store over each broker (`cargo xtask demo-matrix --json`).
+    DemoMatrix(matrix::Options),
     /// Check format, lints and house rules. Changes nothing.
     Lint,
     /// Check the house rules alone.
@@ -50,6 +54,7 @@ fn main() -> ExitCode {
 fn run(verb: Verb) -> Result<ExitCode> {
     match verb {
         Verb::With(options) => return with::run(&options),
+        Verb::DemoMatrix(options) => return matrix::run(&options),
         Verb::Test(options) => test::run(&options)?,
         Verb::Lint => lint::run()?,
         Verb::Tidy => tidy::run()?,

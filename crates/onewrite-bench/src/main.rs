@@ -5,6 +5,7 @@
 //! last line), progress to stderr. Everything is written below the target directory, on a real disk,
 //! with `synchronous=FULL`.
 
+mod brokers;
 mod drain;
 mod emit;
 mod latency;
@@ -33,6 +34,8 @@ enum Command {
     Postgres(postgres::Options),
     /// The same on a private MariaDB.
     Mariadb(mariadb::Options),
+    /// Publishing to brokers and reading from them, beside their own clients.
+    Brokers(brokers::Options),
     /// One hazard for minutes.
     Soak(soak::Options),
     /// A child process of a soak.
@@ -79,6 +82,7 @@ async fn main() -> ExitCode {
         Command::Spine(options) => spine(options).await,
         Command::Postgres(options) => postgres::run(options).await,
         Command::Mariadb(options) => mariadb::run(options).await,
+        Command::Brokers(options) => brokers::run(options).await,
         Command::Soak(options) => soak::run(options).await,
         Command::Writer(options) => soak::write(options).await,
     };

@@ -12,11 +12,14 @@ enum Is {
 }
 
 /// A target, with the section and the name of the figure that it is about.
-const TARGETS: [(&str, &str, &str, Is); 4] = [
+const TARGETS: [(&str, &str, &str, Is); 7] = [
     ("emit_ratio", "emit", "ratio", Is::AtLeast(0.6)),
     ("relay_memory", "drain", "memory_per_s", Is::AtLeast(200_000.0)),
     ("relay_http", "drain", "http_per_s", Is::AtLeast(60_000.0)),
     ("latency_500_p99_ms", "latency", "500_p99_ms", Is::AtMost(5.0)),
+    ("nats_publish_ratio", "brokers", "nats_ratio", Is::AtLeast(0.5)),
+    ("rabbitmq_publish_ratio", "brokers", "rabbitmq_ratio", Is::AtLeast(0.5)),
+    ("redis_publish_ratio", "brokers", "redis_ratio", Is::AtLeast(0.5)),
 ];
 
 /// The figures, in the order in which they were measured. A figure's name ends in its unit.

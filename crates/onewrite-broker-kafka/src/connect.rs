@@ -12,31 +12,26 @@ use onewrite_core::{Code, Error, Result};
 use onewrite_lanes::url::invalid;
 use rdkafka::{
     ClientConfig, ClientContext,
-    admin::{AdminClient, AdminOptions, NewTopic, TopicReplication},
+    admin::{AdminClient, AdminOptions},
     client::DefaultClientContext,
     config::RDKafkaLogLevel,
     consumer::ConsumerContext,
     error::{KafkaError, RDKafkaErrorCode},
-    producer::{BaseProducer, DeliveryResult, Producer as _, ProducerContext},
+    producer::{DeliveryResult, ProducerContext},
 };
 
 use crate::StreamOptions;
 
 /// The longest that servers are given to create or to describe something.
-const ADMIN_TIMEOUT_MAX: Duration = Duration::from_secs(2);
-
-/// How often a topic that is being created is looked for.
-const LOOK_EVERY: Duration = Duration::from_millis(50);
-
-/// How long announcements are kept: whoever waits says it again.
-const GAPS_KEPT_MS: &str = "60000";
+pub(crate) const ADMIN_TIMEOUT_MAX: Duration = Duration::from_secs(2);
 
 /// What a client's background says: it goes to the log, and the last error is kept.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Talk(Arc<Mutex<Option<(RDKafkaErrorCode, String)>>>);
+pub(crate) struct Talk(Arc<Mutex<Option<RDKafkaErrorCode>>>);
 
 impl Talk {
-    fn last(&self) -> Option<(RDKafkaErrorCode, String)> {
+    /// The last error, once.
+    pub(crate) fn last(&self) -> Option<RDKafkaErrorCode> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 }
@@ -57,7 +52,7 @@ impl ClientContext for Talk {
         let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         // That all servers are down follows from what was said about each of them.
         if code != RDKafkaErrorCode::AllBrokersDown || last.is_none() {
-            *last = Some((code, reason.to_owned()));
+            *last = Some(code);
         }
     }
 }
@@ -104,119 +99,12 @@ impl Server {
         self.config.clone()
     }
 
-    /// How many partitions a topic has; `None` when there is no such topic.
-    ///
-    /// # Errors
-    /// As [`Self::failed`] reads the answer.
-    pub(crate) async fn partitions(&self, topic: &str) -> Result<Option<u16>> {
-        self.look_at(topic, false).await
-    }
-
-    /// Looks for a topic until it can be used. What is missing is created by servers that do so when they
-    /// are asked about it.
-    ///
-    /// # Errors
-    /// As [`Self::partitions`].
-    pub(crate) async fn wait_for(&self, topic: &str) -> Result<Option<u16>> {
-        let until = tokio::time::Instant::now() + self.timeout.min(ADMIN_TIMEOUT_MAX);
-        loop {
-            let found = self.look_at(topic, true).await?;
-            if found.is_some() || until <= tokio::time::Instant::now() {
-                return Ok(found);
-            }
-            tokio::time::sleep(LOOK_EVERY).await;
-        }
-    }
-
-    async fn look_at(&self, topic: &str, create: bool) -> Result<Option<u16>> {
-        let mut config = self.config();
-        config.set("allow.auto.create.topics", if create { "true" } else { "false" });
-        let (timeout, name) = (self.timeout, topic.to_owned());
-        let asked = aside(move || {
-            let talk = Talk::default();
-            let client: BaseProducer<Talk> = match config.create_with_context(talk.clone()) {
-                Ok(client) => client,
-                Err(error) => return (Err(error), None),
-            };
-            let found = client.client().fetch_metadata(Some(&name), timeout);
-            // Serves what was said in the background.
-            client.poll(Duration::ZERO);
-            let found = found.map(|found| {
-                let topic = found.topics().first();
-                topic.map(|topic| (topic.partitions().len(), topic.error()))
-            });
-            (found, talk.last())
-        });
-        let (found, said) = asked.await?;
-        let about = format!("does not say whether there is a topic `{topic}`");
-        let found = found.map_err(|error| self.failed_after(&about, error, said))?;
-        match found {
-            Some((partitions, None)) if partitions > 0 => {
-                let too_many = |_| invalid(format!("topic `{topic}` has too many partitions"));
-                u16::try_from(partitions).map(Some).map_err(too_many)
-            }
-            Some((_, Some(error))) if RDKafkaErrorCode::from(error) == AUTHORIZATION => {
-                Err(self.failed(&about, KafkaError::MetadataFetch(error.into())))
-            }
-            _ => Ok(None),
-        }
-    }
-
-    /// Asks the servers to create a topic, and the one for announcements. Whether that came about is seen
-    /// by looking: they may not allow it, or somebody else may have been first.
-    pub(crate) async fn create_topics(&self, topic: Option<(&str, u16)>, gaps: &str) {
-        // As many replicas as the servers have set: newer ones take -1 for that.
-        let new = |name, lanes: u16| {
-            NewTopic::new(name, i32::from(lanes), TopicReplication::Fixed(-1))
-        };
-        let wanted = topic.map(|(name, lanes)| new(name, lanes));
-        let gaps = new(gaps, 1).set("retention.ms", GAPS_KEPT_MS);
-        let wanted: Vec<NewTopic<'_>> = wanted.into_iter().chain([gaps]).collect();
-        let created = async {
-            let admin = self.admin()?;
-            let created = admin.create_topics(&wanted, &self.admin_options()).await;
-            drop_aside(admin);
-            created
-        };
-        match created.await {
-            Ok(created) => {
-                for (topic, error) in created.into_iter().filter_map(Result::err) {
-                    tracing::debug!(%error, topic, "a topic was not created");
-                }
-            }
-            Err(error) => tracing::debug!(%error, "no topic was created"),
-        }
-    }
-
-    /// Deletes topics.
-    ///
-    /// # Errors
-    /// As [`Self::failed`] reads the answer; that there is none is no error.
-    pub(crate) async fn delete_topics(&self, topics: &[&str]) -> Result<()> {
-        let what = "does not remove a topic";
-        let deleted = async {
-            let admin = self.admin()?;
-            let deleted = admin.delete_topics(topics, &self.admin_options()).await;
-            drop_aside(admin);
-            deleted
-        };
-        for (_, code) in deleted
-            .await
-            .map_err(|error| self.failed(what, error))?
-            .into_iter()
-            .filter_map(Result::err)
-        {
-            if code != RDKafkaErrorCode::UnknownTopicOrPartition {
-                return Err(self.failed(what, KafkaError::AdminOp(code)));
-            }
-        }
-        Ok(())
-    }
-
+    /// A client that creates and describes.
     pub(crate) fn admin(&self) -> Result<AdminClient<DefaultClientContext>, KafkaError> {
         self.config.create()
     }
 
+    /// With the limits of its questions.
     pub(crate) fn admin_options(&self) -> AdminOptions {
         let timeout = Some(self.timeout.min(ADMIN_TIMEOUT_MAX));
         AdminOptions::new().request_timeout(timeout).operation_timeout(timeout)
@@ -228,21 +116,18 @@ impl Server {
     }
 
     /// The same, with what was said before: a question that found no server only says that it took too long.
-    fn failed_after(
+    pub(crate) fn failed_after(
         &self,
         what: &str,
         error: KafkaError,
-        said: Option<(RDKafkaErrorCode, String)>,
+        said: Option<RDKafkaErrorCode>,
     ) -> Error {
         let own = error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Fail);
-        let code = said.as_ref().map_or(own, |(code, _)| *code);
-        let (code, cure) = meaning(code);
+        let (code, cure) = meaning(said.unwrap_or(own));
         let context = format!("the Kafka server {} {what}{cure}", self.address);
         Error::new(code, context).with_source(error)
     }
 }
-
-const AUTHORIZATION: RDKafkaErrorCode = RDKafkaErrorCode::TopicAuthorizationFailed;
 
 /// What an error says about our act, and what to do about it.
 pub(crate) fn meaning(code: RDKafkaErrorCode) -> (Code, &'static str) {
@@ -252,10 +137,9 @@ pub(crate) fn meaning(code: RDKafkaErrorCode) -> (Code, &'static str) {
             Code::InvalidConfig,
             ": it refuses these credentials; give its URL a valid `user:password@`",
         ),
-        Kafka::UnsupportedSASLMechanism => (
-            Code::InvalidConfig,
-            ": it does not know this proof; give its URL another `sasl=`",
-        ),
+        Kafka::UnsupportedSASLMechanism => {
+            (Code::InvalidConfig, ": it does not know this proof; give its URL another `sasl=`")
+        }
         Kafka::SSL => (
             Code::InvalidConfig,
             ": TLS fails; see that the port speaks it and that `tls_ca` names who signed its certificate",
@@ -294,12 +178,15 @@ fn config(options: &StreamOptions) -> Result<ClientConfig> {
     config.set("socket.nagle.disable", "true");
     let has_user = options.user.is_some();
     let is_secure = options.tls == Some(true);
-    config.set("security.protocol", match (is_secure, has_user) {
-        (false, false) => "PLAINTEXT",
-        (false, true) => "SASL_PLAINTEXT",
-        (true, false) => "SSL",
-        (true, true) => "SASL_SSL",
-    });
+    config.set(
+        "security.protocol",
+        match (is_secure, has_user) {
+            (false, false) => "PLAINTEXT",
+            (false, true) => "SASL_PLAINTEXT",
+            (true, false) => "SSL",
+            (true, true) => "SASL_SSL",
+        },
+    );
     if (is_secure || options.sasl != crate::stream::Sasl::Plain) && !has_tls() {
         return Err(invalid(
             "this program's Kafka client is built without TLS, which `kafka+ssl://` and `sasl=scram-…` need: build it with OpenSSL, by the line `rdkafka = { version = \"0.39\", features = [\"ssl\"] }` among the dependencies of the program",
@@ -341,8 +228,30 @@ pub(crate) fn drop_aside<T: Send + 'static>(client: T) {
     let _ = std::thread::Builder::new().name("kafka-close".into()).spawn(move || drop(client));
 }
 
+/// A client whose end, whoever has it last, is waited for in a thread of its own.
+#[derive(Debug)]
+pub(crate) struct Aside<T: Send + Sync + 'static>(Option<Arc<T>>);
+
+impl<T: Send + Sync + 'static> Aside<T> {
+    pub(crate) fn new(client: &Arc<T>) -> Self {
+        Self(Some(Arc::clone(client)))
+    }
+
+    pub(crate) fn get(&self) -> Option<&Arc<T>> {
+        self.0.as_ref()
+    }
+}
+
+impl<T: Send + Sync + 'static> Drop for Aside<T> {
+    fn drop(&mut self) {
+        drop_aside(self.0.take());
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use rdkafka::producer::BaseProducer;
+
     use super::*;
 
     #[test]

@@ -14,7 +14,7 @@ use rdkafka::{
 use tokio::task::JoinHandle;
 
 use crate::{
-    connect::{Server, Talk, drop_aside},
+    connect::{Aside, Server, Talk, drop_aside},
     stream::Layout,
 };
 
@@ -71,9 +71,9 @@ impl Gaps {
         place.add_partition_offset(&topic, PARTITION, Offset::End).map_err(failed)?;
         consumer.assign(&place).map_err(failed)?;
         let consumer = Arc::new(consumer);
-        let (heard, noted) = (Arc::clone(&consumer), Arc::clone(&announced));
+        let (heard, noted) = (Aside::new(&consumer), Arc::clone(&announced));
         let listener = tokio::spawn(async move {
-            loop {
+            while let Some(heard) = heard.get() {
                 match heard.recv().await {
                     Ok(message) => noted.note(message.payload().unwrap_or_default()),
                     // The client goes on by itself.

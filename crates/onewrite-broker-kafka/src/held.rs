@@ -24,7 +24,6 @@ pub(crate) struct Token {
 pub(crate) struct Held {
     state: Mutex<State>,
     changed: Notify,
-    heard: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -36,8 +35,12 @@ struct State {
     next: Option<i64>,
     /// What the group was told last.
     told: Option<i64>,
-    /// What it has heard.
-    heard: Option<i64>,
+}
+
+impl State {
+    fn floor(&self) -> Option<i64> {
+        self.open.first().copied().or(self.next)
+    }
 }
 
 impl Held {
@@ -55,7 +58,7 @@ impl Held {
         if state.reader == token.reader {
             if state.next.is_none() {
                 // Where the group is already.
-                (state.told, state.heard) = (Some(token.offset), Some(token.offset));
+                state.told = Some(token.offset);
             }
             state.open.insert(token.offset);
             state.next = Some(token.offset + 1);
@@ -86,8 +89,13 @@ impl Held {
     /// What the group should be told, if it is not what it was told last.
     pub(crate) fn due(&self) -> Option<i64> {
         let state = self.state();
-        let floor = state.open.first().copied().or(state.next);
+        let floor = state.floor();
         floor.filter(|_| floor != state.told)
+    }
+
+    /// What is done without a hole; `None` before anything was read.
+    pub(crate) fn floor(&self) -> Option<i64> {
+        self.state().floor()
     }
 
     /// Notes what the group was told.
@@ -95,28 +103,10 @@ impl Held {
         self.state().told = Some(offset);
     }
 
-    /// Notes that the group has heard it.
-    pub(crate) fn hear(&self, offset: i64) {
-        self.state().heard = Some(offset);
-        self.heard.notify_one();
-    }
-
-    /// The group may not have heard it: it is told again.
+    /// The group has not heard it: it is told again.
     pub(crate) fn not_heard(&self) {
         self.state().told = None;
         self.changed.notify_one();
-        self.heard.notify_one();
-    }
-
-    /// Whether the group has heard everything that it was told.
-    pub(crate) fn is_heard(&self) -> bool {
-        let state = self.state();
-        state.told == state.heard
-    }
-
-    /// Returns when the group has heard something or has not, perhaps a while ago.
-    pub(crate) async fn answered(&self) {
-        self.heard.notified().await;
     }
 
     /// A panic while the lock was held leaves nothing half done here.
@@ -150,9 +140,6 @@ mod tests {
         held.remove(&tokens(reader, &[5]));
         assert_eq!(held.due(), Some(9));
         held.tell(9);
-        assert!(!held.is_heard());
-        held.hear(9);
-        assert!(held.is_heard());
         assert_eq!(held.due(), None);
         held.remove(&tokens(reader, &[9]));
         assert_eq!((held.due(), held.room(4)), (Some(10), 4));

@@ -22,11 +22,11 @@ use rdkafka::{
     error::{KafkaError, KafkaResult},
     producer::{FutureProducer, FutureRecord},
 };
-use tokio::task::JoinHandle;
+use tokio::{sync::oneshot, task::JoinHandle};
 
 use crate::{
     StreamOptions,
-    connect::{Server, Talk, drop_aside},
+    connect::{Aside, Server, Talk, drop_aside},
     gaps::{self, gap_topic},
     held::{Held, Token},
     reader::KafkaReader,
@@ -64,21 +64,7 @@ impl ClientContext for Reading {
     }
 }
 
-impl ConsumerContext for Reading {
-    fn commit_callback(&self, result: KafkaResult<()>, offsets: &TopicPartitionList) {
-        if let Err(error) = &result {
-            tracing::debug!(%error, "a group was not told how far it is, and is told again");
-        }
-        for place in offsets.elements() {
-            let lane = usize::try_from(place.partition()).ok();
-            let Some(held) = lane.and_then(|lane| self.held.get(lane)) else { continue };
-            match (&result, place.error(), place.offset()) {
-                (Ok(()), Ok(()), Offset::Offset(offset)) => held.hear(offset),
-                _ => held.not_heard(),
-            }
-        }
-    }
-}
+impl ConsumerContext for Reading {}
 
 /// The client of a receiver's process: one for all lanes.
 pub(crate) type Reads = StreamConsumer<Reading>;
@@ -122,8 +108,7 @@ impl KafkaLanes {
             .map_err(|error| server.failed("does not let its topic be read", error))?;
         let consumer = Arc::new(consumer);
         let looking = look_for_growth(Arc::clone(&server), layout.clone());
-        let background =
-            [tokio::spawn(serve(Arc::clone(&consumer))), tokio::spawn(looking)];
+        let background = [tokio::spawn(serve(Aside::new(&consumer))), tokio::spawn(looking)];
         let (options, announcer) = (options.clone(), OnceLock::new());
         let pending_max = reading.pending_max;
         Ok(Self { server, options, layout, pending_max, held, consumer, announcer, background })
@@ -133,20 +118,29 @@ impl KafkaLanes {
         self.held.get(usize::from(lane)).map(Arc::clone).unwrap_or_default()
     }
 
-    /// Tells the group how far a lane is, and waits until it has heard it.
+    /// Tells the group how far a lane is, whatever it was told before, and waits until it has heard it.
+    ///
+    /// The client says what became of that only to who waits in a thread, as long as there is no server: a
+    /// thread of its own, which keeps nothing else from ending.
     async fn commit(&self, lane: u16) {
-        let held = self.held(lane);
-        let telling = async {
-            loop {
-                tell(&self.consumer, &self.layout.stream, lane, &held);
-                if held.is_heard() {
-                    return;
-                }
-                held.answered().await;
-            }
+        let Some(offset) = self.held(lane).floor() else { return };
+        let (consumer, topic) = (Aside::new(&self.consumer), self.layout.stream.clone());
+        let (heard, hearing) = oneshot::channel();
+        let telling = move || {
+            let Some(consumer) = consumer.get() else { return };
+            let told = place(&topic, lane, Offset::Offset(offset))
+                .and_then(|place| consumer.commit(&place, CommitMode::Sync));
+            // Perhaps nobody waits any more.
+            let _ = heard.send(told);
         };
-        if tokio::time::timeout(self.server.timeout(), telling).await.is_err() {
-            tracing::debug!(lane, "messages come again: the group does not hear how far it is");
+        let thread = std::thread::Builder::new().name("kafka-commit".into()).spawn(telling);
+        if let Err(error) = thread {
+            tracing::debug!(%error, lane, "messages come again: no thread can be started");
+        }
+        match tokio::time::timeout(self.server.timeout(), hearing).await {
+            Ok(Ok(Ok(()))) => {}
+            Ok(Ok(Err(error))) => tracing::debug!(%error, lane, "messages come again"),
+            Ok(Err(_)) | Err(_) => tracing::debug!(lane, "messages come again: no server answers"),
         }
     }
 
@@ -173,7 +167,7 @@ pub(crate) fn place(topic: &str, lane: u16, offset: Offset) -> KafkaResult<Topic
     Ok(place)
 }
 
-/// Tells the group how far a lane is, if there is news. Whether it heard that comes later.
+/// Tells the group how far a lane is, if there is news. Whether it heard that is not known.
 pub(crate) fn tell(consumer: &Reads, topic: &str, lane: u16, held: &Held) {
     let Some(offset) = held.due() else { return };
     held.tell(offset);
@@ -186,8 +180,8 @@ pub(crate) fn tell(consumer: &Reads, topic: &str, lane: u16, held: &Held) {
 }
 
 /// Serves what the client says. Messages come in the queues of their lanes.
-async fn serve(consumer: Arc<Reads>) {
-    loop {
+async fn serve(consumer: Aside<Reads>) {
+    while let Some(consumer) = consumer.get() {
         match consumer.recv().await {
             Ok(message) => {
                 let (lane, offset) = (message.partition(), message.offset());

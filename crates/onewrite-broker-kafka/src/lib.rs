@@ -36,10 +36,12 @@ mod gaps;
 mod held;
 mod lanes;
 mod message;
+mod producer;
 mod publish;
 mod reader;
 mod sink;
 mod stream;
+mod topics;
 mod url;
 mod warnings;
 

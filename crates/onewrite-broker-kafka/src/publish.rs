@@ -1,14 +1,9 @@
 //! One call of publish: messages are handed to the client, confirmations come back in any order.
 //!
 //! The client sends them in batches to each of Kafka's partitions, numbered, so that what it sends again by
-//! itself is stored once and in order. Each message carries where its outcome goes: to this call, however
-//! many there are; what comes for a call that was given up is dropped.
+//! itself is stored once and in order.
 
-use std::{
-    collections::HashSet,
-    sync::atomic::{AtomicBool, Ordering},
-    time::Duration,
-};
+use std::{collections::HashSet, time::Duration};
 
 use onewrite_core::{
     Code, Delivery, Error, Result, Text,
@@ -17,120 +12,21 @@ use onewrite_core::{
     record::Order,
 };
 use rdkafka::{
-    ClientConfig, ClientContext,
-    config::RDKafkaLogLevel,
     error::{KafkaError, RDKafkaErrorCode},
     message::OwnedHeaders,
-    producer::{BaseRecord, DeliveryResult, Producer as _, ProducerContext, ThreadedProducer},
+    producer::BaseRecord,
 };
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use crate::{
-    KafkaSinkOptions,
-    connect::{Server, Talk, drop_aside},
-    message,
+    KafkaSinkOptions, message,
+    producer::{Outcome, Producer, Ticket},
     sink::PartitionBy,
     stream::Layout,
 };
 
 /// How long room in the client is waited for before it is looked for again.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
-
-/// Where the outcome of one message goes, and its place in the batch.
-pub(crate) struct Ticket {
-    outcomes: UnboundedSender<Outcome>,
-    index: usize,
-}
-
-/// What became of one message.
-struct Outcome {
-    index: usize,
-    error: Option<KafkaError>,
-}
-
-/// Passes outcomes on.
-struct Confirmations(Talk);
-
-impl ClientContext for Confirmations {
-    fn log(&self, level: RDKafkaLogLevel, fac: &str, log_message: &str) {
-        self.0.log(level, fac, log_message);
-    }
-
-    fn error(&self, error: KafkaError, reason: &str) {
-        self.0.error(error, reason);
-    }
-}
-
-impl ProducerContext for Confirmations {
-    type DeliveryOpaque = Box<Ticket>;
-
-    fn delivery(&self, result: &DeliveryResult<'_>, ticket: Box<Ticket>) {
-        let error = result.as_ref().err().map(|(error, _)| error.clone());
-        // The call may have been given up.
-        let _ = ticket.outcomes.send(Outcome { index: ticket.index, error });
-    }
-}
-
-/// A client that publishes.
-pub(crate) struct Producer {
-    client: Option<ThreadedProducer<Confirmations>>,
-    /// Something of it may still be on its way that nobody waits for, or it has ended.
-    is_over: AtomicBool,
-    timeout: Duration,
-    address: String,
-}
-
-impl Producer {
-    /// Begins a client; it connects by itself.
-    ///
-    /// # Errors
-    /// [`Code::InvalidConfig`] for settings that the client does not take.
-    pub(crate) fn open(server: &Server, options: &KafkaSinkOptions) -> Result<Self> {
-        let client = config(server, options)
-            .create_with_context(Confirmations(Talk::default()))
-            .map_err(|error| server.failed("cannot be published to", error))?;
-        Ok(Self {
-            client: Some(client),
-            is_over: AtomicBool::new(false),
-            timeout: server.timeout(),
-            address: server.address().to_owned(),
-        })
-    }
-
-    /// Whether it can be used for another call.
-    pub(crate) fn is_usable(&self) -> bool {
-        !self.is_over.load(Ordering::Relaxed)
-    }
-
-    fn end(&self) {
-        self.is_over.store(true, Ordering::Relaxed);
-    }
-}
-
-/// What is still on its way is thrown away.
-impl Drop for Producer {
-    fn drop(&mut self) {
-        drop_aside(self.client.take());
-    }
-}
-
-fn config(server: &Server, options: &KafkaSinkOptions) -> ClientConfig {
-    let mut config = server.config();
-    let millis = |time: Duration| time.as_millis().to_string();
-    config.set("enable.idempotence", "true").set("acks", "all");
-    config.set("max.in.flight.requests.per.connection", "5");
-    // A request without an answer is sent once more before its messages are given up.
-    config.set("socket.timeout.ms", millis(server.timeout()));
-    config.set("request.timeout.ms", millis(server.timeout()));
-    config.set("message.timeout.ms", millis(2 * server.timeout()));
-    config.set("message.max.bytes", options.message_bytes_max.to_string());
-    // Messages come a call at a time: what is there already goes at once, the rest while that is answered.
-    config.set("linger.ms", "0.5").set("compression.type", "lz4");
-    config.set("batch.num.messages", "10000");
-    // Java's: the same key goes where their clients send it.
-    config.set("partitioner", "murmur2_random");
-    config
-}
 
 /// Where and how one call publishes.
 pub(crate) struct Target<'a> {
@@ -240,7 +136,9 @@ impl<'a> Run<'a> {
                 Err((RDKafkaErrorCode::MessageSizeTooLarge, _)) => {
                     return self.refuse(index);
                 }
-                Err((code, _)) => return self.refuse_all(index, KafkaError::MessageProduction(code)),
+                Err((code, _)) => {
+                    return self.refuse_all(index, KafkaError::MessageProduction(code));
+                }
             }
         }
         self.in_flight += 1;
@@ -256,9 +154,6 @@ impl<'a> Run<'a> {
         value: &[u8],
     ) -> Result<(), (RDKafkaErrorCode, OwnedHeaders)> {
         let Target { producer, layout, options } = &self.target;
-        let Some(client) = &producer.client else {
-            return Err((RDKafkaErrorCode::Fatal, headers));
-        };
         let record = &self.batch[index].record;
         let ticket = Box::new(Ticket { outcomes: self.reply_to.clone(), index });
         let mut message = BaseRecord::with_opaque_to(&layout.stream, ticket);
@@ -266,10 +161,9 @@ impl<'a> Run<'a> {
         if options.partition_by == PartitionBy::Partition {
             message = message.partition(i32::from(layout.lane_of(record.partition)));
         }
-        client.send(message).map_err(|(error, message)| {
-            let code = error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Fail);
-            (code, message.headers.unwrap_or_default())
-        })
+        producer
+            .send(message)
+            .map_err(|(code, message)| (code, message.headers.unwrap_or_default()))
     }
 
     /// Sends what was refused for its size once more, each message alone: a batch is refused as a whole.
@@ -296,7 +190,7 @@ impl<'a> Run<'a> {
             tokio::time::sleep(LOOK_EVERY).await;
             return;
         }
-        let limit = 3 * self.target.producer.timeout;
+        let limit = 3 * self.target.producer.timeout();
         match tokio::time::timeout(limit, self.outcomes.recv()).await {
             Ok(Some(outcome)) => self.take(outcome),
             Ok(None) | Err(_) => {
@@ -354,15 +248,9 @@ impl<'a> Run<'a> {
     /// The sink takes nothing now; it is not about this record.
     fn refuse_all(&mut self, index: usize, error: KafkaError) {
         self.stopped.insert(Lane::of(&self.batch[index]));
-        let producer = self.target.producer;
-        let fatal = producer.client.as_ref().and_then(|client| client.client().fatal_error());
-        if fatal.is_some() {
-            producer.end();
-        }
+        let trouble = self.target.producer.trouble(&self.target.layout.stream, error);
         // The first says why; those behind it follow from it.
-        if self.trouble.is_none() {
-            self.trouble = Some(trouble(producer, &self.target.layout.stream, error));
-        }
+        self.trouble.get_or_insert(trouble);
     }
 
     /// What is known is reported; an error is, only when nothing is known: then nothing is parked, and
@@ -390,13 +278,4 @@ impl Drop for Run<'_> {
             self.target.producer.end();
         }
     }
-}
-
-/// What a failed message says about the sink. Of a message whose time is over nothing is known.
-fn trouble(producer: &Producer, stream: &str, error: KafkaError) -> Error {
-    let code = error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Fail);
-    let (code, cure) = crate::connect::meaning(code);
-    let address = &producer.address;
-    let context = format!("the Kafka server {address} does not confirm what topic `{stream}` is sent{cure}");
-    Error::new(code, context).with_source(error)
 }

@@ -77,7 +77,7 @@ impl KafkaReader {
         !self.stopping && self.held.room(self.pending_max) > 0
     }
 
-    /// Tells the group how far it is. Whether it heard that comes later.
+    /// Tells the group how far it is.
     fn commit(&mut self) {
         self.commit_at = Instant::now() + COMMIT_EVERY;
         tell(&self.consumer, &self.topic, self.lane, &self.held);
@@ -90,10 +90,7 @@ impl KafkaReader {
         Message { place, token, delivery: message::decode(read) }
     }
 
-    fn taken(
-        &self,
-        read: Result<BorrowedMessage<'_>, KafkaError>,
-    ) -> Result<Message<Token>> {
+    fn taken(&self, read: Result<BorrowedMessage<'_>, KafkaError>) -> Result<Message<Token>> {
         read.map(|read| self.message(&read)).map_err(|error| unreadable(&self.server, error))
     }
 }
@@ -104,10 +101,12 @@ async fn committed(lanes: &KafkaLanes, lane: u16) -> Result<Offset> {
     let timeout = lanes.server.timeout();
     let asked = aside(move || {
         let found = consumer.committed_offsets(place(&topic, lane, Offset::Invalid)?, timeout)?;
-        Ok(found.elements().first().map(|place| place.offset()))
+        let (_, end) = consumer.fetch_watermarks(&topic, i32::from(lane), timeout)?;
+        Ok((found.elements().first().map(|place| place.offset()), end))
     });
     match asked.await?.map_err(|error| unreadable(&lanes.server, error))? {
-        Some(Offset::Offset(offset)) => Ok(Offset::Offset(offset)),
+        (Some(Offset::Offset(offset)), end) if offset <= end => Ok(Offset::Offset(offset)),
+        // The group has none, or that of another topic which had this name before.
         _ => Ok(Offset::Beginning),
     }
 }

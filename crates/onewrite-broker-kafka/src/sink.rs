@@ -12,7 +12,8 @@ use crate::{
     StreamOptions,
     connect::Server,
     gaps::Gaps,
-    publish::{Producer, Run, Target},
+    producer::Producer,
+    publish::{Run, Target},
     stream::{self, Layout},
     url, warnings,
 };

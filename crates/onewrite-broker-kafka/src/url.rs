@@ -140,7 +140,9 @@ mod tests {
         for url in ["kafka://far.example.org/S", "kafka://ann:secret@localhost,10.0.0.7:9092/S"] {
             let error = parse(url).unwrap_err();
             assert_eq!(error.code(), Code::UnsafeSetting);
-            assert!(error.context().contains("kafka+ssl://") && error.context().contains("tls=off"));
+            assert!(
+                error.context().contains("kafka+ssl://") && error.context().contains("tls=off")
+            );
             assert!(!error.to_string().contains("secret"), "{error}");
             assert_eq!(parse(&format!("{url}?tls=off")).unwrap().stream.tls, Some(false));
         }

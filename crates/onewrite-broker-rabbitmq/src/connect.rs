@@ -69,9 +69,21 @@ impl Server {
         channel
     }
 
-    /// Whether the server lets nobody publish on this connection now.
-    pub(crate) async fn is_blocked(&self) -> bool {
-        self.kept.lock().await.as_ref().is_some_and(|connection| connection.status().blocked())
+    /// Refuses to publish while the server lets nobody do so on this connection: what is sent then waits in
+    /// this process, and more with every attempt.
+    ///
+    /// # Errors
+    /// [`Code::SinkUnreachable`] with the cure.
+    pub(crate) async fn check_unblocked(&self) -> Result<()> {
+        let kept = self.kept.lock().await;
+        if !kept.as_ref().is_some_and(|connection| connection.status().blocked()) {
+            return Ok(());
+        }
+        let context = format!(
+            "the RabbitMQ server {} lets nobody publish: it is short of memory or disk (`rabbitmq-diagnostics alarms`); delivery goes on by itself",
+            self.address
+        );
+        Err(Error::new(Code::SinkUnreachable, context))
     }
 
     /// Waits for an answer; `what` is said of the server should it fail.

@@ -224,29 +224,36 @@ impl<'a> Run<'a> {
     /// Nothing is known about what is in flight, and nothing will be.
     async fn lose(&mut self, cause: Option<lapin::Error>) {
         self.lost = true;
+        let error = match cause {
+            Some(cause) => self.ended(cause),
+            None => match self.target.server.check_unblocked().await {
+                Err(error) => error,
+                Ok(()) => {
+                    let address = self.target.server.address();
+                    let context = format!("the RabbitMQ server {address} confirms nothing");
+                    Error::new(Code::SinkUnreachable, context)
+                }
+            },
+        };
+        self.trouble.get_or_insert(error);
+    }
+
+    /// Why the channel has ended.
+    fn ended(&self, cause: lapin::Error) -> Error {
         let Target { server, layout, .. } = &self.target;
         let (address, stream) = (server.address(), &layout.stream);
-        let (code, what) = match &cause {
-            Some(error) if is_soft(error, &AMQPSoftError::NOTFOUND) => (
-                Code::SinkRefused,
-                format!("has no exchange `{stream}`: it was deleted; start the sink again, which makes it"),
-            ),
-            Some(error) if is_soft(error, &AMQPSoftError::PRECONDITIONFAILED) => (
-                Code::SinkRefused,
-                "ended the channel: an event may be larger than its `max_message_size`; set the option `message_bytes_max` of the sink to that".to_owned(),
-            ),
-            Some(_) => (Code::SinkUnreachable, "was disconnected".to_owned()),
-            None if server.is_blocked().await => (
-                Code::SinkUnreachable,
-                "lets nobody publish: it is short of memory or disk (`rabbitmq-diagnostics alarms`); delivery goes on by itself".to_owned(),
-            ),
-            None => (Code::SinkUnreachable, "confirms nothing".to_owned()),
+        let (code, what) = if is_soft(&cause, &AMQPSoftError::NOTFOUND) {
+            let what = format!(
+                "has no exchange `{stream}`: it was deleted; start the sink again, which makes it"
+            );
+            (Code::SinkRefused, what)
+        } else if is_soft(&cause, &AMQPSoftError::PRECONDITIONFAILED) {
+            let what = "ended the channel: an event may be larger than its `max_message_size`; set the option `message_bytes_max` of the sink to that";
+            (Code::SinkRefused, what.to_owned())
+        } else {
+            (Code::SinkUnreachable, "was disconnected".to_owned())
         };
-        let error = Error::new(code, format!("the RabbitMQ server {address} {what}"));
-        self.trouble.get_or_insert(match cause {
-            Some(cause) => error.with_source(cause),
-            None => error,
-        });
+        Error::new(code, format!("the RabbitMQ server {address} {what}")).with_source(cause)
     }
 
     /// What is known is reported; an error is, only when nothing is known: then nothing is parked, and

@@ -132,6 +132,7 @@ impl RabbitSink {
         if batch.is_empty() {
             return Ok(Vec::new());
         }
+        self.server.check_unblocked().await?;
         let channel = self.channel().await?;
         let target = Target {
             server: &self.server,

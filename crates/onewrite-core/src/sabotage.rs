@@ -39,6 +39,16 @@ pub enum Defect {
     NoSync = 15,
     /// Ids of foreign events are forgotten at once (I1).
     ForgetIds = 16,
+    /// What another process placed is delivered before it is on disk (S33: undone by a crash).
+    DeliverUnsynced = 17,
+    /// A placing that found nothing to place is taken for a sync of what another placed (S33).
+    TrustEmptyPlacing = 18,
+    /// Two processes place at the same time (H6: a number is drawn twice).
+    PlaceUnlocked = 19,
+    /// Whether a transaction is still the one that was begun is not looked at (S2: effects without a mark).
+    TrustTransaction = 20,
+    /// Tables whose rows come and go are not written anew (H12: unbounded growth under an old snapshot).
+    NoRewrite = 21,
 }
 
 /// The defects planted in one component. Empty, and of size zero, without the `sabotage` feature.

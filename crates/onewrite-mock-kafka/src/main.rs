@@ -40,23 +40,24 @@ fn main() -> Result<()> {
     println!("ready {} {port}", mock.bootstrap_servers());
     for connection in commands.incoming() {
         // One at a time: each is a line, and whoever asks waits for its answer.
-        if let Err(error) = serve(&mock, connection?) {
+        if let Err(error) = serve(&mock, &connection?) {
             eprintln!("a command was broken off: {error}");
         }
     }
     Ok(())
 }
 
-fn serve(mock: &Mock, connection: TcpStream) -> Result<()> {
+fn serve(mock: &Mock, connection: &TcpStream) -> Result<()> {
     connection.set_read_timeout(Some(Duration::from_secs(10)))?;
     let mut line = String::new();
-    BufReader::new(&connection).read_line(&mut line)?;
+    BufReader::new(connection).read_line(&mut line)?;
     let words: Vec<&str> = line.split_whitespace().collect();
     let answer = match obey(mock, &words) {
         Ok(()) => "ok".to_owned(),
         Err(error) => format!("{error:#}"),
     };
-    writeln!(&connection, "{answer}")?;
+    let mut connection = connection;
+    writeln!(connection, "{answer}")?;
     Ok(())
 }
 

@@ -14,7 +14,9 @@ use onewrite_core::{
 };
 
 use crate::{
-    claim, emit,
+    claim,
+    client::Client,
+    emit,
     error::{While, after_commit, is_unknown},
     gap, parking,
     row::{self, binds, execute},
@@ -46,19 +48,27 @@ pub(crate) async fn batch(
     Ok(outcomes)
 }
 
+/// Begins what a handler writes; the next one takes its place.
+pub(crate) const SAVEPOINT: &str = "SAVEPOINT onewrite";
+
+/// Undoes what a handler wrote.
+pub(crate) const ROLL_BACK: &str = "ROLLBACK TO SAVEPOINT onewrite";
+
 /// Marks where a user's transaction begins.
 pub(crate) const BEGUN: &str = "SAVEPOINT onewrite_begun";
 
 /// Commits a user's transaction, if it is still the one that was begun. A deadlock undoes the whole of it, and
 /// what comes after a statement that commits by itself is another one; the savepoint is gone then. (In these
 /// sessions nothing is committed by itself, so what somebody wrote afterwards is undone as well.)
-pub(crate) async fn finish_work(mut tx: Transaction<'_>) -> Result<()> {
-    if let Err(error) = tx.query_drop("RELEASE SAVEPOINT onewrite_begun").await {
-        let known = crate::error::database("commit", error);
+pub(crate) async fn finish_work<T: Tx>(mut tx: T, sabotage: Sabotage) -> Result<()> {
+    if let Err(known) = tx.text("RELEASE SAVEPOINT onewrite_begun", "commit").await {
         if is_unknown(&known) {
             return Err(known);
         }
-        tx.rollback().await.during("undo a transaction")?;
+        if sabotage.has(Defect::TrustTransaction) {
+            return finish(tx).await;
+        }
+        tx.undo().await?;
         let context = "the transaction had ended before its commit: the server undid it (a deadlock whose error was overlooked), or a statement committed it";
         return Err(Error::new(Code::StoreBusy, context));
     }
@@ -66,11 +76,30 @@ pub(crate) async fn finish_work(mut tx: Transaction<'_>) -> Result<()> {
 }
 
 /// Commits what must not be lost.
-async fn finish(tx: Transaction<'_>) -> Result<()> {
+async fn finish(tx: impl Tx) -> Result<()> {
     failpoint::hit("store.before_commit");
-    let committed = tx.commit().await;
+    let committed = tx.end().await;
     failpoint::hit("store.after_commit_before_reply");
-    committed.map_err(after_commit)
+    committed
+}
+
+/// A transaction of a client.
+pub(crate) trait Tx: Client {
+    /// Commits.
+    async fn end(self) -> Result<()>;
+
+    /// Rolls back.
+    async fn undo(self) -> Result<()>;
+}
+
+impl Tx for Transaction<'_> {
+    async fn end(self) -> Result<()> {
+        self.commit().await.map_err(after_commit)
+    }
+
+    async fn undo(self) -> Result<()> {
+        self.rollback().await.during("undo a transaction")
+    }
 }
 
 async fn one_by_one(
@@ -96,13 +125,13 @@ async fn in_savepoint(
     emitted: &mut Vec<Event>,
 ) -> Result<Outcome> {
     let before = emitted.len();
-    tx.query_drop("SAVEPOINT onewrite").await.during("begin an item")?;
+    tx.query_drop(SAVEPOINT).await.during("begin an item")?;
     match write(tx, terms, item, emitted).await {
         Ok(count) => Ok(Outcome::Applied(count)),
         // A deadlock undoes the whole transaction.
         Err(error) if is_unknown(&error) || error.code() == Code::StoreBusy => Err(error),
         Err(error) => {
-            tx.query_drop("ROLLBACK TO SAVEPOINT onewrite").await.during("undo an item")?;
+            tx.query_drop(ROLL_BACK).await.during("undo an item")?;
             emitted.truncate(before);
             Ok(if error.code() == Code::Fenced { Outcome::Fenced } else { Outcome::Failed(error) })
         }

@@ -34,6 +34,17 @@ fn idle(purpose: Use, is_mariadb: bool) -> String {
     }
 }
 
+/// What makes a session one for this purpose.
+pub(crate) fn settings(purpose: Use, is_mariadb: bool) -> Vec<String> {
+    let mut settings = PROMISES.map(str::to_owned).to_vec();
+    settings.push(idle(purpose, is_mariadb));
+    if purpose == Use::Work {
+        // What a handler writes after the server undid its transaction must not be committed by itself.
+        settings.push("SET autocommit = 0".to_owned());
+    }
+    settings
+}
+
 /// How long a server may take to answer at first.
 const CONNECT_WITHIN: Duration = Duration::from_secs(10);
 
@@ -153,12 +164,7 @@ impl Options {
             .with_ttl_check_interval(IDLE / 4)
             // It would forget the statements that are prepared.
             .with_reset_connection(false);
-        let mut settings = PROMISES.map(str::to_owned).to_vec();
-        settings.push(idle(purpose, is_mariadb));
-        if purpose == Use::Work {
-            // What a handler writes after the server undid its transaction must not be committed by itself.
-            settings.push("SET autocommit = 0".to_owned());
-        }
+        let settings = settings(purpose, is_mariadb);
         let builder = OptsBuilder::from_opts(self.server.clone());
         Pool::new(builder.pool_opts(pool).setup(settings))
     }

@@ -5,10 +5,10 @@ use std::collections::BTreeSet;
 use mysql_async::{Params, prelude::Queryable};
 use onewrite_core::{Code, Error, Event, Result, Text};
 
-use crate::{error::While, row};
+use crate::{client::Client, row};
 
 /// The statement every emitting program runs; the time is in microseconds since 1970, or null for now.
-pub(crate) const EMIT: &str = "INSERT INTO onewrite_outbox (time, id, type, aggregatetype, aggregateid, `key`, \
+const EMIT: &str = "INSERT INTO onewrite_outbox (time, id, type, aggregatetype, aggregateid, `key`, \
     content_type, schema_version, source, data_schema, correlation_id, causation_id, user_id, dedup_key, traceparent, \
     headers, payload_bytes) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
 
@@ -27,10 +27,15 @@ const LONG_MAX: usize = 1024;
 /// [`Code::InvalidEvent`], [`Code::EventTooLarge`], [`Code::SchemaMissing`], [`Code::StoreBusy`] when the server ended
 /// the transaction (do it again), or what the database says.
 pub async fn emit(tx: &mut impl Queryable, event: &Event) -> Result<Text> {
+    write(tx, event).await
+}
+
+/// The same for any client.
+pub(crate) async fn write(tx: &mut impl Client, event: &Event) -> Result<Text> {
     let id = event.id.clone().unwrap_or_else(new_id);
     check(event, &id)?;
     let values = row::event_values(event, &id, event.time);
-    tx.exec_drop(EMIT, Params::Positional(values)).await.during("emit an event")?;
+    tx.execute(EMIT, Params::Positional(values), "emit an event").await?;
     Ok(id)
 }
 
@@ -42,21 +47,24 @@ pub async fn emit(tx: &mut impl Queryable, event: &Event) -> Result<Text> {
 /// # Errors
 /// As [`emit`].
 pub async fn emit_all(tx: &mut impl Queryable, events: &[Event]) -> Result<Vec<Text>> {
+    write_all(tx, events).await
+}
+
+/// The same for any client.
+pub(crate) async fn write_all(tx: &mut impl Client, events: &[Event]) -> Result<Vec<Text>> {
     if let Some(keys) = several_keys(events) {
-        tx.exec_drop(LOCK_KEYS, (keys,)).await.during("lock the events' keys")?;
+        tx.execute("CALL onewrite_lock_keys(?)", row::binds![keys], "lock the events' keys")
+            .await?;
     }
     let mut ids = Vec::with_capacity(events.len());
     for event in events {
-        ids.push(emit(tx, event).await?);
+        ids.push(write(tx, event).await?);
     }
     Ok(ids)
 }
 
-/// Locks keys, given as a list in JSON.
-pub(crate) const LOCK_KEYS: &str = "CALL onewrite_lock_keys(?)";
-
-/// The keys of events, when there are several, as [`LOCK_KEYS`] takes them.
-pub(crate) fn several_keys(events: &[Event]) -> Option<String> {
+/// The keys of events, when there are several, as the procedure takes them: a list in JSON.
+fn several_keys(events: &[Event]) -> Option<String> {
     let keys: BTreeSet<&str> = events.iter().map(|event| &**event.order_key()).collect();
     (keys.len() > 1).then(|| serde_json::json!(keys).to_string())
 }

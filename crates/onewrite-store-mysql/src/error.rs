@@ -3,6 +3,8 @@
 use mysql_async::{DriverError, Error as Cause, IoError, ServerError};
 use onewrite_core::{Code, Error};
 
+use crate::roles::{CURE, DENIED};
+
 /// Turns a database error into ours, saying what was being done.
 pub(crate) trait While<T> {
     fn during(self, context: &str) -> Result<T, Error>;
@@ -26,6 +28,10 @@ pub(crate) fn database(context: &str, error: Cause) -> Error {
     match error {
         // The schema's own triggers say it better than whoever ran into them.
         Cause::Server(said) if said.state.starts_with("OW") => Error::new(code, said.message),
+        Cause::Server(said) if DENIED.contains(&said.code) => {
+            let context = format!("{context} (hint: {CURE})");
+            Error::new(code, context).with_source(format!("{} ({})", said.message, said.code))
+        }
         error => Error::new(code, context).with_source(said(error)),
     }
 }
@@ -128,4 +134,4 @@ pub(crate) fn after_commit(error: Cause) -> Error {
 }
 
 /// The server does not say how far it came.
-const ERROR_DURING_COMMIT: u16 = 1180;
+pub(crate) const ERROR_DURING_COMMIT: u16 = 1180;

@@ -10,6 +10,7 @@
 //! order, one process at a time. Facts are stored in the tables of `migrations/`, each documented there.
 
 mod claim;
+mod client;
 mod commit;
 mod connect;
 mod emit;
@@ -20,6 +21,7 @@ mod inbox;
 mod parking;
 mod place;
 mod read;
+mod roles;
 mod row;
 mod schema;
 #[cfg(feature = "sqlx")]

@@ -1,13 +1,16 @@
 //! Parked keys and their records. A key is found by its digest, which fits an index whatever its length.
 
-use mysql_async::{Conn, Row, Value, prelude::Queryable};
+use mysql_async::{Conn, Row, Value};
 use onewrite_core::{
     Code, Error, Partition, Record, Result, Sequence,
     parking::{ParkedKey, ParkedRecord, Request},
     position::Source,
 };
 
-use crate::row::{self, binds, event_columns, execute, now, query, query_one};
+use crate::{
+    client::Client,
+    row::{self, binds, event_columns, execute, now, query, query_one},
+};
 
 /// The digest of two texts: SHA-256 of one, a byte 0, and the other.
 macro_rules! digest {
@@ -19,7 +22,7 @@ pub(crate) use digest;
 
 /// Parks the log's record at `sequence`, unless it is parked. It is copied, so that retention goes on.
 pub(crate) async fn park_from_log(
-    tx: &mut impl Queryable,
+    tx: &mut impl Client,
     source: &Source,
     sink: &str,
     sequence: Sequence,
@@ -57,12 +60,7 @@ pub(crate) async fn park_from_log(
 }
 
 /// Parks a record that came over the wire.
-pub(crate) async fn park_record(
-    tx: &mut impl Queryable,
-    scope: &str,
-    record: &Record,
-    reason: &str,
-) -> Result<()> {
+pub(crate) async fn park_record(tx: &mut impl Client, scope: &str, record: &Record) -> Result<u64> {
     let (event, source) = (&record.event, &*record.source);
     let key = &**event.order_key();
     let copy = concat!(
@@ -84,7 +82,17 @@ pub(crate) async fn park_record(
         record.partition.into(),
     ];
     let values = place.into_iter().chain(row::event_values(event, record.id(), event.time));
-    execute(tx, copy, mysql_async::Params::Positional(values.collect())).await?;
+    execute(tx, copy, mysql_async::Params::Positional(values.collect())).await
+}
+
+/// Parks its key, unless it is.
+pub(crate) async fn park_key(
+    tx: &mut impl Client,
+    scope: &str,
+    record: &Record,
+    reason: &str,
+) -> Result<u64> {
+    let (source, key) = (&*record.source, &**record.event.order_key());
     let park = concat!(
         "INSERT INTO onewrite_parked_key (scope, digest, source, `key`, `partition`, reason, since) VALUES (?, ",
         digest!("?", "?"),
@@ -93,42 +101,68 @@ pub(crate) async fn park_record(
         ") ON DUPLICATE KEY UPDATE scope = scope"
     );
     let binds = binds![scope, source, key, source, key, record.partition, reason];
-    execute(tx, park, binds).await.map(|_| ())
+    execute(tx, park, binds).await
 }
 
 /// Removes the front record of a key, and the key with its last one. Returns how many still wait.
 pub(crate) async fn unpark(
-    tx: &mut impl Queryable,
+    tx: &mut impl Client,
     scope: &str,
     (source, key): (&str, &str),
     position: Sequence,
 ) -> Result<u64> {
     // Whoever parks behind it waits, or comes first: the key is freed only when nothing is left.
     lock(tx, scope, source, key).await?;
-    let remove = concat!(
-        "DELETE FROM onewrite_parked WHERE position = ? AND scope = ? AND digest = ",
-        digest!("?", "?")
-    );
-    execute(tx, remove, binds![position.cast_signed(), scope, source, key]).await?;
-    let count = concat!(
-        "SELECT COUNT(*) FROM onewrite_parked WHERE scope = ? AND digest = ",
-        digest!("?", "?")
-    );
-    let left = query_one(tx, count, binds![scope, source, key]).await?;
-    let left = left.map_or(Ok(0), |mut found| row::number(&mut found, 0))?;
+    remove(tx, scope, (source, key), position).await?;
+    let left = count_left(tx, scope, (source, key)).await?;
     if left == 0 {
-        let free = concat!(
-            "DELETE FROM onewrite_parked_key WHERE scope = ? AND digest = ",
-            digest!("?", "?")
-        );
-        execute(tx, free, binds![scope, source, key]).await?;
+        free(tx, scope, (source, key)).await?;
     }
     Ok(left)
 }
 
+/// Removes one record of a key.
+pub(crate) async fn remove(
+    tx: &mut impl Client,
+    scope: &str,
+    (source, key): (&str, &str),
+    position: Sequence,
+) -> Result<u64> {
+    let sql = concat!(
+        "DELETE FROM onewrite_parked WHERE position = ? AND scope = ? AND digest = ",
+        digest!("?", "?")
+    );
+    execute(tx, sql, binds![position.cast_signed(), scope, source, key]).await
+}
+
+/// How many records of a key are parked.
+pub(crate) async fn count_left(
+    tx: &mut impl Client,
+    scope: &str,
+    (source, key): (&str, &str),
+) -> Result<u64> {
+    let sql = concat!(
+        "SELECT COUNT(*) FROM onewrite_parked WHERE scope = ? AND digest = ",
+        digest!("?", "?")
+    );
+    let left = query_one(tx, sql, binds![scope, source, key]).await?;
+    left.map_or(Ok(0), |mut found| row::number(&mut found, 0))
+}
+
+/// Frees a key.
+pub(crate) async fn free(
+    tx: &mut impl Client,
+    scope: &str,
+    (source, key): (&str, &str),
+) -> Result<u64> {
+    let sql =
+        concat!("DELETE FROM onewrite_parked_key WHERE scope = ? AND digest = ", digest!("?", "?"));
+    execute(tx, sql, binds![scope, source, key]).await
+}
+
 /// What is asked for a key, which is locked until this transaction ends; `None` when it is not parked.
 async fn lock(
-    tx: &mut impl Queryable,
+    tx: &mut impl Client,
     scope: &str,
     source: &str,
     key: &str,
@@ -144,7 +178,7 @@ async fn lock(
 
 /// Says what is to happen to a key; `reason` says why it waits again after a re-drive that failed.
 pub(crate) async fn request(
-    tx: &mut impl Queryable,
+    tx: &mut impl Client,
     scope: &str,
     (source, key): (&str, &str),
     request: Request,
@@ -159,17 +193,13 @@ pub(crate) async fn request(
 }
 
 /// Whether the key is parked. Locks it if so: a re-drive that would free it waits for this transaction.
-pub(crate) async fn is_parked(
-    tx: &mut impl Queryable,
-    scope: &str,
-    source: &str,
-    key: &str,
-) -> Result<bool> {
-    Ok(lock(tx, scope, source, key).await?.is_some())
+pub(crate) async fn is_parked(tx: &mut impl Client, scope: &str, record: &Record) -> Result<u64> {
+    let found = lock(tx, scope, &record.source, record.event.order_key()).await?;
+    Ok(found.is_some().into())
 }
 
 /// Whether any key of a scope is parked.
-pub(crate) async fn any(tx: &mut impl Queryable, scope: &str) -> Result<bool> {
+pub(crate) async fn any(tx: &mut impl Client, scope: &str) -> Result<bool> {
     let sql = "SELECT 1 FROM onewrite_parked_key WHERE scope = ? LIMIT 1";
     Ok(query_one(tx, sql, binds![scope]).await?.is_some())
 }
@@ -197,7 +227,7 @@ pub(crate) async fn keys(conn: &mut Conn, scope: Option<&str>) -> Result<Vec<Par
 
 /// The records of a key from the front.
 pub(crate) async fn records(
-    on: &mut impl Queryable,
+    on: &mut impl Client,
     key: &ParkedKey,
     limit: usize,
 ) -> Result<Vec<ParkedRecord>> {
@@ -208,7 +238,7 @@ pub(crate) async fn records(
         digest!("?", "?"),
         " ORDER BY IF(scope LIKE 'relay/%', sequence, position) LIMIT ?"
     );
-    let record = |mut found: Row| {
+    let record = |mut found| {
         let found = &mut found;
         Ok(ParkedRecord {
             position: row::number(found, 0)?,
@@ -230,6 +260,6 @@ pub(crate) async fn records(
 }
 
 /// What is asked for a parked key now, if it is still parked; locked until this transaction ends.
-pub(crate) async fn requested(tx: &mut impl Queryable, key: &ParkedKey) -> Result<Option<Request>> {
+pub(crate) async fn requested(tx: &mut impl Client, key: &ParkedKey) -> Result<Option<Request>> {
     lock(tx, &key.scope, &key.source, &key.key).await
 }

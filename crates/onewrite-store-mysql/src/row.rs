@@ -1,12 +1,12 @@
 //! Rows and binds: the event's columns in one order, and what is read from a row.
 
-use mysql_async::{
-    Params, Row, Value, from_value_opt,
-    prelude::{FromValue, Queryable},
+use mysql_async::{Params, Value, from_value_opt, prelude::FromValue};
+use onewrite_core::{
+    Bytes, Code, Error, Event, Result, Text, Timestamp,
+    inbox::{Bind, event_binds},
 };
-use onewrite_core::{Bytes, Code, Error, Event, Result, Text, Timestamp};
 
-use crate::error::While;
+use crate::client::{Cells, Client};
 
 /// The event's columns in `onewrite_log` and `onewrite_parked`, in this order.
 macro_rules! event_columns {
@@ -34,27 +34,22 @@ macro_rules! now {
 pub(crate) use now;
 
 /// Runs a statement; says how many rows it found to write.
-pub(crate) async fn execute(on: &mut impl Queryable, sql: &str, binds: Params) -> Result<u64> {
-    let done = async {
-        let result = on.exec_iter(sql, binds).await?;
-        let affected = result.affected_rows();
-        result.drop_result().await.map(|()| affected)
-    };
-    done.await.during("write")
+pub(crate) async fn execute(on: &mut impl Client, sql: &str, binds: Params) -> Result<u64> {
+    on.execute(sql, binds, "write").await
 }
 
 /// Runs a query.
-pub(crate) async fn query(on: &mut impl Queryable, sql: &str, binds: Params) -> Result<Vec<Row>> {
-    on.exec(sql, binds).await.during("read")
+pub(crate) async fn query<C: Client>(on: &mut C, sql: &str, binds: Params) -> Result<Vec<C::Row>> {
+    on.query(sql, binds, "read").await
 }
 
 /// Its only row, if it is there.
-pub(crate) async fn query_one(
-    on: &mut impl Queryable,
+pub(crate) async fn query_one<C: Client>(
+    on: &mut C,
     sql: &str,
     binds: Params,
-) -> Result<Option<Row>> {
-    on.exec_first(sql, binds).await.during("read")
+) -> Result<Option<C::Row>> {
+    Ok(query(on, sql, binds).await?.into_iter().next())
 }
 
 /// A text within a statement, as bytes: nothing in it can end it.
@@ -69,24 +64,23 @@ pub(crate) fn quoted(text: &str) -> String {
 }
 
 /// A column.
-pub(crate) fn get<T: FromValue>(row: &mut Row, index: usize) -> Result<T> {
-    let value = row.take(index).unwrap_or(Value::NULL);
-    from_value_opt(value)
+pub(crate) fn get<T: FromValue>(row: &mut impl Cells, index: usize) -> Result<T> {
+    from_value_opt(row.cell(index))
         .map_err(|error| Error::new(Code::Database, "read a column").with_source(error))
 }
 
 /// A number that is never negative.
-pub(crate) fn number(row: &mut Row, index: usize) -> Result<u64> {
+pub(crate) fn number(row: &mut impl Cells, index: usize) -> Result<u64> {
     get::<i64>(row, index).map(i64::cast_unsigned)
 }
 
 /// A text, without copying it. What another program stored in another encoding must not stop others.
-pub(crate) fn text(row: &mut Row, index: usize) -> Result<Text> {
+pub(crate) fn text(row: &mut impl Cells, index: usize) -> Result<Text> {
     option(row, index).map(Option::unwrap_or_default)
 }
 
 /// A text that may be missing.
-pub(crate) fn option(row: &mut Row, index: usize) -> Result<Option<Text>> {
+pub(crate) fn option(row: &mut impl Cells, index: usize) -> Result<Option<Text>> {
     let found: Option<Vec<u8>> = get(row, index)?;
     Ok(found.map(|bytes| match String::from_utf8(bytes) {
         Ok(text) => text.into(),
@@ -95,12 +89,12 @@ pub(crate) fn option(row: &mut Row, index: usize) -> Result<Option<Text>> {
 }
 
 /// A time that may be missing.
-pub(crate) fn time(row: &mut Row, index: usize) -> Result<Option<Timestamp>> {
+pub(crate) fn time(row: &mut impl Cells, index: usize) -> Result<Option<Timestamp>> {
     get::<Option<i64>>(row, index).map(|found| found.map(Timestamp))
 }
 
 /// Reads an event whose columns begin at `first`.
-pub(crate) fn event(row: &mut Row, first: usize) -> Result<Event> {
+pub(crate) fn event(row: &mut impl Cells, first: usize) -> Result<Event> {
     let headers: Option<Vec<u8>> = get(row, first + 15)?;
     let data: Option<Vec<u8>> = get(row, first + 16)?;
     Ok(Event {
@@ -126,40 +120,16 @@ pub(crate) fn event(row: &mut Row, first: usize) -> Result<Event> {
 
 /// The values of an event's columns; its id and time as given.
 pub(crate) fn event_values(event: &Event, id: &str, time: Option<Timestamp>) -> Vec<Value> {
-    let option = |text: &Option<Text>| Value::from(text.as_deref());
-    vec![
-        time.map(|time| time.0).into(),
-        id.into(),
-        (&*event.kind).into(),
-        (&*event.aggregate_type).into(),
-        (&*event.aggregate_id).into(),
-        (&**event.order_key()).into(),
-        (&*event.content_type).into(),
-        event.schema_version.into(),
-        option(&event.source),
-        option(&event.data_schema),
-        option(&event.correlation_id),
-        option(&event.causation_id),
-        option(&event.user_id),
-        option(&event.dedup_key),
-        option(&event.traceparent),
-        headers_to(&event.headers).into(),
-        (&*event.data).into(),
-    ]
+    let value = |bind| match bind {
+        Bind::Text(text) => text.map_or(Value::NULL, |text| Value::from(&*text)),
+        Bind::Number(number) => number.into(),
+        Bind::Bytes(bytes) => bytes.into(),
+    };
+    event_binds(event, id, time).into_iter().map(value).collect()
 }
 
 /// Headers as stored. What another program stored in another form is left out, not fatal.
 fn headers_from(text: &[u8]) -> Vec<(Text, Text)> {
     let pairs: Vec<(String, String)> = serde_json::from_slice(text).unwrap_or_default();
     pairs.into_iter().map(|(name, value)| (name.into(), value.into())).collect()
-}
-
-/// Headers to store.
-pub(crate) fn headers_to(headers: &[(Text, Text)]) -> Option<String> {
-    if headers.is_empty() {
-        return None;
-    }
-    let pairs: Vec<(&str, &str)> =
-        headers.iter().map(|(name, value)| (&**name, &**value)).collect();
-    serde_json::to_string(&pairs).ok()
 }

@@ -9,6 +9,7 @@ use onewrite_core::{
 use crate::{
     Options,
     error::{While, after_commit},
+    roles,
     row::{self, binds, execute, now, query, query_one},
 };
 
@@ -138,6 +139,7 @@ async fn migrate_locked(conn: &mut Conn, server: Server, options: &Options) -> R
         }
     }
     if from == 0 {
+        roles::make(conn).await?;
         create_source(conn, server, options).await?;
     }
     let binds = binds![SCHEMA_VERSION, MIN_COMPATIBLE, SCHEMA_VERSION];

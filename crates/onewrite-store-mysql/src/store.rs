@@ -12,6 +12,7 @@ use onewrite_core::{
     inbox::Gap,
     parking::{ParkedKey, ParkedRecord},
     position::Source,
+    sabotage::Defect,
     store::{
         Batch, Claim, Claimed, Cursor, Find, Item, LeaseState, Op, Outcome, Page, Read, SinkState,
         Store, Watch,
@@ -39,6 +40,8 @@ struct Inner {
     options: Options,
     engine: Pool,
     work: Pool,
+    #[cfg(feature = "sqlx")]
+    is_mariadb: bool,
     source: RwLock<Source>,
     event_bytes_max: usize,
     /// Everything up to this sequence is on disk for certain.
@@ -59,11 +62,22 @@ impl MysqlStore {
         let engine = options.pool(Use::Engine, server.is_mariadb);
         let work = options.pool(Use::Work, server.is_mariadb);
         let mut conn = options.within(WAIT, engine.get_conn()).await?;
+        #[cfg(feature = "sqlx")]
+        let is_mariadb = server.is_mariadb;
         let source = schema::open(&mut conn, server, &options).await?;
         let event_bytes_max = schema::event_bytes_max(&mut conn).await?;
         drop(conn);
         let (source, durable) = (RwLock::new(source), AtomicU64::new(0));
-        let inner = Inner { options, engine, work, source, event_bytes_max, durable };
+        let inner = Inner {
+            options,
+            engine,
+            work,
+            #[cfg(feature = "sqlx")]
+            is_mariadb,
+            source,
+            event_bytes_max,
+            durable,
+        };
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -77,8 +91,14 @@ impl MysqlStore {
     {
         let mut tx = self.begin().await?;
         let value = work(&mut tx).await?;
-        commit::finish_work(tx).await?;
+        commit::finish_work(tx, self.options().sabotage).await?;
         Ok(value)
+    }
+
+    /// What makes a session one that handlers run in.
+    #[cfg(feature = "sqlx")]
+    pub(crate) fn work_settings(&self) -> Vec<String> {
+        crate::connect::settings(Use::Work, self.inner.is_mariadb)
     }
 
     /// A transaction on a connection of the pool that handlers run on.
@@ -114,7 +134,7 @@ impl MysqlStore {
 
     /// Places what is committed, so that the log holds it.
     async fn place(&self, conn: &mut Conn, partitions: u16) -> Result<()> {
-        if let Some(placed) = place::place(conn, partitions).await? {
+        if let Some(placed) = place::place(conn, partitions, self.options().sabotage).await? {
             self.inner.durable.fetch_max(placed, Ordering::Relaxed);
         }
         Ok(())
@@ -133,7 +153,8 @@ impl MysqlStore {
         let sabotage = self.options().sabotage;
         let (source, page) = read::page(&mut conn, known.partitions, request, sabotage).await?;
         let last = page.records.iter().map(|record| record.sequence).max().unwrap_or(0);
-        if last > self.inner.durable.load(Ordering::Relaxed) {
+        let synced = last <= self.inner.durable.load(Ordering::Relaxed);
+        if !synced && !sabotage.has(Defect::DeliverUnsynced) {
             let flush = "UPDATE onewrite_flush SET n = n + 1";
             conn.query_drop(flush).await.map_err(after_commit)?;
             self.inner.durable.fetch_max(last, Ordering::Relaxed);

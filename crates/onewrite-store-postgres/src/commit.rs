@@ -20,7 +20,7 @@ use crate::{
     error::{While, after_commit, is_unknown},
     gap, guard, parking,
     row::Time,
-    trim,
+    statement, trim,
 };
 
 /// What the door needs to know.
@@ -70,11 +70,7 @@ pub(crate) async fn batch(
 /// says so only in passing; any statement fails there, so one goes before it. It also undoes what a
 /// handler may have set.
 pub(crate) async fn finish(tx: Transaction<'_>) -> Result<()> {
-    tx.batch_execute(
-        "SELECT set_config('synchronous_commit', 'on', true) WHERE current_setting('synchronous_commit') = 'off'",
-    )
-    .await
-    .during("make the commit durable")?;
+    tx.batch_execute(statement::DURABLE).await.during("make the commit durable")?;
     failpoint::hit("store.before_commit");
     let committed = tx.commit().await;
     failpoint::hit("store.after_commit_before_reply");

@@ -65,52 +65,6 @@ pub(crate) async fn park_from_log(
     Ok(copied)
 }
 
-/// Parks a record that came over the wire.
-pub(crate) async fn park_record(
-    tx: &Transaction<'_>,
-    scope: &str,
-    record: &Record,
-    reason: &str,
-) -> Result<()> {
-    let event = &record.event;
-    execute(
-        tx,
-        statement::PARK_RECORD,
-        &[
-            &scope,
-            &&*record.source,
-            &record.incarnation.to_string(),
-            &record.sequence.cast_signed(),
-            &i32::from(record.partition),
-            &event.time.map(|time| time.0),
-            &record.id(),
-            &&*event.kind,
-            &&*event.aggregate_type,
-            &&*event.aggregate_id,
-            &&**event.order_key(),
-            &&*event.content_type,
-            &i64::from(event.schema_version),
-            &event.source.as_deref(),
-            &event.data_schema.as_deref(),
-            &event.correlation_id.as_deref(),
-            &event.causation_id.as_deref(),
-            &event.user_id.as_deref(),
-            &event.dedup_key.as_deref(),
-            &event.traceparent.as_deref(),
-            &row::headers_to(&event.headers),
-            &&*event.data,
-        ],
-    )
-    .await?;
-    execute(
-        tx,
-        statement::PARK_KEY,
-        &[&scope, &&*record.source, &&**event.order_key(), &i32::from(record.partition), &reason],
-    )
-    .await
-    .map(|_| ())
-}
-
 /// Removes the front record of a key, and the key with its last one. Returns how many still wait.
 pub(crate) async fn unpark(
     tx: &Transaction<'_>,
@@ -147,17 +101,6 @@ pub(crate) async fn request(
     reason: Option<&str>,
 ) -> Result<u64> {
     execute(tx, statement::REQUEST, &[&scope, &key, &request.as_str(), &reason, &source]).await
-}
-
-/// Whether the key is parked. Locks it if so: a re-drive that would free it waits for this transaction.
-pub(crate) async fn is_parked(
-    tx: &Transaction<'_>,
-    scope: &str,
-    source: &str,
-    key: &str,
-) -> Result<bool> {
-    let found = execute(tx, statement::IS_PARKED, &[&scope, &source, &key]).await?;
-    Ok(found > 0)
 }
 
 /// Whether any key is parked, and whether any table is guarded.

@@ -1,6 +1,23 @@
 //! The statements that run on the user's own transaction, in one place: every driver runs the same.
 
+use onewrite_core::inbox::Statement;
+
 use crate::row::event_columns;
+
+/// A session's statement.
+pub(crate) const fn of(statement: Statement<'_>) -> &'static str {
+    match statement {
+        Statement::Remember(_) => REMEMBER,
+        Statement::Forget(_) => FORGET,
+        Statement::LookParked(_) => IS_PARKED,
+        Statement::ParkRecord(_) => PARK_RECORD,
+        Statement::ParkKey(..) => PARK_KEY,
+        Statement::WaitAgain(..) => REQUEST,
+        Statement::Unpark(..) => UNPARK,
+        Statement::CountLeft(_) => LEFT,
+        Statement::Free(_) => FREE,
+    }
+}
 
 /// Makes the receiver's rows that are missing. Binds: consumer, sources, incarnations, partitions.
 pub(crate) const MAKE_LANES: &str = "INSERT INTO onewrite.inbox (consumer, source, incarnation, partition)
@@ -30,20 +47,19 @@ pub(crate) const FORGET: &str =
 pub(crate) const CIRCUMSTANCES: &str = "SELECT EXISTS (SELECT FROM onewrite.parked_key WHERE scope = $1), EXISTS (SELECT FROM onewrite.guard)";
 
 /// A row when the key is parked, locked: a re-drive that would free it waits. Binds: scope, source, key.
-pub(crate) const IS_PARKED: &str =
-    "SELECT 1 FROM onewrite.parked_key WHERE scope = $1 AND source = $2 AND key = $3 FOR SHARE";
+pub(crate) const IS_PARKED: &str = "SELECT 1::int8 FROM onewrite.parked_key WHERE scope = $1 AND source = $2 AND key = $3 FOR SHARE";
 
 /// Appends a record to its key's parked ones. Binds: scope, source, incarnation, sequence, partition,
 /// then the event's columns, its time in microseconds since 1970 or null.
 pub(crate) const PARK_RECORD: &str = concat!(
     "INSERT INTO onewrite.parked (scope, origin, incarnation, sequence, partition, ",
     event_columns!(),
-    ") VALUES ($1, $2, $3, $4, $5, coalesce('epoch'::timestamptz + $6::int8 * interval '1 microsecond', clock_timestamp()), \
+    ") VALUES ($1, $2, $3, $4, $5::int8, coalesce('epoch'::timestamptz + $6::int8 * interval '1 microsecond', clock_timestamp()), \
        $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22)"
 );
 
 /// Parks a key, unless it is. Binds: scope, source, key, partition, reason.
-pub(crate) const PARK_KEY: &str = "INSERT INTO onewrite.parked_key (scope, source, key, partition, reason) VALUES ($1, $2, $3, $4, $5) ON CONFLICT DO NOTHING";
+pub(crate) const PARK_KEY: &str = "INSERT INTO onewrite.parked_key (scope, source, key, partition, reason) VALUES ($1, $2, $3, $4::int8, $5) ON CONFLICT DO NOTHING";
 
 /// What is asked for a parked key, locked. Binds: scope, source, key.
 pub(crate) const REQUESTED: &str = "SELECT request FROM onewrite.parked_key WHERE scope = $1 AND source = $2 AND key = $3 FOR UPDATE";
@@ -63,6 +79,18 @@ pub(crate) const LEFT: &str =
 /// Frees a key. Binds: scope, source, key.
 pub(crate) const FREE: &str =
     "DELETE FROM onewrite.parked_key WHERE scope = $1 AND source = $2 AND key = $3";
+
+/// Before a commit that must not be lost: undoes what a handler may have set.
+pub(crate) const DURABLE: &str = "SELECT set_config('synchronous_commit', 'on', true) WHERE current_setting('synchronous_commit') = 'off'";
+
+/// Begins what one handler writes.
+pub(crate) const SAVEPOINT: &str = "SAVEPOINT onewrite";
+
+/// Keeps it.
+pub(crate) const RELEASE: &str = "RELEASE SAVEPOINT onewrite";
+
+/// Undoes it.
+pub(crate) const ROLL_BACK: &str = "ROLLBACK TO SAVEPOINT onewrite; RELEASE SAVEPOINT onewrite";
 
 /// Each handler answers for its own changes and excuses: forgets those before it, which are settled. Says
 /// what was emitted through SQL so far.

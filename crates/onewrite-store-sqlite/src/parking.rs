@@ -58,50 +58,6 @@ pub(crate) fn park_from_log(
     Ok(copied)
 }
 
-/// Parks a record that came over the wire.
-pub(crate) fn park_record(
-    tx: &Connection,
-    scope: &str,
-    record: &Record,
-    reason: &str,
-) -> Result<()> {
-    let event = &record.event;
-    execute(
-        tx,
-        statement::PARK_RECORD,
-        params![
-            scope,
-            &*record.source,
-            record.incarnation.to_string(),
-            record.sequence.cast_signed(),
-            record.partition,
-            event.time.unwrap_or_else(now).0,
-            record.id(),
-            &*event.kind,
-            &*event.aggregate_type,
-            &*event.aggregate_id,
-            &**event.order_key(),
-            &*event.content_type,
-            event.schema_version,
-            event.source.as_deref(),
-            event.data_schema.as_deref(),
-            event.correlation_id.as_deref(),
-            event.causation_id.as_deref(),
-            event.user_id.as_deref(),
-            event.dedup_key.as_deref(),
-            event.traceparent.as_deref(),
-            row::headers_to(&event.headers),
-            &*event.data,
-        ],
-    )?;
-    execute(
-        tx,
-        statement::PARK_KEY,
-        params![scope, &*record.source, &**event.order_key(), record.partition, reason, now().0],
-    )
-    .map(|_| ())
-}
-
 /// Removes the front record of a key, and the key with its last one. Returns how many still wait.
 pub(crate) fn unpark(
     tx: &Connection,
@@ -110,22 +66,10 @@ pub(crate) fn unpark(
     key: &str,
     position: Sequence,
 ) -> Result<u64> {
-    execute(
-        tx,
-        "DELETE FROM onewrite_parked WHERE position = ?1 AND scope = ?2 AND origin = ?3 AND key = ?4",
-        params![position.cast_signed(), scope, source, key],
-    )?;
-    let left = number(
-        tx,
-        "SELECT count(*) FROM onewrite_parked WHERE scope = ?1 AND origin = ?2 AND key = ?3",
-        params![scope, source, key],
-    )?;
+    execute(tx, statement::UNPARK, params![position.cast_signed(), scope, source, key])?;
+    let left = number(tx, statement::LEFT, params![scope, source, key])?;
     if left == 0 {
-        execute(
-            tx,
-            "DELETE FROM onewrite_parked_key WHERE scope = ?1 AND source = ?2 AND key = ?3",
-            params![scope, source, key],
-        )?;
+        execute(tx, statement::FREE, params![scope, source, key])?;
     }
     Ok(left.cast_unsigned())
 }
@@ -139,10 +83,6 @@ pub(crate) fn request(
     reason: Option<&str>,
 ) -> Result<u64> {
     execute(tx, statement::REQUEST, params![scope, key, request.as_str(), reason, source])
-}
-
-pub(crate) fn is_parked(tx: &Connection, scope: &str, source: &str, key: &str) -> Result<bool> {
-    number(tx, statement::IS_PARKED, params![scope, source, key]).map(|found| found > 0)
 }
 
 pub(crate) fn any_parked(tx: &Connection, scope: &str) -> Result<bool> {

@@ -6,6 +6,7 @@
 //! brokers, [`rig`] puts a source and a receiver at the two ends of one, and [`streams`] says what every
 //! broker with a stream has to survive.
 
+pub mod certificates;
 pub mod child;
 pub mod conformance;
 pub mod history;

@@ -35,8 +35,8 @@ pub use rabbitmq::{Rabbitmq, RabbitmqAddress};
 pub use random::unique;
 pub use redis::{Redis, RedisAddress};
 pub use shared::{
-    KAFKA_ENV, MARIADB_ENV, NATS_ENV, POSTGRES_ENV, RABBITMQ_ENV, REDIS_ENV, shared_kafka, shared_mariadb, shared_nats,
-    shared_postgres, shared_rabbitmq, shared_redis,
+    KAFKA_ENV, MARIADB_ENV, NATS_ENV, POSTGRES_ENV, RABBITMQ_ENV, REDIS_ENV, shared_kafka,
+    shared_mariadb, shared_nats, shared_postgres, shared_rabbitmq, shared_redis,
 };
 
 /// Runs what waits for processes beside the async threads. Timers of the runtime would not do: a test

@@ -9,8 +9,8 @@ use std::{env, io};
 use tokio::sync::OnceCell;
 
 use crate::{
-    Kafka, KafkaAddress, Mariadb, MariadbAddress, Nats, NatsAddress, Postgres, PostgresAddress, Rabbitmq,
-    RabbitmqAddress, Redis, RedisAddress,
+    Kafka, KafkaAddress, Mariadb, MariadbAddress, Nats, NatsAddress, Postgres, PostgresAddress,
+    Rabbitmq, RabbitmqAddress, Redis, RedisAddress,
 };
 
 /// Names the PostgreSQL server of the test run: `postgres://postgres:PASSWORD@127.0.0.1:PORT`.

@@ -6,7 +6,8 @@ use std::{
 };
 
 use onewrite_testservers::{
-    shared_kafka, shared_mariadb, shared_nats, shared_postgres, shared_rabbitmq, shared_redis, unique,
+    shared_kafka, shared_mariadb, shared_nats, shared_postgres, shared_rabbitmq, shared_redis,
+    unique,
 };
 
 #[tokio::test]

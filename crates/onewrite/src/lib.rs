@@ -55,9 +55,9 @@
 pub mod stream;
 
 pub use onewrite_broker_http as http;
-pub use onewrite_broker_local::{MemoryFeed, MemorySink, NullSink, StdoutSink, memory};
 #[cfg(feature = "kafka")]
 pub use onewrite_broker_kafka as kafka;
+pub use onewrite_broker_local::{MemoryFeed, MemorySink, NullSink, StdoutSink, memory};
 #[cfg(feature = "nats")]
 pub use onewrite_broker_nats as nats;
 #[cfg(feature = "rabbitmq")]

@@ -9,8 +9,8 @@ use std::{
 
 use anyhow::{Context, Result};
 use onewrite_testservers::{
-    KAFKA_ENV, Kafka, MARIADB_ENV, Mariadb, NATS_ENV, Nats, POSTGRES_ENV, Postgres, RABBITMQ_ENV, REDIS_ENV,
-    Rabbitmq, Redis,
+    KAFKA_ENV, Kafka, MARIADB_ENV, Mariadb, NATS_ENV, Nats, POSTGRES_ENV, Postgres, RABBITMQ_ENV,
+    REDIS_ENV, Rabbitmq, Redis,
 };
 use tokio::{
     runtime::{self, Runtime},
@@ -39,8 +39,14 @@ pub(crate) enum Server {
 }
 
 /// What the tests need.
-pub(crate) const ALL: &[Server] =
-    &[Server::Postgres, Server::Mariadb, Server::Nats, Server::Rabbitmq, Server::Redis, Server::Kafka];
+pub(crate) const ALL: &[Server] = &[
+    Server::Postgres,
+    Server::Mariadb,
+    Server::Nats,
+    Server::Rabbitmq,
+    Server::Redis,
+    Server::Kafka,
+];
 
 impl Server {
     /// Debian's package; `None` for what is built here.
@@ -187,7 +193,16 @@ impl Servers {
 
     /// The variables that name them to tests.
     pub(crate) fn variables(&self) -> Vec<(&'static str, String)> {
-        self.0.iter().map(|running| (running.server().test_variable(), running.test_url())).collect()
+        self.0
+            .iter()
+            .map(|running| (running.server().test_variable(), running.test_url()))
+            .collect()
+    }
+
+    /// The URL of the one of this name, of a database server without a database.
+    pub(crate) fn plain_url(&self, name: &str) -> Option<String> {
+        let server = <Server as clap::ValueEnum>::from_str(name, false).ok()?;
+        self.0.iter().find(|running| running.server() == server).map(Running::url)
     }
 
     /// Each with its URL, with a new database on those that have them.

@@ -21,6 +21,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
+use onewrite_testservers::{KAFKA_ENV, Tansu};
 
 use self::{process::Ending, report::Report};
 use crate::{
@@ -46,8 +47,11 @@ pub(crate) struct Options {
     timeout: Option<u64>,
 }
 
+/// The tests that run on Tansu as well, in the long form.
+const KAFKA_TESTS: &str = "onewrite-broker-kafka/suite";
+
 /// One test of one binary.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Case {
     /// Which of the binaries.
     binary: usize,
@@ -87,12 +91,36 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     }
     let limit = Duration::from_secs(limit);
     run_all(&built, &cases, options.jobs, limit, &variables, &mut report)?;
+    if options.extended {
+        on_tansu(&built, &cases, limit, &variables, &mut report)?;
+    }
     if options.filter.is_none() {
         eprintln!("documentation examples:");
         report.add(doc::run(&variables)?);
     }
     drop(servers);
     report.print()
+}
+
+/// The tests of Kafka once more, on a server that is no mock.
+fn on_tansu(
+    built: &binaries::Built,
+    cases: &[Case],
+    limit: Duration,
+    variables: &[(&str, String)],
+    report: &mut Report,
+) -> Result<()> {
+    let of_kafka = |case: &&Case| case.full_name.starts_with(KAFKA_TESTS);
+    let cases: Vec<Case> = cases.iter().filter(of_kafka).cloned().collect();
+    if cases.is_empty() {
+        return Ok(());
+    }
+    eprintln!("the tests of Kafka on Tansu:");
+    let tansu = servers::runtime()?.block_on(Tansu::start())?;
+    let others = variables.iter().filter(|(name, _)| *name != KAFKA_ENV).cloned();
+    let variables: Vec<_> = others.chain([(KAFKA_ENV, tansu.address().test_url())]).collect();
+    report.expect(cases.len());
+    run_all(built, &cases, 1, limit, &variables, report)
 }
 
 fn run_all(

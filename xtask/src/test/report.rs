@@ -23,6 +23,11 @@ impl Report {
         Self { total, times: Vec::new(), failures: Vec::new(), examples: Examples::default() }
     }
 
+    /// There are so many more.
+    pub(crate) fn expect(&mut self, more: usize) {
+        self.total += more;
+    }
+
     /// Takes in how one test ended.
     pub(crate) fn note(&mut self, name: &str, ending: Ending) {
         self.times.push((ending.took, name.to_owned()));

@@ -15,7 +15,9 @@ use onewrite_store_sqlite::{Options, SqliteStore};
 use onewrite_testkit::conformance::{self, BrokerFixture};
 use tempfile::TempDir;
 
-use crate::rig::{create, delivery, event, own_server, reading, server, stored, unique, until, url};
+use crate::rig::{
+    create, delivery, event, own_server, reading, server, stored, unique, until, url,
+};
 
 onewrite_testkit::feed_cases!(tests, Stream);
 
@@ -96,7 +98,10 @@ mod sink {
         let mut batch: Vec<Delivery> =
             (1..6).flat_map(|n| [delivery(0, n), delivery(1, n)]).collect();
         let large = &mut batch[5].record.event;
-        *large = Event { id: large.id.clone(), ..event("key-1", "large").bytes("text/plain", "x".repeat(4_000)) };
+        *large = Event {
+            id: large.id.clone(),
+            ..event("key-1", "large").bytes("text/plain", "x".repeat(4_000))
+        };
         let receipts = sink.publish(&batch).await.unwrap();
         assert_eq!(receipts.len(), batch.len(), "aligned: one receipt each");
         for (delivery, receipt) in batch.iter().zip(&receipts) {

@@ -46,10 +46,8 @@ async fn lose_an_answer(sabotage: Sabotage) -> Verdict {
     let error = sink.publish(&deliveries[1..2]).await.unwrap_err();
     assert_eq!(error.code(), Code::SinkUnreachable, "{error}");
     server.address().command("rtt 0").await.unwrap();
-    until("the effect of what was not confirmed", async || {
-        shop.consumer.effects().await.len() > 1
-    })
-    .await;
+    until("the effect of what was not confirmed", async || shop.consumer.effects().await.len() > 1)
+        .await;
     until("settling", async || {
         let receipts = sink.publish(&deliveries[1..]).await;
         receipts.is_ok_and(|all| all.iter().all(Receipt::is_settled))
@@ -86,8 +84,14 @@ async fn failing_requests_lose_and_double_nothing() {
     let receiver = shop.consumer.receive(shop.feed_at(&url).await);
     // Ended connections; too few replicas; a number out of its order, which ends a producer; a group that
     // has moved to another server.
-    let faults =
-        ["produce 3 -195", "fetch 3 -195", "produce 5 19", "produce 1 45", "commit 4 16", "commit 2 -195"];
+    let faults = [
+        "produce 3 -195",
+        "fetch 3 -195",
+        "produce 5 19",
+        "produce 1 45",
+        "commit 4 16",
+        "commit 2 -195",
+    ];
     for round in 0..12 {
         shop.source.place(40, 10).await;
         server.address().command(&format!("fail {}", faults[round % faults.len()])).await.unwrap();
@@ -167,7 +171,8 @@ async fn lose_one(sabotage: Sabotage, patience: Duration) -> (Verdict, Vec<Annou
     within(patience, all).await;
     let listener = listen(&shop.server, &shop.stream).await;
     let mut said = Vec::new();
-    while let Ok(Ok(message)) = tokio::time::timeout(Duration::from_secs(1), listener.recv()).await {
+    while let Ok(Ok(message)) = tokio::time::timeout(Duration::from_secs(1), listener.recv()).await
+    {
         said.push(serde_json::from_slice(message.payload().unwrap()).unwrap());
     }
     let verdict = shop.consumer.verdict(&shop.source).await;

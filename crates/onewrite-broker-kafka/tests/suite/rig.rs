@@ -6,7 +6,8 @@ use onewrite_broker_kafka::{
     KafkaFeed, KafkaFeedOptions, KafkaSink, KafkaSinkOptions, Reading, gap_topic,
 };
 use onewrite_core::{
-    Delivery, Error, Event, Incarnation, Partition, Record, record::Order, retry::Backoff, store::Store,
+    Delivery, Error, Event, Incarnation, Partition, Record, record::Order, retry::Backoff,
+    store::Store,
 };
 pub(crate) use onewrite_testkit::rig::{
     Consumer, PATIENCE, Source, event, lanes_of, unique, until, within,
@@ -17,6 +18,7 @@ use onewrite_testkit::{
 };
 use rdkafka::{
     ClientConfig, Offset, TopicPartitionList,
+    admin::{AdminClient, AdminOptions, NewTopic, TopicReplication},
     consumer::{BaseConsumer, CommitMode, Consumer as _, StreamConsumer},
     message::{Header, OwnedHeaders},
     producer::{FutureProducer, FutureRecord},
@@ -40,8 +42,16 @@ pub(crate) async fn server() -> KafkaAddress {
 
 /// Creates a topic and the one of its announcements.
 pub(crate) async fn create(server: &KafkaAddress, stream: &str, lanes: u16) {
-    server.create_topic(stream, lanes).await.unwrap();
-    server.create_topic(&gap_topic(stream), 1).await.unwrap();
+    for (name, lanes) in [(stream, lanes), (&gap_topic(stream), 1)] {
+        if server.is_mock() {
+            server.create_topic(name, lanes).await.unwrap();
+            continue;
+        }
+        let admin: AdminClient<_> = client(server, "creating").create().unwrap();
+        let topic = NewTopic::new(name, lanes.into(), TopicReplication::Fixed(1));
+        let created = admin.create_topics([&topic], &AdminOptions::new()).await.unwrap();
+        assert!(created.iter().all(Result::is_ok), "{created:?}");
+    }
 }
 
 /// A sink for a topic.
@@ -195,7 +205,11 @@ pub(crate) async fn committed(server: &KafkaAddress, stream: &str) -> Vec<Option
             places.add_partition(&stream, i32::try_from(lane).unwrap());
         }
         let places = consumer.committed_offsets(places, PATIENCE).unwrap();
-        places.elements().iter().map(|place| place.offset().to_raw().filter(|at| *at >= 0)).collect()
+        places
+            .elements()
+            .iter()
+            .map(|place| place.offset().to_raw().filter(|at| *at >= 0))
+            .collect()
     })
     .await
     .unwrap()

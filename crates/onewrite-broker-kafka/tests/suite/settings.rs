@@ -71,7 +71,8 @@ async fn tls_that_is_not_built_in_is_refused() {
 /// number. The values are those that clients of every language are tested with.
 #[tokio::test(flavor = "multi_thread")]
 async fn keys_go_where_java_sends_them() {
-    let known = [("kafka", 0xd067_cf64_u32), ("giberish123456789", 0x8f55_2b0c), ("1234", 0x9fc9_7b14)];
+    let known =
+        [("kafka", 0xd067_cf64_u32), ("giberish123456789", 0x8f55_2b0c), ("1234", 0x9fc9_7b14)];
     let (server, stream) = (server().await, unique("keys"));
     create(&server, &stream, 7).await;
     let by_key = sink(&format!("{}&partition_by=key", url(&server, &stream))).await;

@@ -15,7 +15,8 @@ use onewrite_core::{
 };
 
 use crate::rig::{
-    Consumer, PATIENCE, Shop, assert_clean, delivery, lanes_of, reading, server, sink, until, within,
+    Consumer, PATIENCE, Shop, assert_clean, delivery, lanes_of, reading, server, sink, until,
+    within,
 };
 
 async fn feed(shop: &Shop, owner: &str) -> KafkaFeed {

@@ -7,7 +7,11 @@ use lapin::{
 };
 use onewrite_broker_rabbitmq::{RabbitSink, RabbitSinkOptions, StreamOptions, remove};
 use onewrite_core::{Code, Error};
-use onewrite_testkit::streams::{Shop, Stream as _};
+use onewrite_testkit::{
+    certificates::Certificates,
+    server::Rabbitmq,
+    streams::{Shop, Stream as _},
+};
 
 use crate::rig::{Orders, sink};
 
@@ -108,4 +112,26 @@ async fn a_user_with_the_least_rights_can_work() {
     relay.stop().await;
     receiver.stop().await;
     assert_says(&refusal(&url("eve")).await, Code::InvalidConfig, &["lacks a right"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tls_is_verified() {
+    let certificates = Certificates::make();
+    let file = |name: &str| certificates.file(name);
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let settings = [
+        format!("listeners.ssl.1 = 127.0.0.1:{port}"),
+        format!("ssl_options.cacertfile = {}", file("ca.crt")),
+        format!("ssl_options.certfile = {}", file("server.crt")),
+        format!("ssl_options.keyfile = {}\n", file("server.key")),
+    ];
+    let server = Rabbitmq::start_with(&settings.join("\n")).await.expect("a server with TLS");
+    let at = |more: &str| format!("amqps://localhost:{port}/orders?timeout=5{more}");
+    sink(&at(&format!("&tls_ca={}", file("ca.crt")))).await;
+    let plain = format!("amqps://localhost:{}/orders?timeout=5", server.port());
+    for url in [at(&format!("&tls_ca={}", file("other.crt"))), at(""), plain] {
+        assert_says(&refusal(&url).await, Code::SinkUnreachable, &["localhost"]);
+    }
+    let missing = refusal(&at("&tls_ca=/nowhere/ca.crt")).await;
+    assert_says(&missing, Code::InvalidConfig, &["`tls_ca`"]);
 }

@@ -1,9 +1,10 @@
 //! What is wrong with a server or a stream is said at once, with its cure.
 
-use std::{path::Path, process::Command};
+use std::path::Path;
 
 use onewrite_broker_redis::{RedisSink, RedisSinkOptions};
 use onewrite_core::{Code, Error, broker::Sink as _};
+use onewrite_testkit::certificates::Certificates;
 
 use crate::rig::{
     Consumer, Orders, Shop, Stream as _, address, ask, assert_clean, reading, server_with, sink,
@@ -165,25 +166,10 @@ fn the_book_names_the_rights() {
     }
 }
 
-/// Runs `openssl` in a folder.
-fn openssl(folder: &Path, words: &str) {
-    let done = Command::new("openssl").args(words.split(' ')).current_dir(folder).output().unwrap();
-    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn tls_is_verified() {
-    let folder = tempfile::tempdir().unwrap();
-    let key = "-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes";
-    for name in ["ca", "other"] {
-        let files = format!("-keyout {name}.key -out {name}.crt -subj /CN={name}");
-        openssl(folder.path(), &format!("req -x509 -days 2 {key} {files}"));
-    }
-    let request = "-keyout server.key -out server.csr -subj /CN=localhost";
-    openssl(folder.path(), &format!("req {key} {request} -addext subjectAltName=DNS:localhost"));
-    let signed = "-CA ca.crt -CAkey ca.key -CAcreateserial -copy_extensions copy -out server.crt";
-    openssl(folder.path(), &format!("x509 -req -days 2 -in server.csr {signed}"));
-    let file = |name: &str| folder.path().join(name).display().to_string();
+    let certificates = Certificates::make();
+    let file = |name: &str| certificates.file(name);
     let tls_port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let server = server_with(&[
         "--tls-port",

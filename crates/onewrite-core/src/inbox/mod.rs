@@ -10,9 +10,17 @@
 
 mod attempt;
 mod claim;
+mod drive;
+mod handler;
+mod session;
+mod statement;
 
 pub use attempt::{Attempt, Group, closed, plan};
 pub use claim::{Claim, Effect, Fact};
+pub use drive::{Course, count, mark_first, redrive};
+pub use handler::{Care, Received, caught, coded, is_trouble, refusal};
+pub use session::{Act, Rows, Session, at_once};
+pub use statement::{Bind, Statement, event_binds};
 
 use std::time::Duration;
 

@@ -256,3 +256,28 @@ async fn a_server_that_cannot_be_reached_is_named_without_its_password() {
     assert!(!run.err.contains("hunter2"), "{run:?}");
     run.refused("OW0015", &["127.0.0.1:1"]);
 }
+
+/// The mock does not let a topic be removed; what is left there is named with the command that does it.
+#[cfg(feature = "kafka")]
+#[tokio::test(flavor = "multi_thread")]
+async fn the_demo_keeps_its_promises_over_kafka() {
+    let kafka = onewrite_testkit::server::Kafka::start().await.unwrap();
+    let demo = ["demo", "--orders", "60", "--chaos", "3", "--seed", "9", "--json"];
+    let run = block_in_place(|| {
+        Place::new().run(&[&demo[..], &["--broker", &*kafka.url(), "--consumers", "2"]].concat())
+    });
+    let found: serde_json::Value = serde_json::from_str(&run.out).unwrap();
+    for fault in ["lost", "duplicated", "out_of_order"] {
+        assert_eq!(found[fault], 0, "{run:?}");
+    }
+    assert_eq!((&found["balanced"], &found["kills"]), (&true.into(), &3.into()), "{run:?}");
+    assert!(run.code == Some(1) && run.err.contains("kafka-topics.sh"), "{run:?}");
+}
+
+/// A build without Kafka says how to get one with it.
+#[cfg(not(feature = "kafka"))]
+#[test]
+fn a_build_without_kafka_says_so() {
+    let run = Place::new().run(&["demo", "--broker", "kafka://127.0.0.1:1"]);
+    assert!(run.code != Some(0) && run.err.contains("--features kafka"), "{run:?}");
+}

@@ -1,43 +1,35 @@
 //! What a handler is given.
 
-use mysql_async::Transaction;
-use onewrite_core::{Event, Record, Result, Text};
+use std::ops::Deref;
 
-use crate::emit;
+use mysql_async::{Params, Row, Transaction};
+use onewrite_core::{
+    Event, Result, Text,
+    inbox::{Received, caught, coded, refusal},
+};
 
-/// What a handler is given: the event, and the transaction in which its reaction is committed.
+use super::{
+    Handler,
+    work::{Emitted, Handles},
+};
+use crate::{
+    client::Client,
+    commit::Tx,
+    error::{code_of, told},
+};
+
+/// What a handler is given: the event ([`Received`]), and the transaction in which its reaction is committed.
 pub struct Context<'a> {
-    pub(super) tx: &'a mut Transaction<'static>,
-    pub(super) record: &'a Record,
-    pub(super) redriven: bool,
-    pub(super) event_bytes_max: usize,
-    /// Events to emit when the batch ends.
-    pub(super) emitted: &'a mut Vec<Event>,
+    tx: &'a mut Transaction<'static>,
+    received: Received<'a>,
+    emitted: &'a mut Emitted,
 }
 
-impl<'a> Context<'a> {
+impl Context<'_> {
     /// The open transaction: what is written here is committed together with the mark. It must stay open: a
     /// statement that commits by itself (DDL among others) is noticed when the batch ends, and too late.
     pub fn tx(&mut self) -> &mut Transaction<'static> {
         self.tx
-    }
-
-    /// What happened.
-    #[must_use]
-    pub fn event(&self) -> &'a Event {
-        &self.record.event
-    }
-
-    /// What happened, with its place in the source's log.
-    #[must_use]
-    pub fn record(&self) -> &'a Record {
-        self.record
-    }
-
-    /// Whether an operator had this event delivered again.
-    #[must_use]
-    pub fn is_redriven(&self) -> bool {
-        self.redriven
     }
 
     /// Emits `event` as caused by this one: reacting and emitting are one commit. Returns its id. All
@@ -46,11 +38,59 @@ impl<'a> Context<'a> {
     /// # Errors
     /// [`onewrite_core::Code::InvalidEvent`], [`onewrite_core::Code::EventTooLarge`].
     pub fn emit(&mut self, event: Event) -> Result<Text> {
-        let mut event = event.caused_by(&self.record.event);
-        event.check(self.event_bytes_max)?;
-        let id = event.id.get_or_insert_with(emit::new_id).clone();
-        emit::check(&event, &id)?;
-        self.emitted.push(event);
-        Ok(id)
+        self.emitted.push(event, self.received)
+    }
+}
+
+impl<'a> Deref for Context<'a> {
+    type Target = Received<'a>;
+
+    fn deref(&self) -> &Received<'a> {
+        &self.received
+    }
+}
+
+/// The transaction of a handler.
+pub(super) struct Own(pub(super) Transaction<'static>);
+
+impl Client for Own {
+    type Row = Row;
+
+    async fn execute(&mut self, sql: &str, binds: Params, context: &str) -> Result<u64> {
+        self.0.execute(sql, binds, context).await
+    }
+
+    async fn query(&mut self, sql: &str, binds: Params, context: &str) -> Result<Vec<Row>> {
+        Client::query(&mut self.0, sql, binds, context).await
+    }
+
+    async fn text(&mut self, sql: &str, context: &str) -> Result<Vec<Row>> {
+        self.0.text(sql, context).await
+    }
+}
+
+impl Tx for Own {
+    async fn end(self) -> Result<()> {
+        self.0.end().await
+    }
+
+    async fn undo(self) -> Result<()> {
+        self.0.undo().await
+    }
+}
+
+impl Handles for Own {
+    type Handler = Handler;
+
+    async fn run(
+        &mut self,
+        handler: &Handler,
+        received: Received<'_>,
+        emitted: &mut Emitted,
+    ) -> Result<Option<Text>> {
+        let mut context = Context { tx: &mut self.0, received, emitted };
+        let handled = caught(|| handler(&mut context)).await;
+        let refused = refusal(handled, |error| error.downcast_ref().map(code_of), told)?;
+        Ok(refused.map(|reason| coded(&reason)))
     }
 }

@@ -2,21 +2,20 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use mysql_async::{Row, prelude::Queryable};
 use onewrite_core::{
     Incarnation, Partition, Record, Result, Text,
     inbox::{Lane, LaneState, Policy},
 };
 
 use crate::{
-    error::While,
+    client::Client,
     parking::digest,
     row::{self, binds, execute, now},
 };
 
 /// The rows of `lanes`, made where they are missing, locked until the transaction ends, in one order.
 pub(super) async fn lock_lanes(
-    tx: &mut impl Queryable,
+    tx: &mut impl Client,
     policy: &Policy,
     lanes: &BTreeSet<Lane>,
 ) -> Result<Vec<(Lane, LaneState)>> {
@@ -29,14 +28,14 @@ pub(super) async fn lock_lanes(
             "INSERT INTO onewrite_inbox (consumer, source, incarnation, `partition`) VALUES {} ON DUPLICATE KEY UPDATE gap = gap",
             missing.map(|key| format!("({key})")).collect::<Vec<_>>().join(",")
         );
-        tx.query_drop(sql).await.during("make the receiver's rows")?;
+        tx.text(&sql, "make the receiver's rows").await?;
         found = locked(tx, policy, lanes).await?;
     }
     Ok(found)
 }
 
 async fn locked(
-    tx: &mut impl Queryable,
+    tx: &mut impl Client,
     policy: &Policy,
     lanes: &BTreeSet<Lane>,
 ) -> Result<Vec<(Lane, LaneState)>> {
@@ -56,7 +55,7 @@ async fn locked(
             row::quoted(source),
             partitions.join(",")
         );
-        for mut found in tx.query::<Row, _>(sql).await.during("lock the receiver's rows")? {
+        for mut found in tx.text(&sql, "lock the receiver's rows").await? {
             let found = &mut found;
             let partition: Partition = row::get(found, 0)?;
             let state = LaneState {
@@ -81,7 +80,7 @@ fn key(policy: &Policy, lane: &Lane) -> String {
 
 /// Writes the rows of lanes, which are locked.
 pub(super) async fn move_marks(
-    tx: &mut impl Queryable,
+    tx: &mut impl Client,
     policy: &Policy,
     changed: &[(&Lane, &LaneState)],
 ) -> Result<()> {
@@ -99,16 +98,16 @@ pub(super) async fn move_marks(
              attempts = VALUES(attempts), redriven = VALUES(redriven), gap = VALUES(gap)",
         values.collect::<Vec<_>>().join(",")
     );
-    tx.query_drop(sql).await.during("move the receiver's marks")
+    tx.text(&sql, "move the receiver's marks").await.map(drop)
 }
 
 /// Insert first: whether the id is new is decided by the insert alone. (What is inserted has a fixed length, so
 /// nothing but a duplicate is ignored.)
 pub(super) async fn remember(
-    tx: &mut impl Queryable,
+    tx: &mut impl Client,
     policy: &Policy,
     record: &Record,
-) -> Result<bool> {
+) -> Result<u64> {
     let sql = concat!(
         "INSERT IGNORE INTO onewrite_inbox_id (consumer, digest, seen_at) VALUES (?, ",
         digest!("?", "?"),
@@ -116,17 +115,11 @@ pub(super) async fn remember(
         now!(),
         ")"
     );
-    execute(tx, sql, binds![&*policy.consumer, &*record.source, record.id()])
-        .await
-        .map(|inserted| inserted == 1)
+    execute(tx, sql, binds![&*policy.consumer, &*record.source, record.id()]).await
 }
 
 /// Takes back what [`remember`] inserted: the event was refused and is to come again.
-pub(super) async fn forget(
-    tx: &mut impl Queryable,
-    policy: &Policy,
-    record: &Record,
-) -> Result<u64> {
+pub(super) async fn forget(tx: &mut impl Client, policy: &Policy, record: &Record) -> Result<u64> {
     let sql = concat!(
         "DELETE FROM onewrite_inbox_id WHERE consumer = ? AND digest = ",
         digest!("?", "?")

@@ -25,7 +25,7 @@ onewrite_testkit::inbox_suite!(Mysql::default());
 /// MariaDB with what is sabotaged in it.
 #[derive(Default, Clone, Copy)]
 pub(crate) struct Mysql {
-    sabotage: Sabotage,
+    pub(crate) sabotage: Sabotage,
 }
 
 impl Mysql {

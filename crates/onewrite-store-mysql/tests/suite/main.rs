@@ -7,9 +7,15 @@ mod conformance;
 mod crash;
 mod identity;
 mod order;
+mod placing;
 mod receive;
 mod rig;
+mod roles;
 mod settings;
 #[cfg(feature = "sqlx")]
+mod sqlx_conformance;
+#[cfg(feature = "sqlx")]
 mod sqlx_emit;
+#[cfg(feature = "sqlx")]
+mod sqlx_inbox;
 mod transactions;

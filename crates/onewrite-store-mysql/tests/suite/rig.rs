@@ -6,6 +6,7 @@ use mysql_async::{Conn, prelude::Queryable as _};
 use onewrite_core::{
     Event, Partition, Sequence,
     position::START,
+    sabotage::Sabotage,
     store::{Read, Store},
 };
 use onewrite_store_mysql::{MysqlStore, Options, mysql_async};
@@ -24,7 +25,12 @@ pub(crate) async fn database() -> String {
 
 /// Opens the store at `url`, with four partitions if it is new.
 pub(crate) async fn open(url: &str) -> MysqlStore {
-    let options = Options { partitions: 4, ..Options::from_url(url).unwrap() };
+    open_broken(url, Sabotage::default()).await
+}
+
+/// The same with something broken in it.
+pub(crate) async fn open_broken(url: &str, sabotage: Sabotage) -> MysqlStore {
+    let options = Options { partitions: 4, sabotage, ..Options::from_url(url).unwrap() };
     MysqlStore::open(options).await.unwrap()
 }
 

@@ -5,11 +5,12 @@ use onewrite_core::{
     Code, Delivery, Incarnation, Record,
     inbox::{Attempt, Inbox as _},
     record::Order,
+    sabotage::{Defect, Sabotage},
     store::{Batch, Durability, Item, Op, Outcome, Store as _},
 };
 use onewrite_store_mysql::{Context, InboxOptions, MysqlInbox, MysqlStore, emit};
 
-use crate::rig::{connect, database, event, execute, log, number, open};
+use crate::rig::{connect, database, event, execute, log, number, open, open_broken};
 
 fn delivery() -> Delivery {
     let record = Record {
@@ -24,7 +25,17 @@ fn delivery() -> Delivery {
 
 /// Handles one delivery with a handler that writes a row, does `act`, and writes another.
 async fn handle(store: &MysqlStore, act: &'static str) -> onewrite_core::Result<usize> {
-    let inbox = MysqlInbox::new(store, InboxOptions::new("c"), move |cx: &mut Context<'_>| {
+    handle_with(store, act, Sabotage::default()).await
+}
+
+async fn handle_with(
+    store: &MysqlStore,
+    act: &'static str,
+    sabotage: Sabotage,
+) -> onewrite_core::Result<usize> {
+    let mut options = InboxOptions::new("c");
+    options.policy.sabotage = sabotage;
+    let inbox = MysqlInbox::new(store, options, move |cx: &mut Context<'_>| {
         Box::pin(async move {
             cx.tx().query_drop("INSERT INTO effect VALUES ('before')").await?;
             // Whatever comes of it.
@@ -51,6 +62,29 @@ async fn a_handler_that_overlooks_the_end_of_its_transaction_leaves_nothing() {
     assert_eq!(handle(&store, "SELECT 1").await.unwrap(), 1);
     assert_eq!(number(&mut conn, effects).await, 2);
     assert_eq!(number(&mut conn, "SELECT sequence FROM onewrite_inbox").await, 1);
+}
+
+/// The same without the look at what was begun: half of an effect stays, and its mark moves.
+#[tokio::test(flavor = "multi_thread")]
+async fn without_the_check_half_of_what_a_handler_wrote_is_committed() {
+    let url = database().await;
+    let trusting = Sabotage::default().with(Defect::TrustTransaction);
+    let store = open_broken(&url, trusting).await;
+    let mut conn = connect(&url).await;
+    execute(&mut conn, "CREATE TABLE effect (id TEXT)").await;
+    let handled = handle_with(&store, "ROLLBACK", trusting).await;
+    assert_eq!(handled.unwrap(), 1, "it is reported as done");
+    let ids: Vec<String> = conn.query("SELECT id FROM effect").await.unwrap();
+    assert_eq!(ids, ["after"], "nothing noticed");
+    let lost = store.write(|tx| {
+        Box::pin(async move {
+            emit(tx, &event("k", "lost")).await?;
+            let _ = tx.query_drop("ROLLBACK").await;
+            emit(tx, &event("k", "alone")).await.map(drop)
+        })
+    });
+    lost.await.unwrap();
+    assert_eq!(log(&store).await, ["alone"], "nothing noticed");
 }
 
 /// A statement that commits by itself is noticed, and what comes behind it is undone.

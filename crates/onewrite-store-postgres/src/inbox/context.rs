@@ -1,16 +1,17 @@
 //! What a handler is given.
 
+use std::ops::Deref;
+
 use deadpool_postgres::Transaction;
-use onewrite_core::{Event, Record, Result, Text};
+use onewrite_core::{Event, Result, Text, inbox::Received};
 use tokio_postgres::types::Type;
 
 use crate::{emit, error::While};
 
-/// What a handler is given: the event, and the transaction in which its reaction is committed.
+/// What a handler is given: the event ([`Received`]), and the transaction in which its reaction is committed.
 pub struct Context<'a> {
     pub(super) tx: &'a Transaction<'a>,
-    pub(super) record: &'a Record,
-    pub(super) redriven: bool,
+    pub(super) received: Received<'a>,
     /// Events to append when the batch ends.
     pub(super) event_bytes_max: usize,
     pub(super) emitted: &'a mut Vec<Event>,
@@ -23,31 +24,13 @@ impl Context<'_> {
         self.tx
     }
 
-    /// What happened.
-    #[must_use]
-    pub fn event(&self) -> &Event {
-        &self.record.event
-    }
-
-    /// What happened, with its place in the source's log.
-    #[must_use]
-    pub fn record(&self) -> &Record {
-        self.record
-    }
-
-    /// Whether an operator had this event delivered again.
-    #[must_use]
-    pub fn is_redriven(&self) -> bool {
-        self.redriven
-    }
-
     /// Emits `event` as caused by this one: reacting and emitting are one commit. Returns its id. All
     /// events of a batch are appended together, just before its commit.
     ///
     /// # Errors
     /// [`onewrite_core::Code::InvalidEvent`], [`onewrite_core::Code::EventTooLarge`].
     pub fn emit(&mut self, event: Event) -> Result<Text> {
-        let mut event = event.caused_by(&self.record.event);
+        let mut event = event.caused_by(self.received.event());
         event.check(self.event_bytes_max)?;
         let id = event.id.get_or_insert_with(emit::new_id).clone();
         self.emitted.push(event);
@@ -64,5 +47,13 @@ impl Context<'_> {
             .await
             .during("state why no event is needed")
             .map(|_| ())
+    }
+}
+
+impl<'a> Deref for Context<'a> {
+    type Target = Received<'a>;
+
+    fn deref(&self) -> &Received<'a> {
+        &self.received
     }
 }

@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 
 use deadpool_postgres::Transaction;
 use onewrite_core::{
-    Record, Result,
-    inbox::{Lane, LaneState, Policy},
+    Result,
+    inbox::{Bind, Lane, LaneState, Policy, Statement},
 };
 use tokio_postgres::types::ToSql;
 
@@ -80,18 +80,25 @@ pub(super) async fn move_marks(
     .map(|_| ())
 }
 
-/// Insert first: whether the id is new is decided by the insert alone.
-pub(super) async fn remember(
+/// Runs a session's statement.
+pub(super) async fn run(
     tx: &Transaction<'_>,
-    policy: &Policy,
-    record: &Record,
-) -> Result<bool> {
-    execute(tx, statement::REMEMBER, &[&&*policy.consumer, &&*record.source, &record.id()])
-        .await
-        .map(|inserted| inserted == 1)
+    statement: Statement<'_>,
+    (consumer, scope): (&str, &str),
+) -> Result<u64> {
+    let (sql, binds) = (statement::of(statement), statement.binds(consumer, scope));
+    let binds: Vec<&(dyn ToSql + Sync)> = binds.iter().map(value).collect();
+    if statement.asks() {
+        let found = query(tx, sql, &binds).await?;
+        return found.first().map_or(Ok(0), |found| row::number(found, 0));
+    }
+    execute(tx, sql, &binds).await
 }
 
-/// Takes back what [`remember`] inserted: the event was refused and is to come again.
-pub(super) async fn forget(tx: &Transaction<'_>, policy: &Policy, record: &Record) -> Result<u64> {
-    execute(tx, statement::FORGET, &[&&*policy.consumer, &&*record.source, &record.id()]).await
+fn value<'a>(bind: &'a Bind<'a>) -> &'a (dyn ToSql + Sync) {
+    match bind {
+        Bind::Text(text) => text,
+        Bind::Number(number) => number,
+        Bind::Bytes(bytes) => bytes,
+    }
 }

@@ -4,6 +4,8 @@
 
 mod emit;
 mod inbox;
+mod rows;
+mod work;
 
 use onewrite_core::{Code, Error};
 

@@ -15,6 +15,7 @@ use onewrite_engine::{Retention, Sweeper};
 use onewrite_store_postgres::{PostgresStore, tokio_postgres::Client};
 use rand::{RngCore as _, SeedableRng as _, rngs::SmallRng};
 
+use crate::conformance::Place;
 use crate::rig::{
     Follower, Running, SINK, apply, broken, emit_all, event, execute, extended, number, place_with,
     relaying, settled, sound, until, within,
@@ -184,24 +185,61 @@ async fn segments_are_emptied_though_every_sweep_finds_something() {
     .await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn the_outbox_stays_bounded_under_an_old_snapshot() {
-    let place = place_with(PARTITIONS, sound()).await;
+const OUTBOX_SIZE: &str = "SELECT pg_total_relation_size('onewrite.outbox')";
+const CURSOR_SIZE: &str = "SELECT pg_total_relation_size('onewrite.cursor')";
+
+/// A database whose tables grow, with somebody who holds an old snapshot.
+async fn growing(sabotage: Sabotage) -> (Place, PostgresStore, Client, Client) {
+    let place = place_with(PARTITIONS, sabotage).await;
     let (store, client) = (place.store().await, place.connect().await);
     apply(&store, vec![Op::Subscribe { sink: SINK.into(), from: From::Beginning }]).await;
     let old = place.connect().await;
     execute(&old, "BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT pg_current_xact_id()").await;
-    let size = "SELECT pg_total_relation_size('onewrite.outbox')";
+    (place, store, client, old)
+}
+
+/// Leaves dead rows in the outbox; how many bytes they take.
+async fn grow_outbox(store: &PostgresStore, client: &Client) -> i64 {
     let mut noise = SmallRng::seed_from_u64(7);
     for n in 0..50 {
         // Nothing that could be compressed.
         let mut data = vec![0; 900_000];
         noise.fill_bytes(&mut data);
-        emit_all(&store, [event("k", n.to_string()).bytes("application/octet-stream", data)]).await;
+        emit_all(store, [event("k", n.to_string()).bytes("application/octet-stream", data)]).await;
     }
-    execute(&client, "VACUUM onewrite.outbox").await;
-    let grown = number(&client, size).await;
+    execute(client, "VACUUM onewrite.outbox").await;
+    let grown = number(client, OUTBOX_SIZE).await;
     assert!(grown > 40_000_000, "the snapshot does not keep dead rows: {grown} bytes");
+    grown
+}
+
+/// Leaves dead rows among the cursors; how many bytes they take.
+async fn grow_cursors(client: &Client) -> i64 {
+    let moves = "DO $$ BEGIN FOR n IN 1..8000 LOOP
+        UPDATE onewrite.cursor SET sequence = sequence + 1, reason = repeat('x', 1500), retry_at = clock_timestamp() WHERE partition = n % 4;
+    END LOOP; END $$";
+    execute(client, moves).await;
+    let grown = number(client, CURSOR_SIZE).await;
+    assert!(grown > 8 << 20, "the snapshot does not keep dead rows: {grown} bytes");
+    grown
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_rewriting_outbox_and_cursors_stay_as_large_as_they_were() {
+    let (_place, store, client, _old) = growing(broken(Defect::NoRewrite)).await;
+    let grown = (grow_outbox(&store, &client).await, grow_cursors(&client).await);
+    let sweeper = Sweeper::new(Arc::new(store.clone()), RETENTION);
+    for _ in 0..5 {
+        sweeper.sweep().await.unwrap();
+    }
+    let left = (number(&client, OUTBOX_SIZE).await, number(&client, CURSOR_SIZE).await);
+    assert!(left.0 >= grown.0 && left.1 >= grown.1, "nothing noticed: {grown:?}, {left:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_outbox_stays_bounded_under_an_old_snapshot() {
+    let (place, store, client, _old) = growing(sound()).await;
+    let (size, grown) = (OUTBOX_SIZE, grow_outbox(&store, &client).await);
     // Somebody who is in the middle of emitting is not waited for.
     let slow = place.connect().await;
     execute(&slow, "BEGIN; SELECT onewrite.emit('Thing', 'slow', 'Happened', id => 'slow')").await;
@@ -224,18 +262,8 @@ async fn the_outbox_stays_bounded_under_an_old_snapshot() {
 /// Rows that are written again and again are found as quickly as before, and none is lost.
 #[tokio::test(flavor = "multi_thread")]
 async fn cursors_stay_small_under_an_old_snapshot() {
-    let place = place_with(PARTITIONS, sound()).await;
-    let (store, client) = (place.store().await, place.connect().await);
-    apply(&store, vec![Op::Subscribe { sink: SINK.into(), from: From::Beginning }]).await;
-    let old = place.connect().await;
-    execute(&old, "BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT pg_current_xact_id()").await;
-    let moves = "DO $$ BEGIN FOR n IN 1..8000 LOOP
-        UPDATE onewrite.cursor SET sequence = sequence + 1, reason = repeat('x', 1500), retry_at = clock_timestamp() WHERE partition = n % 4;
-    END LOOP; END $$";
-    execute(&client, moves).await;
-    let size = "SELECT pg_total_relation_size('onewrite.cursor')";
-    let grown = number(&client, size).await;
-    assert!(grown > 8 << 20, "the snapshot does not keep dead rows: {grown} bytes");
+    let (place, store, client, old) = growing(sound()).await;
+    let (size, grown) = (CURSOR_SIZE, grow_cursors(&client).await);
     let before = store.cursors(SINK).await.unwrap();
     assert_eq!(before.iter().map(|cursor| cursor.sequence).sum::<u64>(), 8_000);
     let sweeper = Sweeper::new(Arc::new(store.clone()), RETENTION);

@@ -1,15 +1,15 @@
 //! Emitting within a `sqlx` transaction.
 
 use onewrite_core::{
-    Code, Error, Event, Result, event::EVENT_BYTES_MAX_DEFAULT, position::partition_of,
+    Code, Error, Event, Result, event::EVENT_BYTES_MAX_DEFAULT, inbox::event_binds,
+    position::partition_of,
 };
-use sqlx::{AssertSqlSafe, Row, SqliteConnection};
+use sqlx::{Row, SqliteConnection};
 
-use super::failed;
+use super::{failed, rows::bound};
 use crate::{
     Placed,
     emit::{EMIT, new_id},
-    row,
     writer::now,
 };
 
@@ -47,29 +47,9 @@ pub async fn emit(tx: &mut SqliteConnection, event: &Event) -> Result<Placed> {
     let id = event.id.clone().unwrap_or_else(new_id);
     let key = event.order_key();
     let partition = partition_of(key, partitions);
-    let text = |text: &Option<onewrite_core::Text>| text.as_ref().map(ToString::to_string);
-    let done = sqlx::query(AssertSqlSafe(EMIT))
-        .bind(partition)
-        .bind(event.time.unwrap_or_else(now).0)
-        .bind(id.to_string())
-        .bind(event.kind.to_string())
-        .bind(event.aggregate_type.to_string())
-        .bind(event.aggregate_id.to_string())
-        .bind(key.to_string())
-        .bind(event.content_type.to_string())
-        .bind(event.schema_version)
-        .bind(text(&event.source))
-        .bind(text(&event.data_schema))
-        .bind(text(&event.correlation_id))
-        .bind(text(&event.causation_id))
-        .bind(text(&event.user_id))
-        .bind(text(&event.dedup_key))
-        .bind(text(&event.traceparent))
-        .bind(row::headers_to(&event.headers))
-        .bind(event.data.to_vec())
-        .bind(now().0)
-        .execute(&mut *tx)
-        .await
-        .map_err(failed("emit an event"))?;
+    let time = event.time.unwrap_or_else(now);
+    let columns = event_binds(event, &id, Some(time));
+    let binds = [i64::from(partition).into()].into_iter().chain(columns).chain([now().0.into()]);
+    let done = bound(EMIT, binds).execute(&mut *tx).await.map_err(failed("emit an event"))?;
     Ok(Placed { id, partition, sequence: done.last_insert_rowid().cast_unsigned() })
 }
