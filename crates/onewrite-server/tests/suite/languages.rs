@@ -1,135 +1,17 @@
 //! `examples/languages` and the SQL of the book, run as their readers run them: with `psql` and Python.
 
-use std::{
-    collections::BTreeMap,
-    fs::{self, File},
-    path::{Path, PathBuf},
-    process::Command,
-};
+use std::fs;
 
-use onewrite_testkit::{
-    proxy::{Fault, Proxy},
-    server::{shared_postgres, unique},
-};
+use onewrite_testkit::proxy::{Fault, Proxy};
 use serde_json::Value;
 use tokio::task::block_in_place;
 
-use crate::support::{PROGRAM, Place, Run, Running, eventually, free_address, plain};
-
-/// A file of the repository.
-fn repository(path: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").join(path)
-}
-
-fn example(name: &str) -> String {
-    repository("examples/languages").join(name).to_str().unwrap().to_owned()
-}
-
-/// Python with what the examples need, in a virtual environment that is made once below `target`.
-fn python() -> PathBuf {
-    let target = Path::new(PROGRAM).ancestors().nth(2).unwrap();
-    let home = target.join("examples-python");
-    let wanted = fs::read_to_string(example("requirements.txt")).unwrap();
-    // Each test is a process of its own, and they run side by side.
-    let lock = File::create(target.join("examples-python.lock")).unwrap();
-    lock.lock().unwrap();
-    let done = home.join("installed.txt");
-    if fs::read_to_string(&done).ok().as_ref() != Some(&wanted) {
-        let _ = fs::remove_dir_all(&home);
-        let made = Command::new("python3").args(["-m", "venv"]).arg(&home).output();
-        let well = made.as_ref().is_ok_and(|made| made.status.success());
-        assert!(
-            well,
-            "Python cannot make a virtual environment (Debian: `apt-get install python3-venv`): {made:?}"
-        );
-        let mut install = Command::new(home.join("bin/python"));
-        install.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check"]);
-        install.args(["--no-input", "--requirement", &example("requirements.txt")]);
-        let run = Run::of(install);
-        assert_eq!(run.code, Some(0), "pip cannot install what the examples need: {run:?}");
-        fs::write(&done, &wanted).unwrap();
-    }
-    home.join("bin/python")
-}
-
-/// `psql` with its variables, and the environment of nobody.
-fn psql(url: &str, file: &str, variables: &[(&str, &str)]) -> Run {
-    let mut command = Command::new("psql");
-    command.args(["-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", url]);
-    for (name, value) in variables {
-        command.arg("-v").arg(format!("{name}={value}"));
-    }
-    Run::of(plainly(command, &["-f", file]))
-}
-
-fn plainly(mut command: Command, args: &[&str]) -> Command {
-    plain(&mut command);
-    for (name, _) in
-        std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("PG"))
-    {
-        command.env_remove(name);
-    }
-    command.args(args);
-    command
-}
-
-/// A program of the examples, working on the database at `url`.
-fn program(name: &str, url: &str, args: &[&str]) -> Command {
-    let mut command = Command::new(python());
-    command.arg(example(name)).env("DATABASE_URL", url);
-    plainly(command, args)
-}
-
-/// The two services' databases, with onewrite's tables and the examples'.
-struct Services {
-    place: Place,
-    shop: String,
-    billing: String,
-}
-
-impl Services {
-    async fn new() -> Self {
-        let (shop, billing) = (database("shop").await, database("billing").await);
-        let place = Place::new();
-        for url in [&shop, &billing] {
-            block_in_place(|| {
-                place.run(&["store", "init", "--store", url]).ok();
-                psql(url, &example("tables.sql"), &[]).ok();
-            });
-        }
-        Self { place, shop, billing }
-    }
-
-    /// Customer and order of each invoice, in the order in which they were written.
-    fn invoices(&self) -> Vec<(String, String)> {
-        let sql = self.place.path("invoices.sql");
-        fs::write(&sql, "SELECT customer, order_id FROM invoices ORDER BY n").unwrap();
-        let found = psql(&self.billing, sql.to_str().unwrap(), &[]).ok().out;
-        let pair = |line: &str| line.split_once('|').map(|(a, b)| (a.to_owned(), b.to_owned()));
-        found.lines().filter_map(pair).collect()
-    }
-
-    fn relay(&self, sink: &str, more: &[&str]) -> Command {
-        let args = ["relay", "--store", &self.shop, "--sink", sink, "--name", "billing"];
-        self.place.command(&[&args[..], &["--allow-private"], more].concat())
-    }
-
-    fn emit(&self, args: &[&str]) {
-        Run::of(program("emit.py", &self.shop, args)).ok();
-    }
-
-    fn is_settled(&self) -> bool {
-        let sinks = self.place.json(&["sink", "list", "--store", &self.shop, "--json"]);
-        sinks[0]["behind"] == 0
-    }
-}
-
-/// An empty database on the server of the test run.
-async fn database(name: &str) -> String {
-    let (server, name) = (shared_postgres().await.unwrap(), unique(name));
-    server.create_database(&name).await.unwrap();
-    server.url(&name)
-}
+use crate::{
+    services::{
+        Services, database, example, once_and_in_order, orders_of, program, psql, repository,
+    },
+    support::{Place, Running, eventually, free_address},
+};
 
 /// Orders flow from emit.py through a relay to receive.py, whose answers are lost for a while and which
 /// is killed and started again. Returns the invoices.
@@ -171,26 +53,14 @@ async fn killed_in_the_middle(receive: &[&str]) -> Vec<(String, String)> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_python_receiver_that_is_killed_invoices_every_order_once_and_in_order() {
-    let invoices = killed_in_the_middle(&[]).await;
-    let mut by_customer: BTreeMap<String, Vec<String>> = BTreeMap::new();
-    for (customer, order) in invoices {
-        by_customer.entry(customer).or_default().push(order);
-    }
-    for (customer, orders) in (0..3).map(|n| (n, &by_customer[&format!("customer-{n}")])) {
-        let placed = (1..=100).filter(|number| number % 3 == customer);
-        let placed: Vec<String> = placed.map(|number| format!("o-{number:06}")).collect();
-        assert_eq!(*orders, placed);
-    }
+    once_and_in_order(killed_in_the_middle(&[]).await, 100);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn without_its_call_of_receive_it_invoices_orders_twice() {
     let invoices = killed_in_the_middle(&["--without-receive"]).await;
-    let mut orders: Vec<_> = invoices.iter().map(|(_, order)| order).collect();
-    let written = orders.len();
-    orders.sort();
-    orders.dedup();
-    assert!(orders.len() == 100 && written > 100, "{written} invoices of {} orders", orders.len());
+    let (written, orders) = (invoices.len(), orders_of(&invoices));
+    assert!(orders == 100 && written > 100, "{written} invoices of {orders} orders");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -4,6 +4,7 @@
 
 mod bad_input;
 mod cli;
+mod consumers;
 mod dead_letter;
 mod demo;
 mod disk;
@@ -17,5 +18,6 @@ mod restore;
 #[cfg(feature = "sabotage")]
 mod sabotage;
 mod servers;
+mod services;
 mod support;
 mod suspension;
