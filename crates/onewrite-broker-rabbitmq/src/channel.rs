@@ -4,10 +4,15 @@
 
 use std::{
     collections::BTreeSet,
-    sync::{Mutex, MutexGuard, PoisonError},
+    ops::Deref,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use lapin::{Channel, options::BasicAckOptions};
+use lapin::{
+    Channel, Consumer,
+    options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions},
+    types::FieldTable,
+};
 use tokio::sync::OnceCell;
 
 /// A channel, and the messages that came on it and are not answered.
@@ -20,6 +25,13 @@ pub(crate) struct LaneChannel {
 impl LaneChannel {
     pub(crate) fn new(channel: Channel) -> Self {
         Self { channel, open: Mutex::default(), closed: OnceCell::new() }
+    }
+
+    /// Begins to consume, at most `held_max` messages at a time.
+    pub(crate) async fn consume(&self, queue: String, held_max: u16) -> lapin::Result<Consumer> {
+        self.channel.basic_qos(held_max, BasicQosOptions::default()).await?;
+        let (options, table) = (BasicConsumeOptions::default(), FieldTable::default());
+        self.channel.basic_consume(queue.into(), "".into(), options, table).await
     }
 
     /// Notes a message that came.
@@ -64,5 +76,38 @@ impl LaneChannel {
     /// A panic while the lock was held leaves nothing half done here.
     fn open(&self) -> MutexGuard<'_, BTreeSet<u64>> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Reads through a channel, or is about to. Once it is dropped, the channel is closed: whoever reads the lane
+/// next must get what was delivered on it, also where this process lost the lane and has nothing more to say
+/// about it, or gave it up while it began to read.
+pub(crate) struct Reading(Arc<LaneChannel>);
+
+impl Reading {
+    pub(crate) fn new(channel: Arc<LaneChannel>) -> Self {
+        Self(channel)
+    }
+
+    pub(crate) fn shared(&self) -> Arc<LaneChannel> {
+        Arc::clone(&self.0)
+    }
+}
+
+impl Deref for Reading {
+    type Target = LaneChannel;
+
+    fn deref(&self) -> &LaneChannel {
+        &self.0
+    }
+}
+
+impl Drop for Reading {
+    fn drop(&mut self) {
+        let channel = self.shared();
+        // Without a runtime there is no connection either.
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn(async move { channel.close().await });
+        }
     }
 }

@@ -5,17 +5,13 @@ use std::{
     time::Duration,
 };
 
-use lapin::BasicProperties;
-use lapin::{
-    options::{BasicConsumeOptions, BasicPublishOptions, BasicQosOptions},
-    types::FieldTable,
-};
+use lapin::{BasicProperties, options::BasicPublishOptions};
 use onewrite_core::{Result, Text};
 use onewrite_lanes::{Announcement, Answer, Lanes};
 
 use crate::{
     StreamOptions,
-    channel::LaneChannel,
+    channel::{LaneChannel, Reading},
     connect::Server,
     gaps::gap_exchange,
     reader::{RabbitReader, Token},
@@ -75,20 +71,15 @@ impl Lanes for RabbitLanes {
         // It may have been removed meanwhile, by hand or with the server's data.
         stream::open(&self.server, &self.options).await?;
         stream::create_queue(&self.server, &self.layout, &self.consumer, lane).await?;
-        let channel = self.server.channel().await?;
-        let queue = self.layout.queue(&self.consumer, lane);
-        let consuming = async {
-            channel.basic_qos(self.pending_max, BasicQosOptions::default()).await?;
-            let (options, table) = (BasicConsumeOptions::default(), FieldTable::default());
-            channel.basic_consume(queue.into(), "".into(), options, table).await
-        };
-        let consumer = self.server.bounded("does not let a lane be read", consuming).await?;
-        let channel = Arc::new(LaneChannel::new(channel));
+        let channel = Arc::new(LaneChannel::new(self.server.channel().await?));
         let mut places = Arc::default();
         if let Some(known) = self.known.get(usize::from(lane)) {
             *known.channel() = Some(Arc::clone(&channel));
             places = Arc::clone(&known.places);
         }
+        let channel = Reading::new(channel);
+        let consuming = channel.consume(self.layout.queue(&self.consumer, lane), self.pending_max);
+        let consumer = self.server.bounded("does not let a lane be read", consuming).await?;
         Ok(RabbitReader { channel, consumer, places, stopping: false })
     }
 

@@ -175,6 +175,14 @@ mod tests {
     }
 
     #[test]
+    fn deliveries_are_counted_by_the_queue() {
+        assert_eq!(deliveries(&BasicProperties::default()), 0);
+        for (count, read) in [(AMQPValue::LongLongInt(7), 7), (text("many"), 0)] {
+            assert_eq!(deliveries(&with(&[("x-delivery-count", count)])), read);
+        }
+    }
+
+    #[test]
     fn what_is_too_long_for_a_property_stays_a_header() {
         let mut delivery = delivery();
         delivery.record.event.id = Some("x".repeat(300).into());

@@ -10,7 +10,10 @@ use lapin::{Consumer, message::Delivery, types::ShortString};
 use onewrite_core::{Code, Error, Result};
 use onewrite_lanes::{LaneReader, Message};
 
-use crate::{channel::LaneChannel, message};
+use crate::{
+    channel::{LaneChannel, Reading},
+    message,
+};
 
 /// How often a message may come before somebody is told.
 const DELIVERIES_TOLD: i64 = 5;
@@ -24,7 +27,7 @@ pub(crate) struct Token {
 
 /// Reads one lane.
 pub(crate) struct RabbitReader {
-    pub(crate) channel: Arc<LaneChannel>,
+    pub(crate) channel: Reading,
     pub(crate) consumer: Consumer,
     /// Counts what came in this lane: the server numbers nothing beyond a channel.
     pub(crate) places: Arc<AtomicU64>,
@@ -42,7 +45,7 @@ impl RabbitReader {
             None => return Err(Error::new(Code::SinkUnreachable, context())),
         };
         self.channel.came(came.delivery_tag);
-        let token = Token { channel: Arc::clone(&self.channel), tag: came.delivery_tag };
+        let token = Token { channel: self.channel.shared(), tag: came.delivery_tag };
         let place = self.places.fetch_add(1, Ordering::Relaxed);
         let deliveries = message::deliveries(&came.properties);
         if deliveries >= DELIVERIES_TOLD {
@@ -55,18 +58,6 @@ impl RabbitReader {
         }
         let delivery = message::decode(&came.properties, came.data.into());
         Ok(Message { place, token, delivery })
-    }
-}
-
-/// Whoever reads the lane next must get what this one holds, also where this process lost the lane and has
-/// nothing more to say about it.
-impl Drop for RabbitReader {
-    fn drop(&mut self) {
-        let channel = Arc::clone(&self.channel);
-        // Without a runtime there is no connection either.
-        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            runtime.spawn(async move { channel.close().await });
-        }
     }
 }
 

@@ -220,8 +220,8 @@ fn what_waits_behind_an_announced_gap_is_let_go_but_for_the_first() {
             .iter()
             .map(|n| match n {
                 2 => Receipt::Gap { have: 0 },
-                3 | 4 => Receipt::Blocked,
-                _ => Receipt::Retry("busy".into()),
+                3 | 4 => Blocked,
+                _ => retry(),
             })
             .collect();
         bench.settle(&receipts);

@@ -156,3 +156,21 @@ fn unknown(scheme: &str) -> Error {
     };
     Error::new(Code::UnknownScheme, context)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_build_without_a_broker_says_how_to_get_one_with_it() {
+        for (scheme, feature) in
+            [("kafka+ssl", "kafka"), ("amqps", "rabbitmq"), ("rediss", "redis"), ("tls", "nats")]
+        {
+            let error = unknown(scheme);
+            let cure = format!("--features {feature}`");
+            assert!(error.context().contains(&cure), "{error}");
+        }
+        assert!(!unknown("http").context().contains("--features"));
+        assert!(is_stream("kafka://a/t") && !is_stream("https://a/t") && !is_stream("kafka:a"));
+    }
+}

@@ -6,7 +6,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, anyhow};
-use onewrite::{Delivery, cloudevents};
+use onewrite::{Delivery, cloudevents, stream};
 use onewrite_testkit::server::KafkaAddress;
 use rdkafka::{
     ClientConfig,
@@ -22,7 +22,12 @@ pub(crate) async fn publish(
     round: usize,
 ) -> Result<Duration> {
     let topic = format!("client{round}");
-    server.create_topic(&topic, LANES).await?;
+    if server.is_mock() {
+        server.create_topic(&topic, LANES).await?;
+    } else {
+        // The sink creates what is missing.
+        stream::sink(&format!("{}/{topic}?lanes={LANES}", server.url())).await?;
+    }
     let mut config = ClientConfig::new();
     config.set("bootstrap.servers", format!("127.0.0.1:{}", server.port()));
     config.set("enable.idempotence", "true").set("acks", "all").set("linger.ms", "1");

@@ -48,14 +48,13 @@ async fn killed_connections_lose_and_double_nothing() {
     let relay = shop.source.relay(sink(&shop.broker.url()).await);
     let receiver = shop.consumer.receive(shop.feed().await);
     let mut killed = 0;
-    for _ in 0..8 {
-        shop.source.place(100, 10).await;
+    while killed < 20 {
+        shop.source.place(50, 10).await;
         for kind in ["normal", "pubsub"] {
             killed += ask::<u64>(&shop.broker.server, &format!("CLIENT KILL TYPE {kind}")).await;
         }
     }
     assert_clean(&shop.consumer.all_of(&shop.source).await);
-    assert!(killed > 8, "{killed} connections were killed");
     relay.stop().await;
     receiver.stop().await;
 }

@@ -273,11 +273,3 @@ async fn the_demo_keeps_its_promises_over_kafka() {
     assert_eq!((&found["balanced"], &found["kills"]), (&true.into(), &3.into()), "{run:?}");
     assert!(run.code == Some(1) && run.err.contains("kafka-topics.sh"), "{run:?}");
 }
-
-/// A build without Kafka says how to get one with it.
-#[cfg(not(feature = "kafka"))]
-#[test]
-fn a_build_without_kafka_says_so() {
-    let run = Place::new().run(&["demo", "--broker", "kafka://127.0.0.1:1"]);
-    assert!(run.code != Some(0) && run.err.contains("--features kafka"), "{run:?}");
-}

@@ -16,6 +16,7 @@ macro_rules! stream_suite {
             }
             sharing {
                 lanes_go_to_who_joins_and_come_back
+                who_comes_and_goes_at_once_keeps_nothing
                 a_dropped_feed_gives_back
                 each_receiver_gets_everything
             }
