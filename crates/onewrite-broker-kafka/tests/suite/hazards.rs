@@ -15,7 +15,7 @@ use onewrite_testkit::{history::Verdict, server::Kafka};
 use crate::rig::{Orders, Shop, Stream as _, assert_clean, own_server, sink, until};
 
 onewrite_testkit::stream_suite!(Orders);
-onewrite_testkit::takeover_suite!(Orders, Duration::from_secs(20));
+onewrite_testkit::takeover_suite!(Orders, Duration::from_secs(28));
 
 /// A shop on a server of its own, that waits shortly for answers.
 async fn shop_to_disturb() -> (Kafka, Shop, String) {

@@ -18,7 +18,7 @@ use crate::rig::{Orders, ready_in, sink, until};
 onewrite_testkit::stream_suite!(Orders);
 onewrite_testkit::proxy_suite!(Orders);
 onewrite_testkit::crash_suite!(Orders);
-onewrite_testkit::takeover_suite!(Orders, Duration::from_secs(20));
+onewrite_testkit::takeover_suite!(Orders, Duration::from_secs(28));
 
 /// A stream whose sink makes no queues.
 fn unrouted(shop: &Shop<Orders>) -> String {

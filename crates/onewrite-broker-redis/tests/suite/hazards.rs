@@ -19,7 +19,7 @@ use crate::rig::{Orders, Shop, Stream as _, ask, assert_clean, server_with, sink
 onewrite_testkit::stream_suite!(Orders);
 onewrite_testkit::proxy_suite!(Orders);
 onewrite_testkit::crash_suite!(Orders);
-onewrite_testkit::takeover_suite!(Orders, Duration::from_secs(20));
+onewrite_testkit::takeover_suite!(Orders, Duration::from_secs(28));
 
 /// I12 (a): a publish whose answer is lost is sent again, and the server recognises it.
 #[tokio::test(flavor = "multi_thread")]

@@ -4,7 +4,7 @@
 //!
 //! ```ignore
 //! onewrite_testkit::stream_suite!(Orders);
-//! onewrite_testkit::takeover_suite!(Orders, Duration::from_secs(20));
+//! onewrite_testkit::takeover_suite!(Orders, Duration::from_secs(28));
 //! onewrite_testkit::proxy_suite!(Orders);
 //! onewrite_testkit::crash_suite!(Orders);
 //! ```

@@ -1,7 +1,7 @@
 //! The lanes of a stream are shared by the processes of a receiver.
 
 use std::{
-    env,
+    env, fs,
     path::Path,
     process::{Child, Command, Stdio},
     sync::Arc,
@@ -100,6 +100,24 @@ impl Doomed {
         let pid = Pid::from_raw(self.0.id().cast_signed()).unwrap();
         kill_process(pid, signal).unwrap();
     }
+
+    /// Stops it, and waits until each of its threads stands still.
+    async fn stop(&self) {
+        self.signal(Signal::STOP);
+        let tasks = format!("/proc/{}/task", self.0.id());
+        let is_still = || {
+            let mut tasks = fs::read_dir(&tasks).unwrap().flatten();
+            tasks.all(|task| match fs::read_to_string(task.path().join("stat")) {
+                // Behind the name, in parentheses, which may hold anything.
+                Ok(stat) => stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('T')),
+                // It has ended.
+                Err(_) => true,
+            })
+        };
+        while !is_still() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
 }
 
 impl Drop for Doomed {
@@ -140,7 +158,7 @@ pub async fn a_stalled_process_holds_nothing_back<B: Stream>(within: Duration, m
     until("some effects", async || shop.consumer.effects().await.len() > 100).await;
     // Not in the middle of a transaction: that would stop everybody, database and broker alike.
     loop {
-        doomed.signal(Signal::STOP);
+        doomed.stop().await;
         let writing = shop.consumer.0.write(|_| Ok(()));
         if tokio::time::timeout(Duration::from_millis(300), writing).await.is_ok() {
             break;
