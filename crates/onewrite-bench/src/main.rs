@@ -98,7 +98,7 @@ async fn main() -> ExitCode {
 async fn spine(options: Spine) -> Result<()> {
     let folder = folder()?;
     let time = Duration::from_secs(options.seconds);
-    let mut report = Report::new(Machine::look(folder.path()).await?);
+    let mut report = Report::new("spine", Machine::look(folder.path()).await?);
     let phases = Phase::value_variants().iter();
     for phase in phases.filter(|phase| options.only.is_empty() || options.only.contains(phase)) {
         let name = format!("{phase:?}").to_lowercase();

@@ -58,7 +58,7 @@ pub(crate) async fn run(options: Options) -> Result<()> {
     let server = server.context("start MariaDB")?;
     let nats = Nats::start().await.context("start NATS")?;
     let time = Duration::from_secs(options.seconds);
-    let mut report = Report::new(Machine::look(server.folder()).await?);
+    let mut report = Report::new("mariadb", Machine::look(server.folder()).await?);
     for (name, keys) in [("", load::KEYS), ("_one_key", 1)] {
         emits(&server, name, keys, time, &mut report).await?;
     }

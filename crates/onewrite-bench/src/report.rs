@@ -27,15 +27,16 @@ const TARGETS: [(&str, &str, &str, Is); 9] = [
 /// The figures, in the order in which they were measured. A figure's name ends in its unit.
 #[derive(Debug)]
 pub(crate) struct Report {
+    bench: &'static str,
     machine: Machine,
     figures: Vec<(&'static str, String, f64)>,
 }
 
 impl Report {
-    /// A report without figures.
+    /// A report of the benchmark of this name, without figures.
     #[must_use]
-    pub(crate) fn new(machine: Machine) -> Self {
-        Self { machine, figures: Vec::new() }
+    pub(crate) fn new(bench: &'static str, machine: Machine) -> Self {
+        Self { bench, machine, figures: Vec::new() }
     }
 
     /// Adds a figure, and tells it as progress.
@@ -119,7 +120,7 @@ impl Report {
             })
             .collect();
         json!({
-            "bench": "spine",
+            "bench": self.bench,
             "machine": self.machine.to_json(),
             "settings": self.machine.settings(),
             "versions": Machine::versions(),

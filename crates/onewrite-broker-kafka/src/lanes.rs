@@ -14,7 +14,7 @@ use std::{
 };
 
 use onewrite_core::{Error, Result};
-use onewrite_lanes::{Announcement, Answer, Lanes, Reading as Receiver, url::invalid};
+use onewrite_lanes::{Announcement, Answer, Lanes, Reading, url::invalid};
 use rdkafka::{
     ClientContext, Message as _, Offset, TopicPartitionList,
     config::RDKafkaLogLevel,
@@ -40,12 +40,12 @@ const LOOK_EVERY: Duration = Duration::from_secs(30);
 const AHEAD_KIB: &str = "4096";
 
 /// What a receiver's client says in the background.
-pub(crate) struct Reading {
+pub(crate) struct ReadContext {
     talk: Talk,
     held: Vec<Arc<Held>>,
 }
 
-impl Reading {
+impl ReadContext {
     fn spoil(&self, lane: i32) {
         let lane = usize::try_from(lane).ok();
         if let Some(held) = lane.and_then(|lane| self.held.get(lane)) {
@@ -54,7 +54,7 @@ impl Reading {
     }
 }
 
-impl ClientContext for Reading {
+impl ClientContext for ReadContext {
     fn log(&self, level: RDKafkaLogLevel, fac: &str, log_message: &str) {
         self.talk.log(level, fac, log_message);
     }
@@ -64,10 +64,10 @@ impl ClientContext for Reading {
     }
 }
 
-impl ConsumerContext for Reading {}
+impl ConsumerContext for ReadContext {}
 
 /// The client of a receiver's process: one for all lanes.
-pub(crate) type Reads = StreamConsumer<Reading>;
+pub(crate) type Reads = StreamConsumer<ReadContext>;
 
 /// The lanes of a stream for one receiver.
 pub(crate) struct KafkaLanes {
@@ -90,7 +90,7 @@ impl KafkaLanes {
         server: Arc<Server>,
         options: &StreamOptions,
         layout: Layout,
-        reading: &Receiver,
+        reading: &Reading,
     ) -> Result<Self> {
         let held: Vec<Arc<Held>> = (0..layout.lanes).map(|_| Arc::default()).collect();
         let mut config = server.config();
@@ -102,7 +102,7 @@ impl KafkaLanes {
         // More than a fetch may wait, as the client demands.
         let timeout = server.timeout().max(Duration::from_secs(2));
         config.set("socket.timeout.ms", timeout.as_millis().to_string());
-        let context = Reading { talk: Talk::default(), held: held.clone() };
+        let context = ReadContext { talk: Talk::default(), held: held.clone() };
         let consumer: Reads = config
             .create_with_context(context)
             .map_err(|error| server.failed("does not let its topic be read", error))?;

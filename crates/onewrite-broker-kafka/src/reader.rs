@@ -17,7 +17,7 @@ use tokio::time::Instant;
 use crate::{
     connect::{Server, aside},
     held::{Held, Token},
-    lanes::{KafkaLanes, Reading, Reads, place, tell, unreadable},
+    lanes::{KafkaLanes, ReadContext, Reads, place, tell, unreadable},
     message,
 };
 
@@ -28,7 +28,7 @@ const COMMIT_EVERY: Duration = Duration::from_millis(200);
 pub(crate) struct KafkaReader {
     server: Arc<Server>,
     consumer: Arc<Reads>,
-    queue: StreamPartitionQueue<Reading>,
+    queue: StreamPartitionQueue<ReadContext>,
     topic: Text,
     lane: u16,
     held: Arc<Held>,

@@ -82,9 +82,9 @@ impl LaneChannel {
 /// Reads through a channel, or is about to. Once it is dropped, the channel is closed: whoever reads the lane
 /// next must get what was delivered on it, also where this process lost the lane and has nothing more to say
 /// about it, or gave it up while it began to read.
-pub(crate) struct Reading(Arc<LaneChannel>);
+pub(crate) struct ReadChannel(Arc<LaneChannel>);
 
-impl Reading {
+impl ReadChannel {
     pub(crate) fn new(channel: Arc<LaneChannel>) -> Self {
         Self(channel)
     }
@@ -94,7 +94,7 @@ impl Reading {
     }
 }
 
-impl Deref for Reading {
+impl Deref for ReadChannel {
     type Target = LaneChannel;
 
     fn deref(&self) -> &LaneChannel {
@@ -102,7 +102,7 @@ impl Deref for Reading {
     }
 }
 
-impl Drop for Reading {
+impl Drop for ReadChannel {
     fn drop(&mut self) {
         let channel = self.shared();
         // Without a runtime there is no connection either.

@@ -11,7 +11,7 @@ use onewrite_lanes::{Announcement, Answer, Lanes};
 
 use crate::{
     StreamOptions,
-    channel::{LaneChannel, Reading},
+    channel::{LaneChannel, ReadChannel},
     connect::Server,
     gaps::gap_exchange,
     reader::{RabbitReader, Token},
@@ -77,7 +77,7 @@ impl Lanes for RabbitLanes {
             *known.channel() = Some(Arc::clone(&channel));
             places = Arc::clone(&known.places);
         }
-        let channel = Reading::new(channel);
+        let channel = ReadChannel::new(channel);
         let consuming = channel.consume(self.layout.queue(&self.consumer, lane), self.pending_max);
         let consumer = self.server.bounded("does not let a lane be read", consuming).await?;
         Ok(RabbitReader { channel, consumer, places, stopping: false })

@@ -1,4 +1,4 @@
-//! Reading one lane: the server delivers by itself, as many messages as may be held.
+//! ReadChannel one lane: the server delivers by itself, as many messages as may be held.
 
 use std::sync::{
     Arc,
@@ -11,7 +11,7 @@ use onewrite_core::{Code, Error, Result};
 use onewrite_lanes::{LaneReader, Message};
 
 use crate::{
-    channel::{LaneChannel, Reading},
+    channel::{LaneChannel, ReadChannel},
     message,
 };
 
@@ -27,7 +27,7 @@ pub(crate) struct Token {
 
 /// Reads one lane.
 pub(crate) struct RabbitReader {
-    pub(crate) channel: Reading,
+    pub(crate) channel: ReadChannel,
     pub(crate) consumer: Consumer,
     /// Counts what came in this lane: the server numbers nothing beyond a channel.
     pub(crate) places: Arc<AtomicU64>,

@@ -135,7 +135,7 @@ impl Server {
 /// When a server cannot be started, or what it says.
 pub(crate) async fn run(options: Options) -> Result<()> {
     let folder = crate::folder()?;
-    let mut report = Report::new(Machine::look(folder.path()).await?);
+    let mut report = Report::new("brokers", Machine::look(folder.path()).await?);
     let deliveries = deliveries(options.events);
     for broker in Broker::value_variants() {
         let by_default = options.only.is_empty() && *broker != Broker::Tansu;

@@ -49,7 +49,7 @@ enum Phase {
 pub(crate) async fn run(options: Options) -> Result<()> {
     let server = Postgres::start().await.context("start PostgreSQL")?;
     let time = Duration::from_secs(options.seconds);
-    let mut report = Report::new(Machine::look(server.folder()).await?);
+    let mut report = Report::new("postgres", Machine::look(server.folder()).await?);
     let wanted = |phase| options.only.is_empty() || options.only.contains(&phase);
     if wanted(Phase::Emit) {
         emit::run(&server, time, &mut report).await?;
