@@ -76,7 +76,6 @@ struct Missing {
     have: Sequence,
     announce_at: Instant,
     pause: Duration,
-    announced: bool,
 }
 
 #[derive(Debug)]
@@ -120,35 +119,6 @@ impl<T: Clone> Lane<T> {
     /// Deliveries held.
     pub(crate) fn held(&self) -> usize {
         self.held
-    }
-
-    /// Messages held: of a delivery that was sent again there are several.
-    pub(crate) fn messages(&self) -> usize {
-        let entries = self.queues.values().flat_map(|queue| &queue.entries);
-        entries.map(|entry| entry.tickets.len()).sum()
-    }
-
-    /// Lets go of what waits behind a predecessor that was announced as missing; returns the tokens, which
-    /// are answered as done. Whoever sends that again sends everything behind it, and it would not find room
-    /// in a lane that is full of it. The first stays, and with it the announcement.
-    pub(crate) fn let_go_behind_gaps(&mut self) -> Vec<T> {
-        let mut tokens = Vec::new();
-        for queue in self.queues.values_mut().filter(|queue| queue.waits_for_announced()) {
-            let mut first = true;
-            let mut kept = VecDeque::new();
-            for mut entry in queue.entries.drain(..) {
-                let stays = entry.link().is_none() || std::mem::take(&mut first);
-                let end = if stays { entry.tickets.len().min(1) } else { 0 };
-                tokens.extend(entry.tickets.drain(end..).map(|ticket| ticket.token));
-                if stays {
-                    kept.push_back(entry);
-                } else {
-                    self.held -= 1;
-                }
-            }
-            queue.entries = kept;
-        }
-        tokens
     }
 
     /// Takes in a message.
@@ -289,7 +259,6 @@ impl<T: Clone> Lane<T> {
             let Some(missing) = &mut queue.missing else { continue };
             if missing.announce_at <= now {
                 out.push(Announcement::new(key, missing.have));
-                missing.announced = true;
                 missing.announce_at = now + missing.pause;
                 missing.pause = (missing.pause * 2).min(ANNOUNCE_WITHIN);
             }
@@ -426,13 +395,8 @@ impl<T: Clone> Queue<T> {
     fn miss(&mut self, have: Sequence, patience: Duration, now: Instant) {
         if self.missing.as_ref().is_none_or(|missing| missing.have != have) {
             let pause = patience.clamp(Duration::from_millis(50), ANNOUNCE_WITHIN);
-            let announce_at = now + patience;
-            self.missing = Some(Missing { have, announce_at, pause, announced: false });
+            self.missing = Some(Missing { have, announce_at: now + patience, pause });
         }
-    }
-
-    fn waits_for_announced(&self) -> bool {
-        self.missing.as_ref().is_some_and(|missing| missing.announced)
     }
 
     /// When entries may go out.

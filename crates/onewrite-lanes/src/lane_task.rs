@@ -172,9 +172,6 @@ impl<L: Lanes> LaneTask<L> {
             let reader = work.reader.as_mut().filter(|_| taken < DRAIN_MAX);
             next = reader.and_then(LaneReader::ready);
         }
-        if self.is_full(work) {
-            self.make_room(work).await;
-        }
     }
 
     async fn insert(&self, work: &mut Work<L>, message: Message<L::Token>) {
@@ -264,9 +261,6 @@ impl<L: Lanes> LaneTask<L> {
                 .increment(1);
             self.shared.broker.announce(&announcement).await;
         }
-        if self.is_full(work) {
-            self.make_room(work).await;
-        }
         if work.tell_at > now {
             return;
         }
@@ -274,13 +268,12 @@ impl<L: Lanes> LaneTask<L> {
         work.tell_at = now + tell_every;
         let unheard = now.checked_sub(tell_every).map(|before| work.lane.unheard(before, now));
         self.answer(Answer::InWork, unheard.unwrap_or_default()).await;
-        self.watch_room(work, now).await;
+        self.watch_room(work, now);
     }
 
-    /// Makes room in a lane that is full, or tells that partitions which are not taken keep the others of
-    /// their lane from coming.
-    async fn watch_room(&self, work: &mut Work<L>, now: Instant) {
-        let held = work.lane.messages();
+    /// Tells when partitions that are not taken keep the others of their lane from coming.
+    fn watch_room(&self, work: &Work<L>, now: Instant) {
+        let held = work.lane.held();
         let LaneFeedOptions { stream, reading, .. } = &self.shared.options;
         let Reading { consumer, pending_max, .. } = reading;
         metrics::gauge!(
@@ -288,38 +281,13 @@ impl<L: Lanes> LaneTask<L> {
             "stream" => stream.to_string(), "consumer" => consumer.to_string(), "lane" => self.number.to_string()
         )
         .set(held as f64);
-        if held < *pending_max || work.in_flight.is_some() {
-            return;
-        }
-        if self.make_room(work).await {
-            return;
-        }
-        if !work.lane.has_ready(now) {
+        let is_full = held >= *pending_max;
+        if is_full && work.in_flight.is_none() && !work.lane.has_ready(now) {
             tracing::error!(
                 %stream, %consumer, lane = self.number, held,
                 "a lane is full of messages that are not taken, and nothing more comes through it: mend what its receiver complains of, or raise `pending_max`"
             );
         }
-    }
-
-    /// Lets go of what waits behind a missing predecessor, where the lane is full; says whether that made room.
-    async fn make_room(&self, work: &mut Work<L>) -> bool {
-        let let_go = work.lane.let_go_behind_gaps();
-        if let_go.is_empty() {
-            return false;
-        }
-        let LaneFeedOptions { stream, reading, .. } = &self.shared.options;
-        tracing::warn!(
-            %stream, consumer = %reading.consumer, lane = self.number, let_go = let_go.len(),
-            "a lane is full of what waits for a record that is missing: it lets go of that, and its relay sends it again behind the missing one"
-        );
-        self.answer(Answer::Done, let_go).await;
-        true
-    }
-
-    /// Whether as much is held as the broker lets be held, and nothing of it is in work.
-    fn is_full(&self, work: &Work<L>) -> bool {
-        work.in_flight.is_none() && work.lane.held() >= self.shared.options.reading.pending_max
     }
 
     /// Gives everything held back to the broker, for the next owner to get at once.

@@ -207,49 +207,6 @@ fn a_gap_that_lasts_is_announced_and_again_less_often() {
 }
 
 #[test]
-fn what_waits_behind_an_announced_gap_is_let_go_but_for_the_first() {
-    let mut bench = Bench::new();
-    for n in 2..5 {
-        bench.insert(chained(n - 1, n));
-        bench.insert(of(1, Order::Chained { previous: n + 8 }, n + 9, "other"));
-    }
-    bench.insert(of(0, Order::ById, 0, "r1"));
-    let miss = |bench: &mut Bench| {
-        let offered = bench.offer();
-        let receipts: Vec<Receipt> = offered
-            .iter()
-            .map(|n| match n {
-                2 => Receipt::Gap { have: 0 },
-                3 | 4 => Blocked,
-                _ => retry(),
-            })
-            .collect();
-        bench.settle(&receipts);
-    };
-    miss(&mut bench);
-    assert!(bench.lane.let_go_behind_gaps().is_empty(), "it may still come by itself");
-    bench.pass(ms(60_000));
-    assert_eq!(bench.lane.announce(bench.now).len(), 1);
-    // Sent again it is held twice.
-    bench.insert(chained(1, 2));
-    let (held, messages) = (bench.lane.held(), bench.lane.messages());
-    assert_eq!(
-        bench.lane.let_go_behind_gaps().len(),
-        3,
-        "two of three, and the second message of the first"
-    );
-    assert_eq!((bench.lane.held(), bench.lane.messages()), (held - 2, messages - 3));
-    assert!(bench.lane.let_go_behind_gaps().is_empty());
-    bench.pass(ms(60_000));
-    assert_eq!(bench.lane.announce(bench.now).len(), 1, "it is asked for still");
-    bench.insert(chained(0, 1));
-    bench.insert(chained(2, 3));
-    let offered: Vec<Sequence> =
-        bench.offer().into_iter().filter(|n| (1..=3).contains(n)).collect();
-    assert_eq!(offered, [1, 2, 3]);
-}
-
-#[test]
 fn what_fills_a_gap_goes_out_at_once() {
     let mut bench = Bench::new();
     bench.insert(chained(1, 2));

@@ -12,8 +12,8 @@
 //!
 //! Not guaranteed: that one process alone holds a lane's messages (one that stalls may wake up later), nor
 //! that a message comes once; the receiver's inbox sees to both. A lane that is full of what is not taken
-//! brings nothing more, unless that waits for a record that is missing: then it is let go of, for who sends
-//! that record again sends what follows it as well.
+//! brings nothing more, and be it the record that it waits for, which was lost and is sent again behind all
+//! that: nothing here is answered as done that only its broker may still have.
 //!
 //! Facts are stored at the broker (what is answered) and in the receiver's database (who reads which
 //! lane). What a lane holds is in memory, and comes again.

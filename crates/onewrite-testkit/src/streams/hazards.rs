@@ -10,9 +10,9 @@ use onewrite_core::{
     record::Order,
     sabotage::Sabotage,
 };
-use onewrite_lanes::{Announcement, Reading};
+use onewrite_lanes::Announcement;
 
-use super::{Crash, Shop, Stream, assert_clean, losing::Losing, reading};
+use super::{Crash, Shop, Stream, assert_clean, losing::Losing};
 use crate::{
     history::Verdict,
     proxy::{Fault, Proxy},
@@ -116,21 +116,6 @@ pub async fn without_the_chain_a_loss_goes_unnoticed<B: Stream>() {
     let (verdict, announced) = lose_one::<B>(blind, Duration::from_secs(4)).await;
     assert_eq!(verdict.lost.count, 1, "the checker notices: {verdict}");
     assert!(announced.is_empty());
-}
-
-/// So much comes behind what was lost that a lane is full of it, and the lost one, which is sent again,
-/// stands behind all that.
-pub async fn a_gap_in_a_full_lane_is_filled<B: Stream>() {
-    let mut shop = Shop::<B>::new().await;
-    shop.source.place(200, 1).await;
-    let relay = shop.source.relay(Losing::new(shop.sink().await, B::LOSES));
-    until("the end of the log", async || shop.source.is_settled().await).await;
-    shop.broker.lose_one().await;
-    let full = Reading { pending_max: 20, ..reading("payments", shop.consumer.store(), "one") };
-    let receiver = shop.consumer.receive(B::feed(&shop.broker.url(), full).await);
-    assert_clean(&shop.consumer.all_of(&shop.source).await);
-    relay.stop().await;
-    receiver.stop().await;
 }
 
 /// I12 (c): what comes before its predecessor waits for it.

@@ -8,7 +8,6 @@ macro_rules! stream_suite {
             hazards {
                 a_lost_message_is_noticed_and_sent_again
                 without_the_chain_a_loss_goes_unnoticed
-                a_gap_in_a_full_lane_is_filled
                 reordering_is_put_right
                 a_poisoned_key_stops_nobody_else
                 foreign_messages_neither_block_nor_take_effect_twice
