@@ -205,6 +205,14 @@ impl Latencies {
         self.0.saturating_record(u64::try_from(time.as_micros()).unwrap_or(u64::MAX).max(1));
     }
 
+    /// Adds all of another's.
+    ///
+    /// # Errors
+    /// Never: both have the same bounds.
+    pub(crate) fn merge(&mut self, other: &Self) -> Result<()> {
+        Ok(self.0.add(&other.0)?)
+    }
+
     /// How many there are.
     #[must_use]
     pub(crate) fn count(&self) -> u64 {

@@ -14,6 +14,7 @@ mod machine;
 mod mariadb;
 mod postgres;
 mod report;
+mod saga;
 mod soak;
 mod writers;
 
@@ -36,6 +37,8 @@ enum Command {
     Mariadb(mariadb::Options),
     /// Publishing to brokers and reading from them, beside their own clients.
     Brokers(brokers::Options),
+    /// The order saga of four steps.
+    Saga(saga::Options),
     /// One hazard for minutes.
     Soak(soak::Options),
     /// A child process of a soak.
@@ -83,6 +86,7 @@ async fn main() -> ExitCode {
         Command::Postgres(options) => postgres::run(options).await,
         Command::Mariadb(options) => mariadb::run(options).await,
         Command::Brokers(options) => brokers::run(options).await,
+        Command::Saga(options) => saga::run(options).await,
         Command::Soak(options) => soak::run(options).await,
         Command::Writer(options) => soak::write(options).await,
     };

@@ -129,6 +129,16 @@ codes! {
     Stopped = "OW0030", Backoff, Unknown, "Start it again; nothing acknowledged is lost.";
     /// The address cannot be listened on.
     CannotListen = "OW0031", Never, NotApplied, "Choose a free address; without a token or secret only loopback is allowed.";
+    /// The definition of a saga cannot be run to a known end.
+    InvalidSaga = "OW0032", Never, NotApplied, "Correct what is named in the definition.";
+    /// A saga of this name and key was started already.
+    SagaExists = "OW0033", Never, NotApplied, "Nothing to do if this is a repetition; else choose another key, or another policy for starting.";
+    /// A step's participant is not known to the process that runs the saga.
+    UnknownParticipant = "OW0034", Backoff, NotApplied, "Start a process that serves the participant named; the step is tried again by itself.";
+    /// A saga's journal was advanced by somebody else.
+    SagaConflict = "OW0035", Now, NotApplied, "Nothing to do: the saga is read again and goes on.";
+    /// A saga waits for a person: a step can neither go on nor be compensated.
+    SagaHeld = "OW0036", Never, Unknown, "Read the saga's journal, mend the cause at the participant, then let it try again.";
 }
 
 impl fmt::Display for Code {

@@ -18,7 +18,7 @@ struct Armed {
     hits_left: u32,
 }
 
-/// Every failpoint, in the order in which a record passes it.
+/// Every failpoint of records, in the order in which a record passes it.
 pub const ALL: &[&str] = &[
     "store.before_commit",
     "store.after_commit_before_reply",
@@ -28,6 +28,13 @@ pub const ALL: &[&str] = &[
     "receiver.after_attempt_before_handler",
     "receiver.after_handler_before_commit",
     "receiver.after_commit_before_reply",
+];
+
+/// Every failpoint of sagas, in the order in which a saga passes it. It also passes those of the store.
+pub const SAGA: &[&str] = &[
+    "saga.after_start_before_attempt",
+    "saga.after_attempt_before_journal",
+    "saga.after_journal_before_attempt",
 ];
 
 /// The failpoints between a durable act and its acknowledgement: where a naive program loses or

@@ -5,7 +5,8 @@
 //!
 //! Read it in this order: [`event`] and [`record`] (what travels), [`position`] (where it stands),
 //! [`lease`] (who may act), [`store`] and [`broker`] (the two contracts a backend fulfils),
-//! [`relay`] and [`inbox`] (the two machines that move a record), [`error`] (what a failure means).
+//! [`relay`] and [`inbox`] (the two machines that move a record), [`saga`] (the machine that finishes
+//! or compensates), [`error`] (what a failure means).
 
 pub mod broker;
 pub mod cloudevents;
@@ -22,6 +23,7 @@ pub mod record;
 pub mod relay;
 pub mod retry;
 pub mod sabotage;
+pub mod saga;
 pub mod store;
 pub mod time;
 

@@ -49,6 +49,18 @@ pub enum Defect {
     TrustTransaction = 20,
     /// Tables whose rows come and go are not written anew (H12: unbounded growth under an old snapshot).
     NoRewrite = 21,
+    /// A compensation that failed too often is taken for one that succeeded (S7: reported undone, and is not).
+    ForgetCompensation = 22,
+    /// Attempts begin before what permits them is durable (S2: an effect that no journal knows).
+    ActBeforeJournal = 23,
+    /// A transition is accepted whatever its number (S31: two owners' transitions mix).
+    NoVersion = 24,
+    /// Only steps that are known to be done are compensated (S8: the hidden effect of a failed one stays).
+    SkipUnknown = 25,
+    /// Compensations run in the order of the steps (S9: what depends on it is still there).
+    ForwardOrder = 26,
+    /// A process does not look whether its lease has run out before it acts (S18).
+    ActWithoutLease = 27,
 }
 
 /// The defects planted in one component. Empty, and of size zero, without the `sabotage` feature.

@@ -2,7 +2,7 @@
 //!
 //! The conformance suite has a test of the same name for each numbered promise.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use crate::{
     BoxFuture, Error, Event, Partition, Record, Result, Sequence, Text, Timestamp,
@@ -11,6 +11,10 @@ use crate::{
     lease::{Epoch, Fence, Scope},
     parking::{ParkedKey, ParkedRecord, Request},
     position::Source,
+    saga::{
+        Checked,
+        journal::{NewSaga, Transition},
+    },
 };
 
 /// How far a commit must have gone before it is reported.
@@ -131,6 +135,12 @@ pub enum Op {
         /// The source.
         source: Text,
     },
+    /// Stores the definition of a saga, unless it is stored.
+    DefineSaga(Arc<Checked>),
+    /// Starts a saga. Applies to one, or to none when one of its name, key and run exists.
+    StartSaga(Box<NewSaga>),
+    /// Adds a transition to a saga's journal; fails with [`crate::Code::SagaConflict`] when its number exists.
+    AdvanceSaga(Box<Transition>),
     /// Gives a lease back, so that another member can take it at once.
     Release(Fence),
     /// Leaves the members of a scope, so that the others share what it gave back at once.

@@ -6,6 +6,7 @@
 pub mod control;
 mod receiver;
 mod relay;
+pub mod saga;
 pub mod shutdown;
 mod sweeper;
 

@@ -56,6 +56,13 @@ GRANT SELECT, INSERT, DELETE ON onewrite_history TO onewrite_relay
 --.
 GRANT SELECT ON onewrite_inbox TO onewrite_relay
 --.
+-- It also runs sagas.
+GRANT SELECT, INSERT ON onewrite_saga_definition TO onewrite_relay
+--.
+GRANT SELECT, INSERT, UPDATE ON onewrite_saga TO onewrite_relay
+--.
+GRANT SELECT, INSERT ON onewrite_saga_journal TO onewrite_relay
+--.
 -- An operator works on parked keys, gaps and sinks. What begins another life of the source is for the owner.
 GRANT onewrite_emit TO onewrite_operator
 --.

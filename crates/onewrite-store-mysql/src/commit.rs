@@ -7,9 +7,10 @@ use std::collections::HashSet;
 use mysql_async::{Conn, Row, Transaction, TxOpts, prelude::Queryable};
 use onewrite_core::{
     Code, Error, Event, Partition, Result, Sequence, Text, failpoint,
-    lease::Epoch,
+    lease::{Epoch, Fence},
     position::Source,
     sabotage::{Defect, Sabotage},
+    saga::Group,
     store::{Item, Op, Outcome},
 };
 
@@ -20,7 +21,7 @@ use crate::{
     error::{While, after_commit, is_unknown},
     gap, parking,
     row::{self, binds, execute},
-    trim,
+    saga, trim,
 };
 
 /// What the door needs to know.
@@ -38,6 +39,9 @@ pub(crate) async fn batch(
     terms: &Terms<'_>,
     items: &[Item],
 ) -> Result<Vec<Outcome>> {
+    if let Some(group) = Group::of(items) {
+        return saga::write_all(conn, &group, items.len(), terms.sabotage).await;
+    }
     let mut tx = conn.start_transaction(TxOpts::default()).await.during("begin a write")?;
     let moves = Moves::of(items).filter(|_| !terms.sabotage.has(Defect::NoFence));
     let outcomes = match moves {
@@ -76,7 +80,7 @@ pub(crate) async fn finish_work<T: Tx>(mut tx: T, sabotage: Sabotage) -> Result<
 }
 
 /// Commits what must not be lost.
-async fn finish(tx: impl Tx) -> Result<()> {
+pub(crate) async fn finish(tx: impl Tx) -> Result<()> {
     failpoint::hit("store.before_commit");
     let committed = tx.end().await;
     failpoint::hit("store.after_commit_before_reply");
@@ -152,7 +156,7 @@ async fn write(
     }
     let mut touched = 0;
     for op in &item.ops {
-        touched = apply(tx, terms, op, emitted).await?;
+        touched = apply(tx, terms, item.fence.as_ref(), op, emitted).await?;
     }
     Ok(touched)
 }
@@ -160,6 +164,7 @@ async fn write(
 async fn apply(
     tx: &mut Transaction<'_>,
     terms: &Terms<'_>,
+    fence: Option<&Fence>,
     op: &Op,
     emitted: &mut Vec<Event>,
 ) -> Result<u64> {
@@ -200,6 +205,13 @@ async fn apply(
             parking::request(tx, scope, (source, key), *request, reason.as_deref()).await
         }
         Op::AcceptGaps { consumer, source } => gap::accept(tx, consumer, source).await,
+        Op::DefineSaga(checked) => saga::define(tx, checked).await,
+        Op::StartSaga(new) => {
+            saga::start(tx, &[new]).await.map(|new| new.into_iter().map(u64::from).sum())
+        }
+        Op::AdvanceSaga(next) => {
+            saga::advance(tx, &[(saga::epoch(fence), next)], terms.sabotage).await.map(|()| 1)
+        }
         Op::Release(fence) => {
             let sql = "UPDATE onewrite_lease SET owner = NULL, expires_at = 0 WHERE scope = ? AND `partition` = ? AND epoch = ?";
             execute(tx, sql, binds![&*fence.scope, fence.partition, fence.epoch.cast_signed()])

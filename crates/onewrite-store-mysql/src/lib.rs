@@ -23,6 +23,7 @@ mod place;
 mod read;
 mod roles;
 mod row;
+mod saga;
 mod schema;
 #[cfg(feature = "sqlx")]
 pub mod sqlx;

@@ -14,17 +14,20 @@ use crate::{
 };
 
 /// The schema this program writes.
-pub const SCHEMA_VERSION: u32 = 1;
+pub const SCHEMA_VERSION: u32 = 2;
 
 /// Programs of at least this version can work with the schema written here.
 const MIN_COMPATIBLE: u32 = 1;
 
 /// Migrations in order, each in its parts; the first brings an empty database to version 1.
-const MIGRATIONS: &[&[&str]] = &[&[
-    include_str!("../migrations/0001_spine.sql"),
-    include_str!("../migrations/0001_claim.sql"),
-    include_str!("../migrations/0001_receive.sql"),
-]];
+const MIGRATIONS: &[&[&str]] = &[
+    &[
+        include_str!("../migrations/0001_spine.sql"),
+        include_str!("../migrations/0001_claim.sql"),
+        include_str!("../migrations/0001_receive.sql"),
+    ],
+    &[include_str!("../migrations/0002_saga.sql")],
+];
 
 pub(crate) const SOURCE: &str = "SELECT name, partitions FROM onewrite_source";
 pub(crate) const LIVES: &str =
@@ -138,8 +141,8 @@ async fn migrate_locked(conn: &mut Conn, server: Server, options: &Options) -> R
             conn.query_drop(statement).await.during("migrate the schema")?;
         }
     }
+    roles::make(conn).await?;
     if from == 0 {
-        roles::make(conn).await?;
         create_source(conn, server, options).await?;
     }
     let binds = binds![SCHEMA_VERSION, MIN_COMPATIBLE, SCHEMA_VERSION];

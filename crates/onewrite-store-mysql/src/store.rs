@@ -12,6 +12,7 @@ use onewrite_core::{
     inbox::Gap,
     parking::{ParkedKey, ParkedRecord},
     position::Source,
+    saga::journal::{FindSagas, Journal, SavedSaga},
     sabotage::Defect,
     store::{
         Batch, Claim, Claimed, Cursor, Find, Item, LeaseState, Op, Outcome, Page, Read, SinkState,
@@ -25,6 +26,7 @@ use crate::{
     error::{While, after_commit},
     find, gap, parking, place, read,
     row::{self, binds, now},
+    saga,
     schema::{self, Server},
     trim,
     wake::LogWatch,
@@ -275,5 +277,15 @@ impl Store for MysqlStore {
 
     fn trim_max(&self) -> u32 {
         5_000
+    }
+}
+
+impl Journal for MysqlStore {
+    fn sagas(&self, find: FindSagas) -> BoxFuture<'_, Result<Vec<SavedSaga>>> {
+        Box::pin(async move { saga::find(&mut self.engine().await?, &find).await })
+    }
+
+    fn definition<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<Option<Text>>> {
+        Box::pin(async move { saga::definition(&mut self.engine().await?, id).await })
     }
 }

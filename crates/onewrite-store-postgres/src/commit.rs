@@ -11,6 +11,7 @@ use onewrite_core::{
     lease::{Epoch, Fence},
     position::Source,
     sabotage::{Defect, Sabotage},
+    saga::Group,
     store::{Batch, Durability, Item, Op, Outcome},
 };
 use tokio_postgres::types::ToSql;
@@ -20,7 +21,7 @@ use crate::{
     error::{While, after_commit, is_unknown},
     gap, guard, parking,
     row::Time,
-    statement, trim,
+    saga, statement, trim,
 };
 
 /// What the door needs to know.
@@ -44,6 +45,9 @@ pub(crate) async fn batch(
     if let Some(moves) = moves.filter(|moves| are_distinct(moves) && !sabotage.has(Defect::NoFence))
     {
         return move_all(client, durable, &moves).await;
+    }
+    if let Some(group) = Group::of(&items).filter(|_| durable && !sabotage.has(Defect::NoSync)) {
+        return saga::write_all(client, &group, items.len(), sabotage).await;
     }
     let mut tx = client.transaction().await.during("begin a write")?;
     let relaxed = !durable || sabotage.has(Defect::NoSync);
@@ -117,7 +121,7 @@ async fn write(
     }
     let mut touched = 0;
     for op in &item.ops {
-        touched = apply(tx, terms, op, emitted).await?;
+        touched = apply(tx, terms, item.fence.as_ref(), op, emitted).await?;
     }
     Ok(touched)
 }
@@ -136,6 +140,7 @@ async fn holds(tx: &Transaction<'_>, fence: &Fence) -> Result<bool> {
 async fn apply(
     tx: &Transaction<'_>,
     terms: &Terms<'_>,
+    fence: Option<&Fence>,
     op: &Op,
     emitted: &mut Vec<Event>,
 ) -> Result<u64> {
@@ -172,6 +177,9 @@ async fn apply(
             parking::request(tx, scope, (source, key), *request, reason.as_deref()).await
         }
         Op::AcceptGaps { consumer, source } => gap::accept(tx, consumer, source).await,
+        Op::DefineSaga(checked) => saga::define(tx, checked).await,
+        Op::StartSaga(new) => saga::start(tx, new).await,
+        Op::AdvanceSaga(next) => saga::advance(tx, fence, next, terms.sabotage).await,
         Op::Release(fence) => execute(
             tx,
             "UPDATE onewrite.lease SET owner = NULL, expires_at = 'epoch' WHERE scope = $1 AND partition = $2 AND epoch = $3",

@@ -19,6 +19,7 @@ mod inbox;
 mod parking;
 mod read;
 mod row;
+mod saga;
 mod schema;
 #[cfg(feature = "sqlx")]
 pub mod sqlx;

@@ -9,15 +9,18 @@ use onewrite_core::{
 use crate::{Options, claim, error::While, row};
 
 /// The schema this program writes.
-pub const SCHEMA_VERSION: u32 = 1;
+pub const SCHEMA_VERSION: u32 = 2;
 
 /// Migrations in order, each in its parts; the first brings an empty database to version 1.
-const MIGRATIONS: &[&[&str]] = &[&[
-    include_str!("../migrations/0001_spine.sql"),
-    include_str!("../migrations/0001_place.sql"),
-    include_str!("../migrations/0001_receive.sql"),
-    include_str!("../migrations/0001_roles.sql"),
-]];
+const MIGRATIONS: &[&[&str]] = &[
+    &[
+        include_str!("../migrations/0001_spine.sql"),
+        include_str!("../migrations/0001_place.sql"),
+        include_str!("../migrations/0001_receive.sql"),
+        include_str!("../migrations/0001_roles.sql"),
+    ],
+    &[include_str!("../migrations/0002_saga.sql")],
+];
 
 /// Programs of at least this version can work with the schema written here.
 const MIN_COMPATIBLE: u32 = 1;

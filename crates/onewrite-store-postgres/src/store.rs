@@ -9,6 +9,7 @@ use onewrite_core::{
     inbox::Gap,
     parking::{ParkedKey, ParkedRecord},
     position::Source,
+    saga::journal::{FindSagas, Journal, SavedSaga},
     store::{
         Batch, Claim, Claimed, Cursor, Find, LeaseState, Outcome, Page, Read, SinkState, Store,
         Watch,
@@ -19,7 +20,7 @@ use crate::{
     Options, claim, commit,
     connect::Use,
     error::{While, no_connection},
-    find, gap, guard, parking, read, row, schema, trim,
+    find, gap, guard, parking, read, row, saga, schema, trim,
     wake::{Listener, LogWatch},
 };
 
@@ -220,5 +221,15 @@ impl Store for PostgresStore {
     fn trim_max(&self) -> u32 {
         // Nobody waits for a trim here; a larger one writes the small tables less often.
         20_000
+    }
+}
+
+impl Journal for PostgresStore {
+    fn sagas(&self, find: FindSagas) -> BoxFuture<'_, Result<Vec<SavedSaga>>> {
+        Box::pin(async move { saga::find(&self.engine().await?, &find).await })
+    }
+
+    fn definition<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<Option<Text>>> {
+        Box::pin(async move { saga::definition(&*self.engine().await?, id).await })
     }
 }

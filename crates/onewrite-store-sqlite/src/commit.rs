@@ -2,6 +2,7 @@
 
 use onewrite_core::{
     Code, Error, Result,
+    lease::Fence,
     position::{START, Source},
     sabotage::{Defect, Sabotage},
     store::{From, Item, Op, Outcome},
@@ -10,7 +11,7 @@ use rusqlite::{Connection, params};
 
 use crate::{
     claim::{self, execute},
-    emit, gap, guard, parking, read, schema, trim,
+    emit, gap, guard, parking, read, saga, schema, trim,
     writer::in_savepoint,
 };
 
@@ -19,10 +20,22 @@ pub(crate) fn item(tx: &Connection, source: &Source, item: &Item, sabotage: Sabo
     if let Some(count) = move_alone(tx, item, sabotage) {
         return Outcome::Applied(count);
     }
-    match in_savepoint(tx, || write(tx, source, item, sabotage)) {
+    let write = || write(tx, source, item, sabotage);
+    let written = if is_one_statement(item) { write() } else { in_savepoint(tx, write) };
+    match written {
         Ok(count) => Outcome::Applied(count),
         Err(error) if error.code() == Code::Fenced => Outcome::Fenced,
         Err(error) => Outcome::Failed(error),
+    }
+}
+
+/// Whether it writes in one statement, the last of what it does: that is atomic by itself and needs no
+/// savepoint. So it is with what the engine of sagas writes most.
+fn is_one_statement(item: &Item) -> bool {
+    match item.ops.as_slice() {
+        [Op::StartSaga(_)] => true,
+        [Op::AdvanceSaga(transition)] => transition.standing.is_none(),
+        _ => false,
     }
 }
 
@@ -63,12 +76,18 @@ fn write(tx: &Connection, source: &Source, item: &Item, sabotage: Sabotage) -> R
     }
     let mut touched = 0;
     for op in &item.ops {
-        touched = apply(tx, source, op, sabotage)?;
+        touched = apply(tx, source, item.fence.as_ref(), op, sabotage)?;
     }
     Ok(touched)
 }
 
-fn apply(tx: &Connection, source: &Source, op: &Op, sabotage: Sabotage) -> Result<u64> {
+fn apply(
+    tx: &Connection,
+    source: &Source,
+    fence: Option<&Fence>,
+    op: &Op,
+    sabotage: Sabotage,
+) -> Result<u64> {
     match op {
         Op::Emit(event) => {
             emit::place(tx, event, emit::terms(tx)?)?;
@@ -102,6 +121,9 @@ fn apply(tx: &Connection, source: &Source, op: &Op, sabotage: Sabotage) -> Resul
         Op::Unpark { scope, source, key, position } => parking::unpark(tx, scope, source, key, *position),
         Op::Request { scope, source, key, request, reason } => parking::request(tx, scope, (source, key), *request, reason.as_deref()),
         Op::AcceptGaps { consumer, source } => gap::accept(tx, consumer, source),
+        Op::DefineSaga(checked) => saga::define(tx, checked),
+        Op::StartSaga(new) => saga::start(tx, new),
+        Op::AdvanceSaga(transition) => saga::advance(tx, fence, transition, sabotage),
         Op::Release(fence) => claim::release(tx, fence),
         Op::Leave { scope, owner } => claim::leave(tx, scope, owner),
         Op::Suspend { sink, reason } => trim::suspend(tx, sink, reason.as_deref()),

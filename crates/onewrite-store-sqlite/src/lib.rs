@@ -22,6 +22,7 @@ mod process;
 mod read;
 mod reader;
 mod row;
+mod saga;
 mod schema;
 #[cfg(feature = "sqlx")]
 pub mod sqlx;

@@ -15,10 +15,11 @@ use crate::{
 };
 
 /// The schema this program writes.
-pub const SCHEMA_VERSION: u32 = 1;
+pub const SCHEMA_VERSION: u32 = 2;
 
 /// Migrations in order; the first brings an empty database to version 1.
-const MIGRATIONS: &[&str] = &[include_str!("../migrations/0001_spine.sql")];
+const MIGRATIONS: &[&str] =
+    &[include_str!("../migrations/0001_spine.sql"), include_str!("../migrations/0002_saga.sql")];
 
 /// Programs of at least this version can work with the schema written here.
 const MIN_COMPATIBLE: u32 = 1;

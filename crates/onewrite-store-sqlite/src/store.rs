@@ -12,6 +12,7 @@ use onewrite_core::{
     parking::{ParkedKey, ParkedRecord},
     position::Source,
     sabotage::Sabotage,
+    saga::journal::{FindSagas, Journal, SavedSaga},
     store::{
         Batch, Claim, Claimed, Cursor, Durability, Find, LeaseState, Outcome, Page, Read,
         SinkState, Store, Watch,
@@ -23,7 +24,7 @@ use tokio::sync::watch;
 use crate::{
     Options, claim, commit, find, gap, guard, parking, read,
     reader::Reader,
-    schema, trim,
+    saga, schema, trim,
     writer::{Writer, now},
 };
 
@@ -214,6 +215,17 @@ impl Store for SqliteStore {
     fn find(&self, what: Find) -> BoxFuture<'_, Result<Vec<Trace>>> {
         let source = self.current_source().name;
         Box::pin(self.engine_read(move |connection| find::find(connection, &source, &what)))
+    }
+}
+
+impl Journal for SqliteStore {
+    fn sagas(&self, find: FindSagas) -> BoxFuture<'_, Result<Vec<SavedSaga>>> {
+        Box::pin(self.engine_read(move |connection| saga::find(connection, &find)))
+    }
+
+    fn definition<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<Option<Text>>> {
+        let id = id.to_owned();
+        Box::pin(self.engine_read(move |connection| saga::definition(connection, &id)))
     }
 }
 

@@ -52,6 +52,7 @@
 //! # Ok(()) }
 //! ```
 
+pub mod saga;
 pub mod stream;
 
 pub use onewrite_broker_http as http;

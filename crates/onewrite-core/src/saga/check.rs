@@ -1,0 +1,317 @@
+//! The validator: refuses a definition that could not be run to a known end.
+
+use std::collections::HashSet;
+
+use super::{Compensation, Definition, Kind, RetryPolicy, Step, mapping::step_of};
+use crate::{Code, Error, Result, Text};
+
+/// Steps that a saga may have at most.
+pub const STEPS_MAX: usize = 1_000;
+
+/// Characters that a name may have at most.
+const NAME_MAX: usize = 128;
+
+/// Names a definition by what it says: `place_order@9f86d081884c7d65`.
+pub type DefinitionId = Text;
+
+/// A definition that was looked through, with its graph.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Checked {
+    definition: Definition,
+    id: DefinitionId,
+    json: Text,
+    /// For each step, those that must be done before it.
+    before: Vec<Vec<usize>>,
+    /// For each step, those that wait for it.
+    behind: Vec<Vec<usize>>,
+}
+
+impl Definition {
+    /// Looks it through.
+    ///
+    /// # Errors
+    /// [`Code::InvalidSaga`] with everything that is wrong with it.
+    pub fn check(self) -> Result<Checked> {
+        let mut flaws = Vec::new();
+        names(&self, &mut flaws);
+        let before = graph(&self, &mut flaws);
+        if flaws.is_empty() {
+            let ancestors = ancestors(&before);
+            kinds(&self, &ancestors, &mut flaws);
+            mappings(&self, &ancestors, &mut flaws);
+        }
+        for step in &self.steps {
+            times(&self, step, &mut flaws);
+        }
+        if !flaws.is_empty() {
+            let flaws = flaws.join("; ");
+            let what = format!("the saga `{}` cannot be run: {flaws}", self.name);
+            return Err(Error::new(Code::InvalidSaga, what));
+        }
+        let mut behind = vec![Vec::new(); before.len()];
+        for (step, all) in before.iter().enumerate() {
+            all.iter().for_each(|other| behind[*other].push(step));
+        }
+        let json = serde_json::to_string(&self).map_err(|error| {
+            Error::new(Code::InvalidSaga, "encode the definition").with_source(error)
+        })?;
+        let id = format!("{}@{:016x}", self.name, fnv(&json)).into();
+        Ok(Checked { definition: self, id, json: json.into(), before, behind })
+    }
+
+    /// Reads a definition from JSON and looks it through.
+    ///
+    /// # Errors
+    /// [`Code::InvalidSaga`] with the place and the reason.
+    pub fn parse(json: &str) -> Result<Checked> {
+        let definition: Self = serde_json::from_str(json).map_err(|error| {
+            Error::new(Code::InvalidSaga, "read the definition of a saga").with_source(error)
+        })?;
+        definition.check()
+    }
+}
+
+impl Checked {
+    /// What it says.
+    #[must_use]
+    pub fn definition(&self) -> &Definition {
+        &self.definition
+    }
+
+    /// Its steps, as declared.
+    #[must_use]
+    pub fn steps(&self) -> &[Step] {
+        &self.definition.steps
+    }
+
+    /// What it is stored under.
+    #[must_use]
+    pub fn id(&self) -> &DefinitionId {
+        &self.id
+    }
+
+    /// Its text, as it is stored.
+    #[must_use]
+    pub fn json(&self) -> &Text {
+        &self.json
+    }
+
+    /// The index of the step of this name.
+    #[must_use]
+    pub fn index_of(&self, step: &str) -> Option<usize> {
+        self.steps().iter().position(|known| known.name == step)
+    }
+
+    /// The steps that must be done before this one.
+    #[must_use]
+    pub fn before(&self, step: usize) -> &[usize] {
+        self.before.get(step).map_or(&[], Vec::as_slice)
+    }
+
+    /// The steps that wait for this one.
+    #[must_use]
+    pub fn behind(&self, step: usize) -> &[usize] {
+        self.behind.get(step).map_or(&[], Vec::as_slice)
+    }
+}
+
+/// FNV-1a, 64 bits. It only names a text: what is stored under the name is compared with it.
+fn fnv(text: &str) -> u64 {
+    text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
+    })
+}
+
+fn names(definition: &Definition, flaws: &mut Vec<String>) {
+    let mut look = |what: &str, name: &str| {
+        let is_plain = |c: char| c.is_ascii_alphanumeric() || "_-.:".contains(c);
+        if name.is_empty() || name.len() > NAME_MAX || !name.chars().all(is_plain) {
+            flaws.push(format!(
+                "{what} `{name}` must have 1 to {NAME_MAX} of the characters a-z A-Z 0-9 _ - . :"
+            ));
+        }
+    };
+    look("its name", &definition.name);
+    for step in &definition.steps {
+        look("the name of step", &step.name);
+        look("the action", step.action());
+        step.compensated_by().into_iter().for_each(|name| look("the compensation", name));
+    }
+    let mut seen = HashSet::new();
+    for step in definition.steps.iter().filter(|step| !seen.insert(&step.name)) {
+        flaws.push(format!("two steps are named `{}`", step.name));
+    }
+    if definition.steps.is_empty() {
+        flaws.push("it has no steps".into());
+    }
+    if definition.steps.len() > STEPS_MAX {
+        flaws.push(format!("it has more than {STEPS_MAX} steps"));
+    }
+}
+
+/// For each step, those before it.
+fn graph(definition: &Definition, flaws: &mut Vec<String>) -> Vec<Vec<usize>> {
+    let steps = &definition.steps;
+    let find = |name: &String| steps.iter().position(|step| step.name == *name);
+    let mut before = vec![Vec::new(); steps.len()];
+    for (index, step) in steps.iter().enumerate() {
+        match &step.after {
+            None => before[index].extend(index.checked_sub(1)),
+            Some(names) => {
+                for name in names {
+                    match find(name) {
+                        Some(other) if !before[index].contains(&other) => before[index].push(other),
+                        Some(_) => {}
+                        None => flaws
+                            .push(format!("`{}` comes after `{name}`, which is no step", step.name)),
+                    }
+                }
+            }
+        }
+    }
+    if let Some(step) = in_circle(&before) {
+        flaws.push(format!("`{}` comes after itself, in a circle", steps[step].name));
+    }
+    before
+}
+
+/// A step that waits for itself, if any does.
+fn in_circle(before: &[Vec<usize>]) -> Option<usize> {
+    let mut done = vec![false; before.len()];
+    loop {
+        let free = (0..before.len()).find(|step| {
+            !done[*step] && before[*step].iter().all(|other| done[*other])
+        });
+        match free {
+            Some(step) => done[step] = true,
+            None => return done.iter().position(|done| !done),
+        }
+    }
+}
+
+/// For each step, all that come before it, however many steps before.
+fn ancestors(before: &[Vec<usize>]) -> Vec<HashSet<usize>> {
+    let mut all = vec![None::<HashSet<usize>>; before.len()];
+    // There are no circles, so every round finds one.
+    while let Some(step) = (0..before.len())
+        .find(|step| all[*step].is_none() && before[*step].iter().all(|other| all[*other].is_some()))
+    {
+        let mut own: HashSet<usize> = before[step].iter().copied().collect();
+        for other in &before[step] {
+            own.extend(all[*other].iter().flatten());
+        }
+        all[step] = Some(own);
+    }
+    all.into_iter().map(Option::unwrap_or_default).collect()
+}
+
+/// What cannot be undone comes after everything that may have to be.
+fn kinds(definition: &Definition, ancestors: &[HashSet<usize>], flaws: &mut Vec<String>) {
+    let steps = &definition.steps;
+    let of = |kind: Kind| {
+        steps.iter().enumerate().filter(move |(_, step)| step.kind == kind).map(|(index, _)| index)
+    };
+    let mut precedes = |first: usize, second: usize, why: &str| {
+        if !ancestors[second].contains(&first) {
+            let (first, second) = (&steps[first].name, &steps[second].name);
+            flaws.push(format!("`{first}` must come before `{second}`, {why}"));
+        }
+    };
+    for last in of(Kind::Pivot).chain(of(Kind::Retriable)) {
+        for first in of(Kind::Compensatable) {
+            precedes(first, last, "which cannot be undone should the former fail");
+        }
+    }
+    for pivot in of(Kind::Pivot) {
+        for retriable in of(Kind::Retriable) {
+            precedes(pivot, retriable, "which cannot be undone should the pivot fail");
+        }
+    }
+    if of(Kind::Pivot).count() > 1 {
+        flaws.push("it has more than one pivot, and only one step can decide".into());
+    }
+    for step in steps {
+        match &step.compensation {
+            Compensation::By(_) if step.kind != Kind::Compensatable => flaws.push(format!(
+                "`{}` has a compensation that would never run: nothing is compensated after the pivot",
+                step.name
+            )),
+            Compensation::None(reason) if reason.trim().is_empty() => flaws.push(format!(
+                "`{}` has no compensation and does not say why",
+                step.name
+            )),
+            _ => {}
+        }
+    }
+}
+
+/// Every pointer leads to the input or to a step that is done by then.
+fn mappings(definition: &Definition, ancestors: &[HashSet<usize>], flaws: &mut Vec<String>) {
+    let every: HashSet<usize> = (0..definition.steps.len()).collect();
+    let of_steps = definition
+        .steps
+        .iter()
+        .zip(ancestors)
+        .filter_map(|(step, known)| Some((format!("`{}`", step.name), step.input.as_ref()?, known)));
+    let of_output = definition.output.iter().map(|output| ("its output".into(), output, &every));
+    for (whose, mapping, known) in of_steps.chain(of_output) {
+        let pointers = match mapping.pointers() {
+            Ok(pointers) => pointers,
+            Err(why) => {
+                flaws.push(format!("the mapping of {whose} {why}"));
+                continue;
+            }
+        };
+        for pointer in pointers {
+            let leads = match step_of(pointer) {
+                Err(why) => Err(why),
+                Ok(None) => Ok(()),
+                Ok(Some((step, _))) => {
+                    let found = definition.steps.iter().position(|known| known.name == step);
+                    match found {
+                        Some(index) if known.contains(&index) => Ok(()),
+                        Some(_) => Err(format!("`{pointer}` is not done by then")),
+                        None => Err(format!("`{pointer}` names no step")),
+                    }
+                }
+            };
+            if let Err(why) = leads {
+                flaws.push(format!("{whose} takes what is not there: {why}"));
+            }
+        }
+    }
+}
+
+fn times(definition: &Definition, step: &Step, flaws: &mut Vec<String>) {
+    let name = &step.name;
+    let whole = [step.step_timeout_ms, definition.timeout_ms];
+    if step.attempt_timeout_ms == 0 || whole.contains(&Some(0)) {
+        flaws.push(format!("a timeout of `{name}` or of the saga is zero"));
+    }
+    if step.step_timeout_ms.is_some_and(|most| most < step.attempt_timeout_ms) {
+        flaws.push(format!("one attempt of `{name}` may take longer than the step"));
+    }
+    let policies = [("retry", step.retry.as_ref()), ("compensation_retry", step.compensation_retry.as_ref())];
+    for (what, policy) in policies {
+        if let Some(why) = policy.and_then(nonsense) {
+            flaws.push(format!("{what} of `{name}` {why}"));
+        }
+    }
+    if step.kind != Kind::Compensatable && step.step_timeout_ms.is_some() {
+        flaws.push(format!("`{name}` has a time limit and no way out when it is over"));
+    }
+}
+
+fn nonsense(policy: &RetryPolicy) -> Option<&'static str> {
+    if !policy.factor.is_finite() || policy.factor < 1.0 {
+        return Some("has a factor below 1");
+    }
+    if policy.initial_ms == 0 || policy.initial_ms > policy.cap_ms {
+        return Some("has a first pause of zero, or above its cap");
+    }
+    (policy.attempts_max == Some(0)).then_some("allows no attempt at all")
+}
+
+#[cfg(test)]
+#[path = "check_test.rs"]
+mod check_test;

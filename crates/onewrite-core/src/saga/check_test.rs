@@ -1,0 +1,81 @@
+use super::*;
+
+fn flaw(json: &str) -> String {
+    Definition::parse(json).expect_err("a flaw").to_string()
+}
+
+fn saga(steps: &str) -> String {
+    format!(r#"{{"name":"s","steps":[{steps}]}}"#)
+}
+
+const A: &str = r#"{"name":"a","compensation":{"by":"undo_a"}}"#;
+const NONE: &str = r#""compensation":{"none":"because"}"#;
+
+#[test]
+fn a_plain_list_of_steps_runs_in_sequence() {
+    let checked = Definition::parse(&saga(&format!(
+        r#"{A},{{"name":"b",{NONE}}},{{"name":"c","kind":"pivot",{NONE}}},{{"name":"d","kind":"retriable",{NONE}}}"#
+    )))
+    .unwrap();
+    assert_eq!(checked.before, [vec![], vec![0], vec![1], vec![2]]);
+    assert_eq!(checked.behind, [vec![1], vec![2], vec![3], vec![]]);
+    assert_eq!(checked.steps()[0].compensated_by(), Some("undo_a"));
+}
+
+#[test]
+fn the_id_changes_with_what_is_said_and_with_nothing_else() {
+    let one = Definition::parse(&saga(A)).unwrap();
+    let again = Definition::parse(one.json()).unwrap();
+    assert_eq!(one, again);
+    let other = Definition::parse(&saga(&A.replace("undo_a", "undo_b"))).unwrap();
+    assert_ne!(one.id(), other.id());
+}
+
+#[test]
+fn nonsense_is_refused_and_named() {
+    let b = |rest: &str| saga(&format!(r#"{A},{{"name":"b",{NONE},{rest}}}"#));
+    for (json, words) in [
+        (saga(""), "no steps"),
+        (saga(&format!("{A},{A}")), "two steps are named `a`"),
+        (saga(&A.replace("\"a\"", "\"a/b\"")), "`a/b` must have"),
+        (saga(r#"{"name":"a"}"#), "compensation"),
+        (saga(r#"{"name":"a","compensation":{"none":" "}}"#), "does not say why"),
+        (b(r#""after":["x"]"#), "`x`, which is no step"),
+        (saga(&format!(r#"{{"name":"a","after":["b"],{NONE}}},{{"name":"b",{NONE}}}"#)), "in a circle"),
+        (b(r#""input":"/steps/b""#), "is not done by then"),
+        (b(r#""after":[],"input":"/steps/a""#), "is not done by then"),
+        (b(r#""input":{"x":["/steps/c"]}"#), "names no step"),
+        (b(r#""input":"/inputs""#), "begins neither"),
+        (b(r#""attempt_timeout_ms":0"#), "is zero"),
+        (b(r#""step_timeout_ms":5"#), "longer than the step"),
+        (b(r#""retry":{"factor":0.5}"#), "factor below 1"),
+        (b(r#""retry":{"initial_ms":0}"#), "pause of zero"),
+        (b(r#""retry":{"attempts_max":0}"#), "no attempt"),
+        (b(r#""retries":1"#), "unknown field"),
+        (b(r#""kind":"pivot","step_timeout_ms":60000"#), "no way out"),
+    ] {
+        let said = flaw(&json);
+        assert!(said.starts_with("OW0032") && said.contains(words), "{json}: {said}");
+    }
+}
+
+#[test]
+fn what_cannot_be_undone_comes_last() {
+    let step = |name: &str, kind: &str, after: &str| {
+        format!(r#"{{"name":"{name}","kind":"{kind}","after":[{after}],{NONE}}}"#)
+    };
+    let pivot = step("p", "pivot", "");
+    for (steps, words) in [
+        (format!("{pivot},{}", A.replace('{', r#"{"after":["p"],"#).replacen(r#"{"after":["p"],"by""#, r#"{"by""#, 1)), "`a` must come before `p`"),
+        (format!("{A},{}", step("r", "retriable", "")), "`a` must come before `r`"),
+        (format!("{pivot},{}", step("r", "retriable", "")), "`p` must come before `r`"),
+        (format!("{pivot},{}", step("q", "pivot", r#""p""#)), "more than one pivot"),
+        (
+            r#"{"name":"p","kind":"pivot","compensation":{"by":"undo"}}"#.to_owned(),
+            "would never run",
+        ),
+    ] {
+        let said = flaw(&saga(&steps));
+        assert!(said.contains(words), "{steps}: {said}");
+    }
+}

@@ -1,0 +1,86 @@
+//! What is written about a saga: the durable facts of its journal.
+
+use serde::{Deserialize, Serialize};
+
+use super::Json;
+use crate::{Text, Timestamp};
+
+/// One fact about a saga. Steps are named, so that the journal can be read beside the definition.
+///
+/// The facts of one transition stand together, as a JSON array in one row of the journal:
+/// `[{"done":{"step":"reserve","attempt":1,"output":{"hold":7}}}]`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Entry {
+    /// The action succeeded.
+    Done {
+        /// Which step.
+        step: Text,
+        /// In which attempt, from 1.
+        attempt: u32,
+        /// What it answered.
+        output: Json,
+    },
+    /// An attempt at the action or, while compensating, at the compensation failed or has an unknown
+    /// outcome, and another follows.
+    Retrying {
+        /// Which step.
+        step: Text,
+        /// Which attempt failed.
+        attempt: u32,
+        /// When the next one begins.
+        at: Timestamp,
+        /// Why, without payload.
+        reason: Text,
+    },
+    /// The step failed for good: what was attempted is compensated, this step included.
+    Failed {
+        /// Which step.
+        step: Text,
+        /// In which attempt.
+        attempt: u32,
+        /// Why, without payload.
+        reason: Text,
+    },
+    /// A step that can neither be given up nor be compensated: a person has to look.
+    Held {
+        /// Which step.
+        step: Text,
+        /// In which attempt.
+        attempt: u32,
+        /// Why, without payload.
+        reason: Text,
+    },
+    /// The compensation succeeded.
+    Compensated {
+        /// Which step.
+        step: Text,
+        /// In which attempt.
+        attempt: u32,
+    },
+    /// The saga was not done in time: what was attempted is compensated.
+    Expired,
+    /// The saga was not done in time, and has passed its pivot: it goes on.
+    Overdue,
+    /// Somebody asked for it: what was attempted is compensated.
+    Cancelled {
+        /// Who.
+        actor: Text,
+        /// Why.
+        reason: Text,
+    },
+    /// Its time has come: paused steps whose pause is over are tried again. Written first, so that an
+    /// attempt which ends its process is counted by the next owner.
+    Woken,
+    /// Another owner carries on: what was in flight counts as an attempt with an unknown outcome.
+    TakenOver,
+    /// Its owner leaves it, with nothing in flight, to whoever owns its partition next.
+    HandedBack,
+    /// A person lets held steps try again.
+    Resumed {
+        /// Who.
+        actor: Text,
+        /// Why.
+        reason: Text,
+    },
+}

@@ -1,0 +1,230 @@
+//! What is known of a saga: the fold of its journal. Running and recovering go through the same lines.
+
+use super::{Compensation, Entry, Json, Kind, machine::Saga};
+use crate::{Code, Error, Result, Timestamp, sabotage::Defect};
+
+/// How far a saga is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Phase {
+    /// Its steps are carried out.
+    Forward,
+    /// What was attempted is compensated.
+    Compensating,
+    /// Every step is done.
+    Completed,
+    /// Everything that was attempted is compensated, or needs no compensation.
+    Compensated,
+}
+
+/// What is known of one step.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) struct StepState {
+    pub(super) stage: Stage,
+    /// Whether its action may have begun.
+    pub(super) attempted: bool,
+    /// Since when its action or compensation could begin.
+    pub(super) since: Timestamp,
+    /// Attempts that have ended, in the present direction.
+    pub(super) attempts: u32,
+    /// When the next attempt begins, if it has to wait.
+    pub(super) retry_at: Option<Timestamp>,
+    /// Waits for a person.
+    pub(super) held: bool,
+    pub(super) output: Option<Json>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Stage {
+    /// Not done, as far as is known.
+    Open,
+    /// The action succeeded.
+    Done,
+    /// The action failed for good.
+    Failed,
+    /// The compensation succeeded.
+    Compensated,
+}
+
+impl StepState {
+    pub(super) fn new() -> Self {
+        Self {
+            stage: Stage::Open,
+            attempted: false,
+            since: Timestamp(0),
+            attempts: 0,
+            retry_at: None,
+            held: false,
+            output: None,
+        }
+    }
+
+    /// Begins anew, in another direction or with a new budget.
+    fn begin(&mut self, at: Timestamp) {
+        self.attempts = 0;
+        self.retry_at = None;
+        self.held = false;
+        self.since = at;
+    }
+}
+
+impl Saga {
+    /// Learns a fact that was written at `time`.
+    ///
+    /// # Errors
+    /// [`Code::Corrupt`] when it does not follow from what is known.
+    pub(super) fn apply(&mut self, entry: &Entry, time: Timestamp) -> Result<()> {
+        if matches!(self.phase, Phase::Completed | Phase::Compensated) {
+            return Err(corrupt("has ended, and its journal goes on"));
+        }
+        self.handed_back = matches!(entry, Entry::HandedBack).then_some(time);
+        match entry {
+            Entry::HandedBack => {}
+            Entry::Done { step, output, .. } => {
+                let is_forward = self.phase == Phase::Forward;
+                let state = self.state(step)?;
+                if state.stage != Stage::Open {
+                    return Err(corrupt("has a step that was done twice"));
+                }
+                state.stage = Stage::Done;
+                state.output = Some(output.clone());
+                if is_forward {
+                    state.retry_at = None;
+                    state.held = false;
+                    self.make_ready(time);
+                }
+            }
+            Entry::Retrying { step, attempt, at, .. } => {
+                let state = self.state(step)?;
+                state.attempts = *attempt;
+                state.retry_at = Some(*at);
+            }
+            Entry::Failed { step, attempt, .. } => {
+                let state = self.state(step)?;
+                state.stage = Stage::Failed;
+                state.attempts = *attempt;
+                self.turn_back(time);
+            }
+            Entry::Held { step, attempt, .. } => {
+                let state = self.state(step)?;
+                state.attempts = *attempt;
+                state.retry_at = None;
+                state.held = true;
+            }
+            Entry::Compensated { step, .. } => {
+                let state = self.state(step)?;
+                if state.stage == Stage::Compensated {
+                    return Err(corrupt("has a step that was compensated twice"));
+                }
+                state.stage = Stage::Compensated;
+                state.retry_at = None;
+                state.held = false;
+            }
+            Entry::Expired | Entry::Cancelled { .. } => self.turn_back(time),
+            Entry::Overdue => self.overdue = true,
+            Entry::TakenOver => {
+                for step in self.runnable() {
+                    let state = &mut self.steps[step];
+                    if state.retry_at.is_none_or(|at| at <= time) {
+                        state.attempts = state.attempts.saturating_add(1);
+                        state.retry_at = None;
+                    }
+                }
+            }
+            Entry::Woken => {
+                let due = |state: &&mut StepState| state.retry_at.is_some_and(|at| at <= time);
+                self.steps.iter_mut().filter(due).for_each(|state| state.retry_at = None);
+            }
+            Entry::Resumed { .. } => {
+                self.steps.iter_mut().filter(|state| state.held).for_each(|state| state.begin(time));
+            }
+        }
+        self.look_for_the_end();
+        Ok(())
+    }
+
+    fn state(&mut self, name: &str) -> Result<&mut StepState> {
+        let index = self.checked.index_of(name);
+        index
+            .and_then(|index| self.steps.get_mut(index))
+            .ok_or_else(|| corrupt(&format!("has no step `{name}`")))
+    }
+
+    /// Steps whose predecessors are done may be attempted from now on: nothing else is written first.
+    pub(super) fn make_ready(&mut self, time: Timestamp) {
+        for step in 0..self.steps.len() {
+            let ready = self
+                .checked
+                .before(step)
+                .iter()
+                .all(|before| self.steps[*before].stage == Stage::Done);
+            let state = &mut self.steps[step];
+            if ready && !state.attempted {
+                state.attempted = true;
+                state.begin(time);
+            }
+        }
+    }
+
+    fn turn_back(&mut self, time: Timestamp) {
+        if self.phase == Phase::Forward {
+            self.phase = Phase::Compensating;
+            self.steps.iter_mut().for_each(|state| state.begin(time));
+        }
+    }
+
+    fn look_for_the_end(&mut self) {
+        match self.phase {
+            Phase::Forward if self.steps.iter().all(|state| state.stage == Stage::Done) => {
+                self.phase = Phase::Completed;
+            }
+            Phase::Compensating if (0..self.steps.len()).all(|step| self.is_made_good(step)) => {
+                self.phase = Phase::Compensated;
+            }
+            _ => {}
+        }
+    }
+
+    /// Whether nothing of this step is left to compensate.
+    pub(super) fn is_made_good(&self, step: usize) -> bool {
+        let state = &self.steps[step];
+        let is_known = !self.sabotage.has(Defect::SkipUnknown) || state.stage == Stage::Done;
+        !state.attempted
+            || !is_known
+            || state.stage == Stage::Compensated
+            || matches!(self.checked.steps()[step].compensation, Compensation::None(_))
+    }
+
+    /// Steps whose action or compensation may be in flight: all that stands in their way is done.
+    pub(super) fn runnable(&self) -> Vec<usize> {
+        let is_runnable = |step: &usize| {
+            let state = &self.steps[*step];
+            match self.phase {
+                Phase::Forward => state.attempted && state.stage == Stage::Open && !state.held,
+                Phase::Compensating => {
+                    let first = match self.sabotage.has(Defect::ForwardOrder) {
+                        false => self.checked.behind(*step),
+                        true => self.checked.before(*step),
+                    };
+                    !self.is_made_good(*step)
+                        && !state.held
+                        && first.iter().all(|other| self.is_made_good(*other))
+                }
+                Phase::Completed | Phase::Compensated => false,
+            }
+        };
+        (0..self.steps.len()).filter(is_runnable).collect()
+    }
+
+    /// Whether it can only go forward: its pivot, or a step that cannot be undone, may have begun.
+    #[must_use]
+    pub fn is_past_pivot(&self) -> bool {
+        self.steps
+            .iter()
+            .zip(self.checked.steps())
+            .any(|(state, step)| state.attempted && step.kind != Kind::Compensatable)
+    }
+}
+
+fn corrupt(why: &str) -> Error {
+    Error::new(Code::Corrupt, format!("the saga {why}"))
+}

@@ -1,0 +1,262 @@
+//! What a store keeps of sagas: definitions, one row for each saga, one for each transition.
+//!
+//! Written through the write door ([`crate::store::Op::DefineSaga`], [`crate::store::Op::StartSaga`],
+//! [`crate::store::Op::AdvanceSaga`]), read through [`Journal`].
+
+use serde::Deserialize as _;
+
+use super::{DefinitionId, Entry, Json, SagaId};
+use crate::{
+    BoxFuture, Code, Error, Partition, Result, Text, Timestamp,
+    lease::{Epoch, Scope},
+    store::Store,
+};
+
+/// The namespace of the leases under which sagas are run.
+pub const SCOPE: Scope = Text::from_static("saga");
+
+/// The partitions that sagas are spread over: the leases of [`SCOPE`]. Fixed; at most so many processes
+/// share the sagas of a store.
+pub const PARTITIONS: u16 = 32;
+
+/// Where a saga stands, for who looks at its row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum State {
+    /// Its steps are carried out.
+    Running,
+    /// What was attempted is compensated.
+    Compensating,
+    /// A step can neither go on nor be compensated without a person. Others may still go on.
+    NeedsOperator,
+    /// Every step is done.
+    Completed,
+    /// Everything that was attempted is compensated.
+    Compensated,
+}
+
+/// The one thing that a saga waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Waits {
+    /// The owner of its partition, who works on it.
+    Lease,
+    /// A time.
+    Timer,
+    /// A person.
+    Operator,
+    /// Nothing: it has ended.
+    Nothing,
+}
+
+macro_rules! words {
+    ($name:ident { $($variant:ident = $word:literal,)* }) => {
+        impl $name {
+            /// As it is stored and printed.
+            #[must_use]
+            pub const fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $word,)* }
+            }
+
+            /// Reads what [`Self::as_str`] prints.
+            ///
+            /// # Errors
+            /// [`Code::Corrupt`] for anything else.
+            pub fn parse(text: &str) -> Result<Self> {
+                match text {
+                    $($word => Ok(Self::$variant),)*
+                    _ => Err(Error::new(
+                        Code::Corrupt,
+                        concat!("a saga's row holds another word for its ", stringify!($name)),
+                    )),
+                }
+            }
+        }
+    };
+}
+
+words!(State {
+    Running = "running",
+    Compensating = "compensating",
+    NeedsOperator = "needs_operator",
+    Completed = "completed",
+    Compensated = "compensated",
+});
+
+words!(Waits { Lease = "lease", Timer = "timer", Operator = "operator", Nothing = "nothing", });
+
+/// What a saga's row says about the present.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Standing {
+    /// Where it stands.
+    pub state: State,
+    /// What it waits for.
+    pub waits: Waits,
+    /// Until when, for a timer.
+    pub due: Option<Timestamp>,
+    /// What it answered, once it is completed.
+    pub output: Option<Json>,
+}
+
+impl Standing {
+    /// Its owner works on it.
+    #[must_use]
+    pub fn leased(state: State) -> Self {
+        Self { state, waits: Waits::Lease, due: None, output: None }
+    }
+
+    /// Whoever owns its partition takes it up, at `due` or later.
+    #[must_use]
+    pub fn waiting(state: State, due: Timestamp) -> Self {
+        Self { state, waits: Waits::Timer, due: Some(due), output: None }
+    }
+}
+
+/// A saga to be started.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewSaga {
+    /// A new id.
+    pub id: SagaId,
+    /// The name of its definition.
+    pub name: Text,
+    /// What it is about: one saga of a name, key and run is started, however often that is tried.
+    pub key: Text,
+    /// Counts the sagas of this name and key, from 0.
+    pub run: u32,
+    /// Whose owner runs it.
+    pub partition: Partition,
+    /// What it is run by; stored before.
+    pub definition: DefinitionId,
+    /// What it is given.
+    pub input: Json,
+    /// What it waits for first.
+    pub standing: Standing,
+    /// When, by the store's clock as its starter knows it.
+    pub started_at: Timestamp,
+}
+
+/// One transition of a saga.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Transition {
+    /// The saga.
+    pub saga: SagaId,
+    /// Its number, from 1, without a gap: a number that exists already is refused.
+    pub version: u32,
+    /// When it was decided, by the store's clock as the owner knows it. Part of the fact, so that whoever
+    /// reads the journal knows what its writer knew.
+    pub time: Timestamp,
+    /// Its entries, as a JSON array.
+    pub entries: Text,
+    /// What the saga's row says from now on, if that changes.
+    pub standing: Option<Standing>,
+}
+
+/// A transition as it was written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SavedTransition {
+    /// Its number.
+    pub version: u32,
+    /// When it was decided.
+    pub time: Timestamp,
+    /// The epoch it was written under.
+    pub epoch: Epoch,
+    /// Its entries, as a JSON array.
+    pub json: Text,
+}
+
+impl SavedTransition {
+    /// Its entries.
+    ///
+    /// # Errors
+    /// [`Code::Corrupt`] when they cannot be read.
+    pub fn entries(&self) -> Result<Vec<Entry>> {
+        let mut reader = serde_json::Deserializer::from_str(&self.json);
+        Vec::deserialize(&mut reader).map_err(|error| {
+            Error::new(Code::Corrupt, format!("read transition {} of a saga", self.version))
+                .with_source(error)
+        })
+    }
+}
+
+/// Encodes the entries of one transition.
+///
+/// # Errors
+/// [`Code::InvalidInput`] when an output is no JSON.
+pub fn encode(entries: &[Entry]) -> Result<Text> {
+    serde_json::to_string(entries).map(Text::from).map_err(|error| {
+        Error::new(Code::InvalidInput, "encode the entries of a saga").with_source(error)
+    })
+}
+
+/// A saga as its store has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SavedSaga {
+    /// Its id.
+    pub id: SagaId,
+    /// The name of its definition.
+    pub name: Text,
+    /// What it is about.
+    pub key: Text,
+    /// Counts the sagas of this name and key, from 0.
+    pub run: u32,
+    /// Whose owner runs it.
+    pub partition: Partition,
+    /// What it is run by.
+    pub definition: DefinitionId,
+    /// What it was given.
+    pub input: Json,
+    /// What its row says.
+    pub standing: Standing,
+    /// When it was started.
+    pub started_at: Timestamp,
+    /// When it ended.
+    pub ended_at: Option<Timestamp>,
+    /// Its transitions, in order.
+    pub journal: Vec<SavedTransition>,
+}
+
+/// Which sagas to read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum FindSagas {
+    /// This one.
+    Id(SagaId),
+    /// The last one started under this name and key.
+    Key {
+        /// The name of its definition.
+        name: Text,
+        /// What it is about.
+        key: Text,
+    },
+    /// Those that wait for the owner of these partitions, by id, behind `after`.
+    Leased {
+        /// Whose owner.
+        partitions: Vec<Partition>,
+        /// Read behind this one.
+        after: SagaId,
+        /// At most so many.
+        limit: usize,
+    },
+    /// Those of these partitions whose time has come, by the store's clock, the longest due first.
+    Due {
+        /// Whose owner is to take them up.
+        partitions: Vec<Partition>,
+        /// At most so many.
+        limit: usize,
+    },
+    /// Unfinished sagas that wait for nothing that could come: there are none, unless something is
+    /// broken. At most a hundred.
+    Forgotten,
+}
+
+/// What a store reads back of sagas.
+///
+/// 1. **journal first**: a transition is visible with everything its item carries, or not at all.
+/// 2. **next version**: a transition whose number exists already changes nothing.
+/// 3. **start once**: of any number of starts of one name, key and run, one applies.
+/// 4. **same text**: a definition's id names one text for ever; another text is refused.
+/// 5. **own clock**: what is due is judged by the store's clock alone.
+pub trait Journal: Store {
+    /// Sagas with their journals.
+    fn sagas(&self, find: FindSagas) -> BoxFuture<'_, Result<Vec<SavedSaga>>>;
+
+    /// The text of a definition, if it was stored.
+    fn definition<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<Option<Text>>>;
+}

@@ -1,0 +1,530 @@
+//! The saga machine: decides what follows from a fact. Facts in, entries and attempts out.
+//!
+//! The driver hands over a fact ([`Saga::decide`]), has the entries written, and then asks what may be
+//! done now ([`Saga::committed`]): so nothing is attempted before what permits it is durable. Should
+//! the write be refused or its outcome be unknown, the driver drops the machine, and the saga starts
+//! over from its journal. One write of a saga is under way at a time; what is learnt meanwhile waits.
+
+use std::{sync::Arc, time::Duration};
+
+use super::{
+    Checked, Entry, Json, Kind, Phase, SagaId, StepKey,
+    fold::{Stage, StepState},
+    journal::{SavedSaga, Standing, State, Waits},
+};
+use crate::{
+    Result, Text, Timestamp,
+    sabotage::{Defect, Sabotage},
+};
+
+/// Which way a step is carried out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Direction {
+    /// Its action.
+    Action,
+    /// Its compensation.
+    Compensation,
+}
+
+/// One try at a step, to be made now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Attempt {
+    /// The saga.
+    pub saga: SagaId,
+    /// The step's index.
+    pub step: usize,
+    /// Which way.
+    pub direction: Direction,
+    /// Its number, from 1.
+    pub number: u32,
+    /// The same for every attempt.
+    pub key: StepKey,
+    /// What the step is given, or the pointer that leads nowhere.
+    pub input: Result<Json, Text>,
+    /// What the action answered, for its compensation, where that is known.
+    pub output: Option<Json>,
+    /// When its outcome becomes unknown.
+    pub deadline: Timestamp,
+}
+
+/// How an attempt ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Ended {
+    /// It succeeded.
+    Done(Json),
+    /// The business says no: it is not tried again. A compensation cannot say that.
+    Aborted(Text),
+    /// It failed, or nobody knows: it is tried again with the same key.
+    Unknown(Text),
+}
+
+/// A fact for the machine.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Input {
+    /// An attempt ended. `jitter` is uniform in `0.0 .. 1.0`.
+    Ended {
+        /// The step's index.
+        step: usize,
+        /// Which way.
+        direction: Direction,
+        /// The attempt's number.
+        number: u32,
+        /// How.
+        how: Ended,
+        /// Spreads the retries.
+        jitter: f64,
+    },
+    /// Its time has come, or may have.
+    Time,
+    /// This owner carries on what another one left unfinished.
+    TakenOver,
+    /// This owner leaves, and nothing is in flight here.
+    HandBack,
+    /// Somebody wants it compensated.
+    Cancel {
+        /// Who.
+        actor: Text,
+        /// Why.
+        reason: Text,
+    },
+    /// A person lets held steps try again.
+    Resume {
+        /// Who.
+        actor: Text,
+        /// Why.
+        reason: Text,
+    },
+}
+
+/// Whether a saga can still be cancelled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cancelled {
+    /// It is compensated from now on.
+    Yes,
+    /// It was being compensated already.
+    Already,
+    /// It has passed its pivot, or has ended.
+    TooLate,
+}
+
+/// One run of a saga.
+#[derive(Debug, Clone)]
+pub struct Saga {
+    pub(super) id: SagaId,
+    pub(super) checked: Arc<Checked>,
+    pub(super) input: Json,
+    pub(super) started_at: Timestamp,
+    pub(super) phase: Phase,
+    pub(super) overdue: bool,
+    /// Since when it is left to the next owner.
+    pub(super) handed_back: Option<Timestamp>,
+    pub(super) steps: Vec<StepState>,
+    /// The attempts in flight here, by step. Not a fact: lost with this process.
+    in_flight: Vec<Option<(Direction, u32)>>,
+    /// The number of its last transition.
+    version: u32,
+    /// What its row says.
+    standing: Standing,
+    pub(super) sabotage: Sabotage,
+}
+
+impl Saga {
+    /// A saga whose start is durable.
+    #[must_use]
+    pub fn started(
+        id: SagaId,
+        checked: Arc<Checked>,
+        input: Json,
+        started_at: Timestamp,
+        sabotage: Sabotage,
+    ) -> Self {
+        let count = checked.steps().len();
+        let mut saga = Self {
+            id,
+            checked,
+            input,
+            started_at,
+            phase: Phase::Forward,
+            overdue: false,
+            handed_back: None,
+            steps: (0..count).map(|_| StepState::new()).collect(),
+            in_flight: vec![None; count],
+            version: 0,
+            standing: Standing::leased(State::Running),
+            sabotage,
+        };
+        saga.make_ready(started_at);
+        saga
+    }
+
+    /// A saga as its journal tells it.
+    ///
+    /// # Errors
+    /// [`crate::Code::Corrupt`] when the journal does not fit the definition.
+    pub fn recovered(
+        saved: &SavedSaga,
+        checked: Arc<Checked>,
+        sabotage: Sabotage,
+    ) -> Result<Self> {
+        let (input, at) = (saved.input.clone(), saved.started_at);
+        let mut saga = Self::started(saved.id, checked, input, at, sabotage);
+        for transition in &saved.journal {
+            for entry in &transition.entries()? {
+                saga.apply(entry, transition.time)?;
+            }
+            saga.version = transition.version;
+        }
+        saga.standing = saved.standing.clone();
+        Ok(saga)
+    }
+
+    /// What follows from `input`: the entries of one transition, applied already. Nothing follows from
+    /// what is late, repeated or of no consequence.
+    ///
+    /// # Errors
+    /// Should an entry contradict what is known, which would be a defect of this machine.
+    pub fn decide(&mut self, now: Timestamp, input: Input) -> Result<Vec<Entry>> {
+        let entries = match input {
+            Input::Ended { step, direction, number, how, jitter } => {
+                if self.in_flight.get(step) == Some(&Some((direction, number))) {
+                    self.in_flight[step] = None;
+                }
+                let entry = match direction {
+                    Direction::Action => self.action_ended(now, step, number, how, jitter),
+                    Direction::Compensation => {
+                        self.compensation_ended(now, step, number, how, jitter)
+                    }
+                };
+                entry.into_iter().collect()
+            }
+            Input::Time => self.woken(now),
+            Input::TakenOver => return self.taken_over(now),
+            Input::HandBack => {
+                let owned = self.standing.waits == Waits::Lease && self.in_flight() == 0;
+                if owned { vec![Entry::HandedBack] } else { Vec::new() }
+            }
+            Input::Cancel { actor, reason } => match self.can_cancel() {
+                Cancelled::Yes => vec![Entry::Cancelled { actor, reason }],
+                Cancelled::Already | Cancelled::TooLate => Vec::new(),
+            },
+            Input::Resume { actor, reason } => {
+                let held = self.steps.iter().any(|state| state.held);
+                if held { vec![Entry::Resumed { actor, reason }] } else { Vec::new() }
+            }
+        };
+        for entry in &entries {
+            self.apply(entry, now)?;
+        }
+        Ok(entries)
+    }
+
+    fn action_ended(
+        &self,
+        now: Timestamp,
+        step: usize,
+        number: u32,
+        how: Ended,
+        jitter: f64,
+    ) -> Option<Entry> {
+        let state = self.steps.get(step)?;
+        if state.stage != Stage::Open || !state.attempted {
+            return None;
+        }
+        let name = self.name(step);
+        let attempt = number;
+        if let Ended::Done(output) = how {
+            // Also while compensating: the compensation is to know what there is to undo.
+            return Some(Entry::Done { step: name, attempt, output });
+        }
+        if self.phase != Phase::Forward || number <= state.attempts {
+            return None;
+        }
+        let kind = self.checked.steps()[step].kind;
+        let (reason, aborted) = match how {
+            Ended::Aborted(reason) => (reason, true),
+            Ended::Done(_) => return None,
+            Ended::Unknown(reason) => (reason, false),
+        };
+        if aborted {
+            return Some(match kind {
+                Kind::Retriable => Entry::Held { step: name, attempt, reason },
+                Kind::Compensatable | Kind::Pivot => Entry::Failed { step: name, attempt, reason },
+            });
+        }
+        Some(match self.next_attempt(now, step, number, jitter) {
+            Some(at) => Entry::Retrying { step: name, attempt, at, reason },
+            None => self.given_up(step, attempt, reason),
+        })
+    }
+
+    /// No further attempt: what can be compensated fails. What cannot needs a person, for its outcome
+    /// is unknown.
+    fn given_up(&self, step: usize, attempt: u32, reason: Text) -> Entry {
+        let name = self.name(step);
+        match (self.phase, self.checked.steps()[step].kind) {
+            (Phase::Forward, Kind::Compensatable) => Entry::Failed { step: name, attempt, reason },
+            _ => Entry::Held { step: name, attempt, reason },
+        }
+    }
+
+    fn compensation_ended(
+        &self,
+        now: Timestamp,
+        step: usize,
+        number: u32,
+        how: Ended,
+        jitter: f64,
+    ) -> Option<Entry> {
+        let state = self.steps.get(step)?;
+        if self.phase != Phase::Compensating || self.is_made_good(step) {
+            return None;
+        }
+        let (name, attempt) = (self.name(step), number);
+        let reason = match how {
+            Ended::Done(_) => return Some(Entry::Compensated { step: name, attempt }),
+            Ended::Aborted(reason) | Ended::Unknown(reason) => reason,
+        };
+        if number <= state.attempts {
+            return None;
+        }
+        Some(match self.next_attempt(now, step, number, jitter) {
+            Some(at) => Entry::Retrying { step: name, attempt, at, reason },
+            None if self.sabotage.has(Defect::ForgetCompensation) => {
+                Entry::Compensated { step: name, attempt }
+            }
+            None => self.given_up(step, attempt, reason),
+        })
+    }
+
+    /// When the attempt after `attempts` begins, if the budget allows one.
+    fn next_attempt(
+        &self,
+        now: Timestamp,
+        step: usize,
+        attempts: u32,
+        jitter: f64,
+    ) -> Option<Timestamp> {
+        let (state, step) = (self.steps.get(step)?, self.checked.steps().get(step)?);
+        let policy = match self.phase {
+            Phase::Compensating => step.compensation_retry(),
+            _ => step.retry(),
+        };
+        let at = now.plus(policy.pause(attempts, jitter));
+        let elapsed = at.since(state.since);
+        let limit = step.step_timeout_ms.filter(|_| self.phase == Phase::Forward);
+        let in_time = limit.is_none_or(|limit| elapsed < Duration::from_millis(limit));
+        (policy.allows(attempts, elapsed) && in_time).then_some(at)
+    }
+
+    fn woken(&self, now: Timestamp) -> Vec<Entry> {
+        if self.is_expired(now) {
+            if !self.is_past_pivot() {
+                return vec![Entry::Expired];
+            }
+            if !self.overdue {
+                return vec![Entry::Overdue];
+            }
+        }
+        let is_due = |step: &usize| self.steps[*step].retry_at.is_some_and(|at| at <= now);
+        let waits_for_us = self.standing.waits != Waits::Lease;
+        if self.runnable().iter().any(is_due) || (waits_for_us && self.has_attempts_to_make()) {
+            return vec![Entry::Woken];
+        }
+        Vec::new()
+    }
+
+    /// Counts what was in flight, and gives up what was tried too often: an attempt that ends its
+    /// process must not do so for ever.
+    fn taken_over(&mut self, now: Timestamp) -> Result<Vec<Entry>> {
+        if self.has_ended() {
+            return Ok(Vec::new());
+        }
+        let mut entries = vec![Entry::TakenOver];
+        self.apply(&Entry::TakenOver, now)?;
+        for step in self.runnable() {
+            let attempts = self.steps[step].attempts;
+            let counted = attempts > 0 && self.steps[step].retry_at.is_none();
+            if counted && self.next_attempt(now, step, attempts, 0.0).is_none() {
+                let reason = Text::from_static("its owner ended during the last attempt allowed");
+                let entry = self.given_up(step, attempts, reason);
+                self.apply(&entry, now)?;
+                entries.push(entry);
+                if self.phase != Phase::Forward {
+                    break;
+                }
+            }
+        }
+        Ok(entries)
+    }
+
+    /// The attempts to make now that everything decided is durable.
+    pub fn committed(&mut self, now: Timestamp) -> Vec<Attempt> {
+        let mut attempts = Vec::new();
+        for step in self.runnable() {
+            let state = &self.steps[step];
+            if self.in_flight[step].is_some() || state.retry_at.is_some() {
+                continue;
+            }
+            let number = state.attempts.saturating_add(1);
+            let attempt = self.attempt(now, step, number);
+            self.in_flight[step] = Some((attempt.direction, number));
+            attempts.push(attempt);
+        }
+        attempts
+    }
+
+    fn attempt(&self, now: Timestamp, step: usize, number: u32) -> Attempt {
+        let (state, known) = (&self.steps[step], &self.checked.steps()[step]);
+        let direction = match self.phase {
+            Phase::Compensating => Direction::Compensation,
+            _ => Direction::Action,
+        };
+        let outputs = |name: &str| {
+            let found = self.checked.index_of(name)?;
+            self.steps.get(found)?.output.clone()
+        };
+        let input = match &known.input {
+            None => Ok(self.input.clone()),
+            Some(mapping) => mapping.resolve(&self.input, &outputs).map_err(Text::from),
+        };
+        let mut deadline = now.plus(Duration::from_millis(known.attempt_timeout_ms));
+        let key = match direction {
+            Direction::Action => {
+                let whole = known.step_timeout_ms.map(Duration::from_millis);
+                deadline = whole.map_or(deadline, |whole| deadline.min(state.since.plus(whole)));
+                StepKey::action(self.id, &known.name)
+            }
+            Direction::Compensation => StepKey::compensation(self.id, &known.name),
+        };
+        let output = match direction {
+            Direction::Action => None,
+            Direction::Compensation => state.output.clone(),
+        };
+        Attempt { saga: self.id, step, direction, number, key, input, output, deadline }
+    }
+
+    /// The next transition: its number, and what its row says from then on, if that changed.
+    pub fn next_transition(&mut self) -> (u32, Option<Standing>) {
+        self.version += 1;
+        let standing = self.stands();
+        if standing == self.standing {
+            return (self.version, None);
+        }
+        self.standing = standing.clone();
+        (self.version, Some(standing))
+    }
+
+    /// What its row is to say: the one thing that an unfinished saga waits for.
+    fn stands(&self) -> Standing {
+        let held = self.steps.iter().any(|state| state.held);
+        let state = match self.phase {
+            Phase::Completed => State::Completed,
+            Phase::Compensated => State::Compensated,
+            _ if held => State::NeedsOperator,
+            Phase::Forward => State::Running,
+            Phase::Compensating => State::Compensating,
+        };
+        let (waits, due) = if self.has_ended() {
+            (Waits::Nothing, None)
+        } else if self.handed_back.is_some() {
+            (Waits::Timer, self.handed_back)
+        } else if self.has_attempts_to_make() || self.in_flight.iter().any(Option::is_some) {
+            (Waits::Lease, None)
+        } else {
+            match self.next_time() {
+                Some(at) => (Waits::Timer, Some(at)),
+                None => (Waits::Operator, None),
+            }
+        };
+        let output = (self.phase == Phase::Completed).then(|| self.output());
+        Standing { state, waits, due, output }
+    }
+
+    fn has_attempts_to_make(&self) -> bool {
+        self.runnable().iter().any(|step| self.steps[*step].retry_at.is_none())
+    }
+
+    /// What a completed saga answers. A pointer that leads nowhere answers `null`.
+    fn output(&self) -> Json {
+        let Some(mapping) = &self.checked.definition().output else { return Json::NULL };
+        let outputs = |name: &str| {
+            let found = self.checked.index_of(name)?;
+            self.steps.get(found)?.output.clone()
+        };
+        mapping.resolve(&self.input, &outputs).unwrap_or(Json::NULL)
+    }
+
+    /// When [`Input::Time`] is due, if it ever is.
+    #[must_use]
+    pub fn next_time(&self) -> Option<Timestamp> {
+        if self.has_ended() {
+            return None;
+        }
+        let retries = self.runnable().into_iter().filter_map(|step| self.steps[step].retry_at);
+        retries.chain(self.deadline()).min()
+    }
+
+    /// When the saga's own time is over, while that still means something.
+    fn deadline(&self) -> Option<Timestamp> {
+        let limit = Duration::from_millis(self.checked.definition().timeout_ms?);
+        (self.phase == Phase::Forward && !self.overdue).then(|| self.started_at.plus(limit))
+    }
+
+    fn is_expired(&self, now: Timestamp) -> bool {
+        self.deadline().is_some_and(|deadline| deadline <= now)
+    }
+
+    /// Whether it can be cancelled now.
+    #[must_use]
+    pub fn can_cancel(&self) -> Cancelled {
+        match self.phase {
+            Phase::Forward if !self.is_past_pivot() => Cancelled::Yes,
+            Phase::Compensating => Cancelled::Already,
+            Phase::Forward | Phase::Completed | Phase::Compensated => Cancelled::TooLate,
+        }
+    }
+
+    fn name(&self, step: usize) -> Text {
+        self.checked.steps()[step].name.clone().into()
+    }
+
+    /// Its id.
+    #[must_use]
+    pub fn id(&self) -> SagaId {
+        self.id
+    }
+
+    /// What it is run by.
+    #[must_use]
+    pub fn checked(&self) -> &Arc<Checked> {
+        &self.checked
+    }
+
+    /// How far it is.
+    #[must_use]
+    pub fn phase(&self) -> Phase {
+        self.phase
+    }
+
+    /// Whether nothing more will happen to it.
+    #[must_use]
+    pub fn has_ended(&self) -> bool {
+        matches!(self.phase, Phase::Completed | Phase::Compensated)
+    }
+
+    /// What its row says.
+    #[must_use]
+    pub fn standing(&self) -> &Standing {
+        &self.standing
+    }
+
+    /// The attempts in flight here.
+    #[must_use]
+    pub fn in_flight(&self) -> usize {
+        self.in_flight.iter().flatten().count()
+    }
+}
+
+#[cfg(test)]
+#[path = "machine_test.rs"]
+mod machine_test;

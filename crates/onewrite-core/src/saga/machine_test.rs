@@ -1,0 +1,381 @@
+use super::*;
+use crate::saga::{Definition, journal::SavedTransition};
+
+const ORDER: &str = r#"{"name":"order","timeout_ms":60000,"output":"/steps/ship","steps":[
+    {"name":"reserve","compensation":{"by":"release"}},
+    {"name":"charge","compensation":{"by":"refund"},"input":["/input","/steps/reserve"],
+     "retry":{"attempts_max":2}, "compensation_retry":{"attempts_max":2}},
+    {"name":"book","kind":"pivot","compensation":{"none":"it decides"}},
+    {"name":"ship","kind":"retriable","compensation":{"none":"it only goes forward"}}]}"#;
+
+/// Two branches behind one step, and one behind both.
+const DIAMOND: &str = r#"{"name":"trip","steps":[
+    {"name":"a","compensation":{"by":"undo"}},
+    {"name":"b","after":["a"],"compensation":{"by":"undo"}},
+    {"name":"c","after":["a"],"compensation":{"by":"undo"}},
+    {"name":"d","after":["b","c"],"compensation":{"by":"undo"}}]}"#;
+
+/// A saga with its journal, at a time that stands still unless it is moved.
+struct Run {
+    saga: Saga,
+    now: Timestamp,
+    journal: Vec<SavedTransition>,
+    attempts: Vec<Attempt>,
+}
+
+impl Run {
+    fn of(definition: &str) -> Self {
+        let checked = Arc::new(Definition::parse(definition).unwrap());
+        let input = Json::trusted(r#"{"order":17}"#);
+        let now = Timestamp(1_000_000);
+        let mut saga = Saga::started(SagaId(7), checked, input, now, Sabotage::default());
+        let attempts = saga.committed(now);
+        Self { saga, now, journal: Vec::new(), attempts }
+    }
+
+    fn give(&mut self, input: Input) -> Vec<&'static str> {
+        let entries = self.saga.decide(self.now, input).unwrap();
+        if !entries.is_empty() {
+            let (version, _) = self.saga.next_transition();
+            let json = super::super::journal::encode(&entries).unwrap();
+            self.journal.push(SavedTransition { version, time: self.now, epoch: 1, json });
+        }
+        self.attempts.extend(self.saga.committed(self.now));
+        entries.iter().map(word).collect()
+    }
+
+    /// Ends the attempt in flight at `step`.
+    fn end(&mut self, step: &str, how: Ended) -> Vec<&'static str> {
+        let index = self.saga.checked.index_of(step).unwrap();
+        let at = self.attempts.iter().position(|attempt| attempt.step == index);
+        let attempt = self.attempts.remove(at.unwrap_or_else(|| panic!("{step} is not attempted")));
+        let Attempt { step, direction, number, .. } = attempt;
+        self.give(Input::Ended { step, direction, number, how, jitter: 1.0 })
+    }
+
+    fn done(&mut self, step: &str) -> Vec<&'static str> {
+        self.end(step, Ended::Done(Json::trusted(format!("\"{step}\""))))
+    }
+
+    fn fail(&mut self, step: &str) -> Vec<&'static str> {
+        self.end(step, Ended::Unknown("no answer".into()))
+    }
+
+    /// What is in flight: `+` before an action, `-` before a compensation.
+    fn flying(&self) -> Vec<String> {
+        let sign = |attempt: &Attempt| match attempt.direction {
+            Direction::Action => '+',
+            Direction::Compensation => '-',
+        };
+        let name = |attempt: &Attempt| self.saga.checked.steps()[attempt.step].name.clone();
+        self.attempts.iter().map(|attempt| format!("{}{}", sign(attempt), name(attempt))).collect()
+    }
+
+    fn wait(&mut self, time: Duration) -> Vec<&'static str> {
+        self.now = self.now.plus(time);
+        self.give(Input::Time)
+    }
+
+    /// The owner ends; another one reads the journal and carries on.
+    fn take_over(&mut self) -> Vec<&'static str> {
+        let saved = SavedSaga {
+            id: self.saga.id,
+            name: "s".into(),
+            key: "k".into(),
+            run: 0,
+            partition: 0,
+            definition: self.saga.checked.id().clone(),
+            input: self.saga.input.clone(),
+            standing: self.saga.standing.clone(),
+            started_at: self.saga.started_at,
+            ended_at: None,
+            journal: self.journal.clone(),
+        };
+        let checked = Arc::clone(&self.saga.checked);
+        let steps = self.saga.steps.clone();
+        self.saga = Saga::recovered(&saved, checked, Sabotage::default()).unwrap();
+        assert_eq!(self.saga.steps, steps, "the fold of the journal is what was known");
+        self.attempts.clear();
+        self.give(Input::TakenOver)
+    }
+
+    fn stands(&self) -> (State, Waits) {
+        (self.saga.standing.state, self.saga.standing.waits)
+    }
+}
+
+fn word(entry: &Entry) -> &'static str {
+    match entry {
+        Entry::Done { .. } => "done",
+        Entry::Retrying { .. } => "retrying",
+        Entry::Failed { .. } => "failed",
+        Entry::Held { .. } => "held",
+        Entry::Compensated { .. } => "compensated",
+        Entry::Expired => "expired",
+        Entry::Overdue => "overdue",
+        Entry::Cancelled { .. } => "cancelled",
+        Entry::Woken => "woken",
+        Entry::HandedBack => "handed back",
+        Entry::TakenOver => "taken over",
+        Entry::Resumed { .. } => "resumed",
+    }
+}
+
+#[test]
+fn a_saga_completes_with_one_transition_for_each_step() {
+    let mut run = Run::of(ORDER);
+    for step in ["reserve", "charge", "book", "ship"] {
+        assert_eq!(run.flying(), [format!("+{step}")]);
+        assert_eq!(run.done(step), ["done"]);
+    }
+    assert_eq!(run.journal.len(), 4);
+    assert_eq!(run.stands(), (State::Completed, Waits::Nothing));
+    assert_eq!(run.saga.standing.output, Some(Json::trusted("\"ship\"")));
+}
+
+#[test]
+fn a_step_is_given_what_its_mapping_says_and_its_compensation_the_output_too() {
+    let mut run = Run::of(ORDER);
+    run.done("reserve");
+    let input = run.attempts[0].input.clone().unwrap();
+    assert_eq!(input.as_str(), r#"[{"order":17},"reserve"]"#);
+    run.end("charge", Ended::Aborted("no money".into()));
+    assert_eq!(run.flying(), ["-charge"], "a failed step may have had an effect (S8)");
+    assert_eq!(run.attempts[0].output, None);
+    assert_eq!(run.attempts[0].input.clone().unwrap(), input);
+    run.done("charge");
+    assert_eq!(run.attempts[0].output, Some(Json::trusted("\"reserve\"")));
+    assert_eq!(run.attempts[0].key.as_str(), format!("{}/reserve/compensation", SagaId(7)));
+    assert_eq!(run.done("reserve"), ["compensated"]);
+    assert_eq!(run.stands(), (State::Compensated, Waits::Nothing));
+}
+
+#[test]
+fn an_unknown_outcome_is_tried_again_with_the_same_key_within_its_budget() {
+    let mut run = Run::of(ORDER);
+    run.done("reserve");
+    let key = run.attempts[0].key.clone();
+    assert_eq!(run.fail("charge"), ["retrying"]);
+    assert_eq!(run.stands(), (State::Running, Waits::Timer));
+    assert!(run.wait(Duration::from_millis(99)).is_empty());
+    assert_eq!(run.wait(Duration::from_millis(1)), ["woken"]);
+    assert_eq!((run.attempts[0].number, &run.attempts[0].key), (2, &key));
+    assert_eq!(run.stands(), (State::Running, Waits::Lease));
+    assert_eq!(run.fail("charge"), ["failed"]);
+    assert_eq!(run.flying(), ["-charge"]);
+}
+
+#[test]
+fn a_compensation_that_cannot_be_made_waits_for_a_person_and_is_never_reported_made() {
+    let mut run = Run::of(ORDER);
+    run.done("reserve");
+    run.end("charge", Ended::Aborted("no".into()));
+    run.fail("charge");
+    run.wait(Duration::from_secs(1));
+    assert_eq!(run.fail("charge"), ["held"]);
+    assert_eq!(run.stands(), (State::NeedsOperator, Waits::Operator));
+    assert!(run.flying().is_empty(), "what comes before waits for it");
+    assert_eq!(run.give(Input::Resume { actor: "ann".into(), reason: "mended".into() }), ["resumed"]);
+    assert_eq!(run.attempts[0].number, 1, "with a new budget");
+    run.done("charge");
+    run.done("reserve");
+    assert_eq!(run.stands(), (State::Compensated, Waits::Nothing));
+}
+
+#[test]
+fn behind_the_pivot_it_only_goes_forward() {
+    let mut run = Run::of(ORDER);
+    run.done("reserve");
+    run.done("charge");
+    assert_eq!(run.saga.can_cancel(), Cancelled::TooLate, "the pivot may have decided already");
+    for _ in 0..50 {
+        assert_eq!(run.fail("book"), ["retrying"]);
+        assert!(!run.wait(Duration::from_secs(30)).is_empty());
+        run.wait(Duration::ZERO);
+    }
+    run.done("book");
+    assert_eq!(run.end("ship", Ended::Aborted("no".into())), ["held"], "a person decides (S12)");
+    run.give(Input::Resume { actor: "ann".into(), reason: "called them".into() });
+    run.done("ship");
+    assert_eq!(run.stands(), (State::Completed, Waits::Nothing));
+}
+
+#[test]
+fn a_pivot_that_says_no_undoes_what_came_before() {
+    let mut run = Run::of(ORDER);
+    run.done("reserve");
+    run.done("charge");
+    run.end("book", Ended::Aborted("sold out".into()));
+    assert_eq!(run.flying(), ["-charge"]);
+}
+
+#[test]
+fn branches_run_beside_one_another_and_are_undone_in_reverse() {
+    let mut run = Run::of(DIAMOND);
+    run.done("a");
+    assert_eq!(run.flying(), ["+b", "+c"]);
+    run.done("b");
+    assert_eq!(run.end("c", Ended::Aborted("no".into())), ["failed"]);
+    assert_eq!(run.flying(), ["-b", "-c"]);
+    run.done("c");
+    assert_eq!(run.flying(), ["-b"], "a is undone after both");
+    run.done("b");
+    assert_eq!(run.flying(), ["-a"]);
+    run.done("a");
+    assert_eq!(run.stands(), (State::Compensated, Waits::Nothing));
+}
+
+#[test]
+fn a_sibling_in_flight_is_waited_for_and_its_success_is_known_to_its_compensation() {
+    let mut run = Run::of(DIAMOND);
+    run.done("a");
+    run.end("b", Ended::Aborted("no".into()));
+    assert_eq!(run.flying(), ["+c", "-b"], "c is not compensated while its action is in flight (S9)");
+    assert_eq!(run.done("c"), ["done"], "evidence (S13)");
+    assert_eq!(run.flying(), ["-b", "-c"]);
+    assert_eq!(run.attempts[1].output, Some(Json::trusted("\"c\"")));
+}
+
+#[test]
+fn late_and_repeated_replies_change_nothing() {
+    let mut run = Run::of(ORDER);
+    run.done("reserve");
+    let first = run.attempts[0].clone();
+    run.fail("charge");
+    run.wait(Duration::from_secs(1));
+    let late = |how| Input::Ended {
+        step: first.step,
+        direction: first.direction,
+        number: first.number,
+        how,
+        jitter: 0.0,
+    };
+    assert!(run.give(late(Ended::Unknown("again".into()))).is_empty());
+    assert_eq!(run.give(late(Ended::Done(Json::NULL))), ["done"], "a success is a success, however late");
+    assert!(run.give(late(Ended::Done(Json::NULL))).is_empty());
+    assert_eq!(run.flying(), ["+charge", "+book"], "the second attempt is still in flight");
+    assert!(run.fail("charge").is_empty());
+}
+
+#[test]
+fn its_time_ends_before_the_pivot_in_compensation_and_behind_it_in_an_alert() {
+    let mut run = Run::of(ORDER);
+    run.done("reserve");
+    assert_eq!(run.saga.next_time(), Some(Timestamp(61_000_000)));
+    assert_eq!(run.wait(Duration::from_secs(60)), ["expired"]);
+    assert_eq!(run.flying(), ["+charge"], "its attempt is in flight");
+    run.fail("charge");
+    assert_eq!(run.flying(), ["-charge"]);
+
+    let mut run = Run::of(ORDER);
+    run.done("reserve");
+    run.done("charge");
+    assert_eq!(run.wait(Duration::from_secs(60)), ["overdue"]);
+    assert!(run.wait(Duration::from_secs(60)).is_empty(), "once");
+    run.done("book");
+    run.done("ship");
+    assert_eq!(run.stands(), (State::Completed, Waits::Nothing), "success wins (S11)");
+}
+
+#[test]
+fn a_cancelled_saga_is_compensated() {
+    let mut run = Run::of(ORDER);
+    let cancel = || Input::Cancel { actor: "ann".into(), reason: "changed her mind".into() };
+    assert_eq!(run.give(cancel()), ["cancelled"]);
+    assert!(run.give(cancel()).is_empty());
+    assert_eq!(run.saga.can_cancel(), Cancelled::Already);
+    run.done("reserve");
+    assert_eq!(run.flying(), ["-reserve"]);
+    run.done("reserve");
+    assert_eq!(run.saga.can_cancel(), Cancelled::TooLate);
+}
+
+#[test]
+fn another_owner_carries_on_where_the_journal_ends() {
+    let mut run = Run::of(ORDER);
+    run.done("reserve");
+    assert_eq!(run.take_over(), ["taken over"]);
+    assert_eq!(run.flying(), ["+charge"]);
+    assert_eq!(run.attempts[0].number, 2, "what was in flight counts");
+    assert_eq!(run.take_over(), ["taken over", "failed"], "its budget is over (S21)");
+    assert_eq!(run.take_over(), ["taken over"]);
+    assert_eq!(run.flying(), ["-charge"]);
+    run.done("charge");
+    run.done("reserve");
+    assert_eq!(run.stands(), (State::Compensated, Waits::Nothing));
+    assert!(run.take_over().is_empty());
+}
+
+#[test]
+fn a_takeover_during_a_pause_counts_no_attempt() {
+    let mut run = Run::of(ORDER);
+    run.done("reserve");
+    run.fail("charge");
+    run.take_over();
+    assert!(run.flying().is_empty(), "the pause is not over");
+    run.wait(Duration::from_secs(1));
+    assert_eq!(run.attempts[0].number, 2);
+}
+
+#[test]
+fn what_is_handed_back_is_taken_up_and_counts_no_attempt() {
+    let mut run = Run::of(ORDER);
+    assert!(run.give(Input::HandBack).is_empty(), "its attempt is in flight");
+    let attempts = std::mem::take(&mut run.attempts);
+    let Attempt { step, direction, number, .. } = attempts[0].clone();
+    let how = Ended::Done(Json::NULL);
+    let entries = run.saga.decide(run.now, Input::Ended { step, direction, number, how, jitter: 0.0 });
+    let json = super::super::journal::encode(&entries.unwrap()).unwrap();
+    let (version, _) = run.saga.next_transition();
+    run.journal.push(SavedTransition { version, time: run.now, epoch: 1, json });
+    let entries = run.saga.decide(run.now, Input::HandBack).unwrap();
+    assert_eq!(entries, [Entry::HandedBack]);
+    let (version, standing) = run.saga.next_transition();
+    assert_eq!(standing, Some(Standing::waiting(State::Running, run.now)));
+    let json = super::super::journal::encode(&entries).unwrap();
+    run.journal.push(SavedTransition { version, time: run.now, epoch: 1, json });
+    let (now, steps) = (run.now, run.saga.steps.clone());
+    assert_eq!(run.wait(Duration::ZERO), ["woken"]);
+    assert_eq!((run.now, &run.saga.steps), (now, &steps));
+    assert_eq!(run.flying(), ["+charge"]);
+    assert_eq!(run.attempts[0].number, 1);
+}
+
+#[test]
+fn a_pointer_that_leads_nowhere_is_told_to_the_driver() {
+    let mut run = Run::of(
+        r#"{"name":"s","steps":[{"name":"a","input":"/input/nothing","compensation":{"none":"x"}}]}"#,
+    );
+    let why = run.attempts[0].input.clone().unwrap_err();
+    assert!(why.contains("/input/nothing"), "{why}");
+    assert_eq!(run.end("a", Ended::Aborted(why)), ["failed"]);
+    assert_eq!(run.stands(), (State::Compensated, Waits::Nothing));
+}
+
+#[test]
+fn a_journal_that_does_not_fit_is_corrupt_and_not_a_panic() {
+    let checked = Arc::new(Definition::parse(ORDER).unwrap());
+    for json in [
+        r#"[{"done":{"step":"x","attempt":1,"output":null}}]"#,
+        r#"[{"done":{"step":"reserve","attempt":1,"output":null}},{"done":{"step":"reserve","attempt":1,"output":null}}]"#,
+        "[{",
+    ] {
+        let mut run = Run::of(ORDER);
+        run.journal = vec![SavedTransition { version: 1, time: run.now, epoch: 1, json: json.into() }];
+        let saved = SavedSaga {
+            id: SagaId(1),
+            name: "order".into(),
+            key: "k".into(),
+            run: 0,
+            partition: 0,
+            definition: checked.id().clone(),
+            input: Json::NULL,
+            standing: Standing::leased(State::Running),
+            started_at: run.now,
+            ended_at: None,
+            journal: run.journal,
+        };
+        let error = Saga::recovered(&saved, Arc::clone(&checked), Sabotage::default()).unwrap_err();
+        assert_eq!(error.code(), crate::Code::Corrupt, "{json}: {error}");
+    }
+}

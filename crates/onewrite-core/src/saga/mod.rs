@@ -1,0 +1,36 @@
+//! Sagas: several local transactions that complete together or are compensated.
+//!
+//! What it guarantees: a saga whose start is durable ends as completed or as compensated, or waits
+//! visibly for a person; it is never reported compensated while a compensation is outstanding; no step
+//! is begun before what permits it is durable; compensation covers every step that may have been
+//! attempted, in reverse order of dependency. What it does not: that an action or a compensation runs
+//! once. Both run at least once, under a [`StepKey`] that stays the same, and must be idempotent.
+//!
+//! A saga is run from its [`Definition`], which is data and is stored before its first instance: a
+//! deploy never touches a run in flight, and no user code is replayed. Facts are stored as the rows
+//! [`journal`] describes: one for the saga, one for each transition.
+//!
+//! Source of the idea: Garcia-Molina, Salem, "Sagas", SIGMOD 1987.
+
+mod check;
+mod definition;
+mod entry;
+mod fold;
+mod group;
+mod id;
+pub mod journal;
+mod json;
+mod machine;
+mod mapping;
+mod policy;
+
+pub use check::{Checked, DefinitionId, STEPS_MAX};
+pub use definition::{Compensation, Definition, Kind, Step};
+pub use entry::Entry;
+pub use fold::Phase;
+pub use group::Group;
+pub use id::{SagaId, StepKey};
+pub use json::Json;
+pub use machine::{Attempt, Cancelled, Direction, Ended, Input, Saga};
+pub use mapping::Mapping;
+pub use policy::RetryPolicy;

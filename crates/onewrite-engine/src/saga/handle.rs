@@ -1,0 +1,235 @@
+//! What starts sagas and waits for them.
+
+use std::{sync::Arc, time::Duration};
+
+use onewrite_core::{
+    Code, Error, Result, Text,
+    saga::{
+        Checked, Json, SagaId,
+        journal::{FindSagas, Journal, SavedSaga, State},
+    },
+};
+use serde::{Serialize, de::DeserializeOwned};
+use tokio::sync::{mpsc, oneshot};
+
+use super::plan::SagaType;
+
+/// How often a saga that another process runs is looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+
+/// How a saga ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome<O = Json> {
+    /// Every step is done.
+    Completed(O),
+    /// Everything that was attempted is compensated.
+    Compensated,
+}
+
+/// A saga that was started, now or before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Started {
+    /// Its id.
+    pub id: SagaId,
+    /// Whether this call started it.
+    pub is_new: bool,
+}
+
+/// A saga to be started.
+#[derive(Debug)]
+pub(super) struct Start {
+    pub(super) id: SagaId,
+    pub(super) checked: Arc<Checked>,
+    pub(super) key: Text,
+    pub(super) input: Json,
+    pub(super) reply: oneshot::Sender<Result<bool>>,
+    /// Who waits for its end.
+    pub(super) watcher: Option<Watcher>,
+}
+
+/// Is told how a saga ended. Dropped when the saga leaves this process.
+pub(super) type Watcher = oneshot::Sender<Outcome>;
+
+/// What a handle asks of its runner.
+#[derive(Debug)]
+pub(super) enum Command {
+    Start(Start),
+    Watch(SagaId, Watcher),
+    Cancel { id: SagaId, actor: Text, reason: Text, reply: oneshot::Sender<Result<()>> },
+    Resume { id: SagaId, actor: Text, reason: Text, reply: oneshot::Sender<Result<()>> },
+}
+
+/// Starts sagas at a runner of this process, and waits for them. Cheap to clone.
+#[derive(Clone)]
+pub struct Sagas {
+    store: Arc<dyn Journal>,
+    commands: mpsc::UnboundedSender<Command>,
+}
+
+impl Sagas {
+    pub(super) fn new(
+        store: Arc<dyn Journal>,
+        commands: mpsc::UnboundedSender<Command>,
+    ) -> Self {
+        Self { store, commands }
+    }
+
+    /// Starts a saga about `key`, unless one of this name and key was started before: starting twice is
+    /// harmless. Returns once the start is durable.
+    ///
+    /// # Errors
+    /// [`Code::InvalidInput`] when `input` has no JSON form; [`Code::CommitUnknown`] when nobody knows
+    /// whether it was started: repeat it with the same key.
+    pub async fn start<S, I, O>(
+        &self,
+        saga: &SagaType<S, I, O>,
+        key: impl Into<Text>,
+        input: &I,
+    ) -> Result<Started>
+    where
+        S: Send + Sync + 'static,
+        I: Serialize,
+    {
+        let input = Json::of(input, "the saga's input")?;
+        self.start_checked(Arc::clone(saga.checked()), key.into(), input, None).await
+    }
+
+    /// Starts a saga and waits for its end. One that was started before is waited for.
+    ///
+    /// # Errors
+    /// As [`Self::start`], and [`Code::InvalidInput`] when its output has another shape.
+    pub async fn run<S, I, O>(
+        &self,
+        saga: &SagaType<S, I, O>,
+        key: impl Into<Text>,
+        input: &I,
+    ) -> Result<Outcome<O>>
+    where
+        S: Send + Sync + 'static,
+        I: Serialize,
+        O: DeserializeOwned,
+    {
+        let input = Json::of(input, "the saga's input")?;
+        let (watcher, ended) = oneshot::channel();
+        let checked = Arc::clone(saga.checked());
+        let started = self.start_checked(checked, key.into(), input, Some(watcher)).await?;
+        let outcome = match ended.await {
+            Ok(outcome) => outcome,
+            Err(_) => self.ended(started.id).await?,
+        };
+        Ok(match outcome {
+            Outcome::Completed(output) => Outcome::Completed(output.read("the saga's output")?),
+            Outcome::Compensated => Outcome::Compensated,
+        })
+    }
+
+    /// As [`Self::start`], by a definition.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub async fn start_definition(
+        &self,
+        checked: Arc<Checked>,
+        key: impl Into<Text>,
+        input: Json,
+    ) -> Result<Started> {
+        self.start_checked(checked, key.into(), input, None).await
+    }
+
+    async fn start_checked(
+        &self,
+        checked: Arc<Checked>,
+        key: Text,
+        input: Json,
+        watcher: Option<Watcher>,
+    ) -> Result<Started> {
+        let id = SagaId(uuid::Uuid::now_v7().as_u128());
+        let (reply, answer) = oneshot::channel();
+        let name: Text = checked.definition().name.clone().into();
+        let start = Start { id, checked, key: key.clone(), input, reply, watcher };
+        self.ask(Command::Start(start))?;
+        if answer.await.map_err(|_| stopped())?? {
+            return Ok(Started { id, is_new: true });
+        }
+        let found = self.store.sagas(FindSagas::Key { name, key }).await?.pop();
+        let known = found.ok_or_else(|| {
+            Error::new(Code::InvariantBroken, "a saga was started before and is not there")
+        })?;
+        Ok(Started { id: known.id, is_new: false })
+    }
+
+    /// Waits until a saga has ended, whoever runs it.
+    ///
+    /// # Errors
+    /// [`Code::NotFound`], or what the store says.
+    pub async fn ended(&self, id: SagaId) -> Result<Outcome> {
+        loop {
+            let (watcher, ended) = oneshot::channel();
+            if self.ask(Command::Watch(id, watcher)).is_ok()
+                && let Ok(outcome) = ended.await
+            {
+                return Ok(outcome);
+            }
+            // It is not in the memory of this process.
+            let saved = self.show(id).await?;
+            match saved.standing.state {
+                State::Completed => {
+                    return Ok(Outcome::Completed(saved.standing.output.unwrap_or(Json::NULL)));
+                }
+                State::Compensated => return Ok(Outcome::Compensated),
+                State::Running | State::Compensating | State::NeedsOperator => {
+                    tokio::time::sleep(LOOK_EVERY).await;
+                }
+            }
+        }
+    }
+
+    /// A saga with its journal.
+    ///
+    /// # Errors
+    /// [`Code::NotFound`], or what the store says.
+    pub async fn show(&self, id: SagaId) -> Result<SavedSaga> {
+        let found = self.store.sagas(FindSagas::Id(id)).await?.pop();
+        found.ok_or_else(|| Error::new(Code::NotFound, format!("there is no saga {id}")))
+    }
+
+    /// Compensates a saga that this process runs, unless its pivot was attempted. Returns once the
+    /// decision is durable.
+    ///
+    /// # Errors
+    /// [`Code::NotFound`] when this process does not run it, [`Code::InvalidInput`] when it is too late.
+    pub async fn cancel(
+        &self,
+        id: SagaId,
+        actor: impl Into<Text>,
+        reason: impl Into<Text>,
+    ) -> Result<()> {
+        let (reply, answer) = oneshot::channel();
+        self.ask(Command::Cancel { id, actor: actor.into(), reason: reason.into(), reply })?;
+        answer.await.map_err(|_| stopped())?
+    }
+
+    /// Lets steps that wait for a person try again, in a saga that this process runs. Returns once the
+    /// decision is durable.
+    ///
+    /// # Errors
+    /// [`Code::NotFound`] when this process does not run it.
+    pub async fn resume(
+        &self,
+        id: SagaId,
+        actor: impl Into<Text>,
+        reason: impl Into<Text>,
+    ) -> Result<()> {
+        let (reply, answer) = oneshot::channel();
+        self.ask(Command::Resume { id, actor: actor.into(), reason: reason.into(), reply })?;
+        answer.await.map_err(|_| stopped())?
+    }
+
+    fn ask(&self, command: Command) -> Result<()> {
+        self.commands.send(command).map_err(|_| stopped())
+    }
+}
+
+fn stopped() -> Error {
+    Error::new(Code::Stopped, "the runner of sagas has stopped")
+}

@@ -1,0 +1,27 @@
+//! Sagas: the driver that carries them out, and the typed way to state them.
+//!
+//! What it guarantees beyond the machine ([`onewrite_core::saga`]): every transition is one item of a
+//! group commit, under the lease of the saga's partition; a process that lost its lease begins nothing
+//! more once the lease has run out by its own clock, and nothing that it writes is accepted; a saga whose
+//! owner ends is carried on by another within the lease. What it does not: that two processes never act
+//! at the same time. A stalled one may still be waiting for an answer; the step's key makes that harmless.
+
+mod attempt;
+mod driver;
+mod gate;
+mod handle;
+mod leases;
+mod options;
+mod participant;
+mod plan;
+mod runner;
+mod write;
+
+pub use handle::{Outcome, Sagas, Started};
+pub use options::SagaOptions;
+pub use participant::{Call, Participant, Participants};
+pub use plan::{
+    Cx, Finished, Forward, Handles, Out, Plan, Retry, SagaType, StepError, StepOptions, StepResult,
+    Undoable, Unsettled,
+};
+pub use runner::SagaRunner;

@@ -1,0 +1,42 @@
+//! How sagas are run.
+
+use std::time::Duration;
+
+use onewrite_core::sabotage::Sabotage;
+
+/// How sagas are run.
+#[derive(Debug, Clone)]
+pub struct SagaOptions {
+    /// How long leases hold without renewal: the longest a dead process's sagas wait.
+    pub lease_ttl: Duration,
+    /// How often to look for sagas whose time has come and that are not in memory.
+    pub poll: Duration,
+    /// Transitions in one commit at most.
+    pub batch_max: usize,
+    /// Commits under way at the same time.
+    pub commits_max: usize,
+    /// Sagas in memory at most; more are taken up as others end or wait.
+    pub live_max: usize,
+    /// A saga that pauses for longer than this is not kept in memory.
+    pub keep: Duration,
+    /// Attempts in flight at one participant at most: the others wait their turn.
+    pub participant_max: usize,
+    /// Defects planted by tests.
+    pub sabotage: Sabotage,
+}
+
+/// Leases of ten seconds, a look every 200 ms, 10,000 sagas in memory, 1,000 attempts at one participant.
+impl Default for SagaOptions {
+    fn default() -> Self {
+        Self {
+            lease_ttl: Duration::from_secs(10),
+            poll: Duration::from_millis(200),
+            batch_max: 256,
+            commits_max: 2,
+            live_max: 10_000,
+            keep: Duration::from_secs(30),
+            participant_max: 1_000,
+            sabotage: Sabotage::from_env(),
+        }
+    }
+}

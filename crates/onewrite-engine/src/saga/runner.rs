@@ -1,0 +1,73 @@
+//! What a process starts to run sagas.
+
+use std::sync::Arc;
+
+use onewrite_core::{Text, saga::journal::Journal};
+use tokio::sync::mpsc;
+
+use super::{
+    driver::Driver,
+    handle::{Command, Sagas},
+    options::SagaOptions,
+    participant::{Participant, Participants},
+    plan::SagaType,
+};
+use crate::Shutdown;
+
+/// Runs the sagas of a store. Several may run on one store, in any number of processes: they share its
+/// sagas by partition.
+pub struct SagaRunner {
+    store: Arc<dyn Journal>,
+    options: SagaOptions,
+    owner: Text,
+    participants: Participants,
+    commands: mpsc::UnboundedReceiver<Command>,
+    handle: Sagas,
+}
+
+impl SagaRunner {
+    /// A runner; `owner` must be unique for the life of the process (host, pid and a random part).
+    pub fn new(store: Arc<dyn Journal>, options: SagaOptions, owner: impl Into<Text>) -> Self {
+        let (sender, commands) = mpsc::unbounded_channel();
+        let handle = Sagas::new(Arc::clone(&store), sender);
+        let participants = Participants::default();
+        Self { store, options, owner: owner.into(), participants, commands, handle }
+    }
+
+    /// Serves a type of saga: its functions are called with `services`.
+    #[must_use]
+    pub fn serve<S: Send + Sync + 'static, I, O>(
+        mut self,
+        saga: &SagaType<S, I, O>,
+        services: &Arc<S>,
+    ) -> Self {
+        saga.serve(services, &mut self.participants);
+        self
+    }
+
+    /// Serves the actions or compensations of one name.
+    #[must_use]
+    pub fn participant(
+        mut self,
+        name: impl Into<String>,
+        participant: Arc<dyn Participant>,
+    ) -> Self {
+        self.participants.add(name, participant);
+        self
+    }
+
+    /// What starts sagas here.
+    #[must_use]
+    pub fn sagas(&self) -> Sagas {
+        self.handle.clone()
+    }
+
+    /// Runs sagas until the shutdown: attempts in flight are waited for until their deadlines, what is
+    /// left is handed to others.
+    pub async fn run(self, shutdown: Shutdown) {
+        let Self { store, options, owner, participants, commands, handle } = self;
+        // Whoever holds a handle keeps it working; this one must not.
+        drop(handle);
+        Driver::new(store, options, owner, participants).run(commands, shutdown).await;
+    }
+}

@@ -1,0 +1,65 @@
+//! What a runner writes: transitions and starts, gathered into group commits.
+
+use std::sync::Arc;
+
+use onewrite_core::{
+    Partition, Result,
+    lease::Fence,
+    saga::{Entry, SagaId, journal},
+    store::{Batch, Durability, Item, Op, Outcome},
+};
+
+use super::handle::Start;
+
+/// One item on its way to the store, and whom its outcome concerns.
+#[derive(Debug)]
+pub(super) struct Write {
+    pub(super) item: Item,
+    pub(super) of: Of,
+}
+
+/// Whom the outcome of an item concerns.
+#[derive(Debug)]
+pub(super) enum Of {
+    /// A start, and the partition whose owner runs it.
+    Start(Box<Start>, Partition),
+    /// A transition of a saga of this partition.
+    Saga(SagaId, Partition),
+}
+
+impl Of {
+    pub(super) fn partition(&self) -> Partition {
+        match self {
+            Self::Start(_, partition) | Self::Saga(_, partition) => *partition,
+        }
+    }
+}
+
+/// Writes that share one commit, and what became of them.
+pub(super) type Committed = (Vec<Write>, Result<Vec<Outcome>>);
+
+/// One transition, under the lease of its partition.
+pub(super) fn transition(
+    fence: Fence,
+    transition: journal::Transition,
+) -> Write {
+    let of = Of::Saga(transition.saga, fence.partition);
+    let ops = vec![Op::AdvanceSaga(Box::new(transition))];
+    Write { item: Item { fence: Some(fence), ops }, of }
+}
+
+/// Commits writes together.
+pub(super) async fn commit(
+    store: Arc<dyn journal::Journal>,
+    writes: Vec<Write>,
+) -> Committed {
+    // Copied, and cheaply so: should nothing be committed, they are sent again.
+    let items = writes.iter().map(|write| write.item.clone()).collect();
+    let outcomes = store.commit(Batch { durability: Durability::Durable, items }).await;
+    (writes, outcomes)
+}
+
+/// Whether these entries ask for a person.
+pub(super) fn need_operator(entries: &[Entry]) -> bool {
+    entries.iter().any(|entry| matches!(entry, Entry::Held { .. }))
+}

@@ -1,0 +1,234 @@
+//! Sagas: definitions, rows and journals.
+
+use onewrite_core::{
+    Code, Error, Partition, Result, Text, Timestamp,
+    lease::Fence,
+    sabotage::{Defect, Sabotage},
+    saga::{
+        Checked, Json, SagaId,
+        journal::{
+            FindSagas, NewSaga, SavedSaga, SavedTransition, Standing, State, Transition, Waits,
+        },
+    },
+};
+use rusqlite::{Connection, OptionalExtension, Row, params};
+
+use crate::{claim::execute, error::While, writer::now};
+
+/// Sagas read at most where no limit is asked for.
+const FORGOTTEN_MAX: usize = 100;
+
+/// Stores a definition, unless it is stored. Another text under the same id is refused.
+pub(crate) fn define(tx: &Connection, checked: &Checked) -> Result<u64> {
+    let (id, name) = (&**checked.id(), &*checked.definition().name);
+    let new = execute(
+        tx,
+        "INSERT INTO onewrite_saga_definition (id, name, definition, since) VALUES (?1, ?2, ?3, ?4) ON CONFLICT DO NOTHING",
+        params![id, name, &**checked.json(), now().0],
+    )?;
+    if new == 0 && definition(tx, id)?.as_ref() != Some(checked.json()) {
+        return Err(Error::new(
+            Code::InvariantBroken,
+            format!("the definition {id} is stored with another text"),
+        ));
+    }
+    Ok(new)
+}
+
+/// Starts a saga: one, or none when one of its name, key and run exists.
+pub(crate) fn start(tx: &Connection, saga: &NewSaga) -> Result<u64> {
+    let standing = &saga.standing;
+    execute(
+        tx,
+        "INSERT INTO onewrite_saga (id, name, key, run, partition, definition, input, state, waits, due_at, started_at)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11) ON CONFLICT (name, key, run) DO NOTHING",
+        params![
+            saga.id.0.to_be_bytes(),
+            &*saga.name,
+            &*saga.key,
+            saga.run,
+            saga.partition,
+            &*saga.definition,
+            saga.input.as_str(),
+            standing.state.as_str(),
+            standing.waits.as_str(),
+            standing.due.map(|due| due.0),
+            saga.started_at.0,
+        ],
+    )
+}
+
+/// Adds a transition to a journal, and says on the saga's row what changes.
+pub(crate) fn advance(
+    tx: &Connection,
+    fence: Option<&Fence>,
+    transition: &Transition,
+    sabotage: Sabotage,
+) -> Result<u64> {
+    let saga = transition.saga.0.to_be_bytes();
+    if let Some(standing) = &transition.standing {
+        let ended = standing.waits == Waits::Nothing;
+        let found = execute(
+            tx,
+            "UPDATE onewrite_saga SET state = ?2, waits = ?3, due_at = ?4, output = ?5, ended_at = ?6 WHERE id = ?1",
+            params![
+                saga,
+                standing.state.as_str(),
+                standing.waits.as_str(),
+                standing.due.map(|due| due.0),
+                standing.output.as_ref().map(Json::as_str),
+                ended.then_some(transition.time.0),
+            ],
+        )?;
+        if found == 0 {
+            return Err(Error::new(
+                Code::NotFound,
+                format!("there is no saga {}", transition.saga),
+            ));
+        }
+    }
+    let sql = if sabotage.has(Defect::NoVersion) {
+        "INSERT OR REPLACE INTO onewrite_saga_journal (saga, version, time, epoch, entries) VALUES (?1, ?2, ?3, ?4, ?5)"
+    } else {
+        "INSERT INTO onewrite_saga_journal (saga, version, time, epoch, entries) VALUES (?1, ?2, ?3, ?4, ?5) ON CONFLICT DO NOTHING"
+    };
+    let epoch = fence.map_or(0, |fence| fence.epoch.cast_signed());
+    let binds = params![
+        saga,
+        transition.version,
+        transition.time.0,
+        epoch,
+        &*transition.entries
+    ];
+    match execute(tx, sql, binds)? {
+        0 => Err(Error::new(
+            Code::SagaConflict,
+            format!(
+                "transition {} of the saga {} exists already",
+                transition.version, transition.saga
+            ),
+        )),
+        written => Ok(written),
+    }
+}
+
+pub(crate) fn definition(connection: &Connection, id: &str) -> Result<Option<Text>> {
+    connection
+        .prepare_cached("SELECT definition FROM onewrite_saga_definition WHERE id = ?1")
+        .and_then(|mut statement| {
+            statement.query_row([id], |row| row.get::<_, String>(0)).optional()
+        })
+        .during("read the definition of a saga")
+        .map(|found| found.map(Text::from))
+}
+
+const COLUMNS: &str = "SELECT id, name, key, run, partition, definition, input, state, waits, due_at, output, started_at, ended_at FROM onewrite_saga";
+
+/// Sagas with their journals, as of one moment.
+pub(crate) fn find(connection: &Connection, find: &FindSagas) -> Result<Vec<SavedSaga>> {
+    // One transaction: a saga's row and its journal belong together.
+    let tx = connection.unchecked_transaction().during("read sagas")?;
+    let mut sagas = rows(&tx, find)?;
+    for saga in &mut sagas {
+        saga.journal = journal(&tx, saga.id)?;
+    }
+    Ok(sagas)
+}
+
+fn rows(tx: &Connection, find: &FindSagas) -> Result<Vec<SavedSaga>> {
+    let bound = |limit: &usize| i64::try_from(*limit).unwrap_or(i64::MAX);
+    match find {
+        FindSagas::Id(id) => read(tx, "WHERE id = ?1", params![id.0.to_be_bytes()]),
+        FindSagas::Key { name, key } => read(
+            tx,
+            "WHERE name = ?1 AND key = ?2 ORDER BY run DESC LIMIT 1",
+            params![&**name, &**key],
+        ),
+        FindSagas::Leased { partitions, after, limit } => read(
+            tx,
+            "WHERE partition IN (SELECT value FROM json_each(?1)) AND waits = 'lease' AND ended_at IS NULL AND id > ?2
+             ORDER BY id LIMIT ?3",
+            params![list(partitions), after.0.to_be_bytes(), bound(limit)],
+        ),
+        FindSagas::Due { partitions, limit } => read(
+            tx,
+            "WHERE partition IN (SELECT value FROM json_each(?1)) AND waits = 'timer' AND ended_at IS NULL AND due_at <= ?2
+             ORDER BY due_at LIMIT ?3",
+            params![list(partitions), now().0, bound(limit)],
+        ),
+        FindSagas::Forgotten => read(
+            tx,
+            "WHERE ended_at IS NULL AND NOT (waits IN ('lease', 'operator') AND due_at IS NULL OR waits = 'timer' AND due_at IS NOT NULL)
+             LIMIT ?1",
+            params![bound(&FORGOTTEN_MAX)],
+        ),
+    }
+}
+
+fn list(partitions: &[Partition]) -> String {
+    format!("{partitions:?}")
+}
+
+fn read(
+    tx: &Connection,
+    which: &'static str,
+    binds: impl rusqlite::Params,
+) -> Result<Vec<SavedSaga>> {
+    let mut statement = tx.prepare_cached(&format!("{COLUMNS} {which}")).during("read sagas")?;
+    let mut rows = statement.query(binds).during("read sagas")?;
+    let mut found = Vec::new();
+    while let Some(row) = rows.next().during("read sagas")? {
+        found.push(saga(row)?);
+    }
+    Ok(found)
+}
+
+fn saga(row: &Row<'_>) -> Result<SavedSaga> {
+    let text = |index| -> Result<Text> {
+        row.get::<_, String>(index).map(Text::from).during("read a saga")
+    };
+    let option = |index| -> Result<Option<Json>> {
+        let found: Option<String> = row.get(index).during("read a saga")?;
+        Ok(found.map(Json::trusted))
+    };
+    let time = |index| -> Result<Option<Timestamp>> {
+        row.get::<_, Option<i64>>(index).map(|time| time.map(Timestamp)).during("read a saga")
+    };
+    let standing = Standing {
+        state: State::parse(&text(7)?)?,
+        waits: Waits::parse(&text(8)?)?,
+        due: time(9)?,
+        output: option(10)?,
+    };
+    Ok(SavedSaga {
+        id: SagaId(u128::from_be_bytes(row.get(0).during("read a saga")?)),
+        name: text(1)?,
+        key: text(2)?,
+        run: row.get(3).during("read a saga")?,
+        partition: row.get(4).during("read a saga")?,
+        definition: text(5)?,
+        input: option(6)?.unwrap_or(Json::NULL),
+        standing,
+        started_at: time(11)?.unwrap_or_default(),
+        ended_at: time(12)?,
+        journal: Vec::new(),
+    })
+}
+
+fn journal(tx: &Connection, saga: SagaId) -> Result<Vec<SavedTransition>> {
+    tx.prepare_cached(
+        "SELECT version, time, epoch, entries FROM onewrite_saga_journal WHERE saga = ?1 ORDER BY version",
+    )
+    .and_then(|mut statement| {
+        let rows = statement.query_map(params![saga.0.to_be_bytes()], |row| {
+            Ok(SavedTransition {
+                version: row.get(0)?,
+                time: Timestamp(row.get(1)?),
+                epoch: row.get::<_, i64>(2)?.cast_unsigned(),
+                json: row.get::<_, String>(3)?.into(),
+            })
+        })?;
+        rows.collect()
+    })
+    .during("read the journal of a saga")
+}
