@@ -86,8 +86,7 @@ pub(crate) async fn run(options: Options) -> Result<()> {
     let mut report = Report::new("saga", Machine::look(folder.path()).await?);
     let time = Duration::from_secs(options.seconds);
     let file = folder.path().join("sagas.db");
-    let store: Arc<dyn Journal> =
-        Arc::new(sqlite::SqliteStore::open(sqlite::Options::new(&file))?);
+    let store: Arc<dyn Journal> = Arc::new(sqlite::SqliteStore::open(sqlite::Options::new(&file))?);
     measure(&mut report, "sqlite", store, &options.concurrency, time, Some(&file)).await?;
     report.print(options.json);
     Ok(())
@@ -103,8 +102,8 @@ async fn measure(
 ) -> Result<()> {
     let saga = SagaType::plan("place_order", place_order)?;
     let shutdown = Shutdown::default();
-    let runner = SagaRunner::new(store, SagaOptions::default(), "bench")
-        .serve(&saga, &Arc::new(()));
+    let runner =
+        SagaRunner::new(store, SagaOptions::default(), "bench").serve(&saga, &Arc::new(()));
     let sagas = runner.sagas();
     let running = tokio::spawn(runner.run(shutdown.clone()));
     for (word, in_stock) in [("completed", true), ("compensated", false)] {
@@ -113,7 +112,11 @@ async fn measure(
             let seconds = time.as_secs_f64();
             report.set(section, format!("{word}_{clients}_per_s"), count as f64 / seconds);
             report.set_latencies(section, &format!("{word}_{clients}"), &latencies);
-            report.set(section, format!("{word}_{clients}_cpu_us"), cpu * 1e6 / count.max(1) as f64);
+            report.set(
+                section,
+                format!("{word}_{clients}_cpu_us"),
+                cpu * 1e6 / count.max(1) as f64,
+            );
         }
     }
     shutdown.begin();

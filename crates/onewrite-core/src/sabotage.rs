@@ -59,7 +59,7 @@ pub enum Defect {
     SkipUnknown = 25,
     /// Compensations run in the order of the steps (S9: what depends on it is still there).
     ForwardOrder = 26,
-    /// A process does not look whether its lease has run out before it acts (S18).
+    /// A process that runs sagas never looks whether it still has its leases (S18).
     ActWithoutLease = 27,
 }
 

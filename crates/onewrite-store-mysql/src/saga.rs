@@ -111,10 +111,9 @@ pub(crate) async fn advance(
         let _ = write!(sql, "{}({saga}, {version}, {}, {epoch}, {entries})", comma(index), time.0);
     }
     tx.query_drop(sql).await.map_err(|error| match error {
-        mysql_async::Error::Server(said) if said.code == DUPLICATE => Error::new(
-            Code::SagaConflict,
-            "a transition of a saga exists already",
-        ),
+        mysql_async::Error::Server(said) if said.code == DUPLICATE => {
+            Error::new(Code::SagaConflict, "a transition of a saga exists already")
+        }
         error => crate::error::database("advance sagas", error),
     })?;
     stand(tx, transitions).await
@@ -208,10 +207,7 @@ async fn advance_one(
 }
 
 /// The leases that are held, locked in one order: a takeover waits for this commit, other writers do not.
-async fn held(
-    tx: &mut Transaction<'_>,
-    group: &Group<'_>,
-) -> Result<HashMap<Partition, Epoch>> {
+async fn held(tx: &mut Transaction<'_>, group: &Group<'_>) -> Result<HashMap<Partition, Epoch>> {
     let mut held = HashMap::new();
     if group.leases.is_empty() {
         return Ok(held);

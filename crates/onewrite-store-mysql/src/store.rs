@@ -12,8 +12,8 @@ use onewrite_core::{
     inbox::Gap,
     parking::{ParkedKey, ParkedRecord},
     position::Source,
-    saga::journal::{FindSagas, Journal, SavedSaga},
     sabotage::Defect,
+    saga::journal::{FindSagas, Journal, SavedSaga},
     store::{
         Batch, Claim, Claimed, Cursor, Find, Item, LeaseState, Op, Outcome, Page, Read, SinkState,
         Store, Watch,

@@ -106,7 +106,8 @@ pub(crate) async fn advance(
 
 fn conflict(transition: &Transition) -> Error {
     let Transition { saga, version, .. } = transition;
-    let what = format!("transition {version} of the saga {saga} exists already, or the saga does not");
+    let what =
+        format!("transition {version} of the saga {saga} exists already, or the saga does not");
     Error::new(Code::SagaConflict, what)
 }
 
@@ -379,8 +380,7 @@ pub(crate) async fn find(client: &Client, find: &FindSagas) -> Result<Vec<SavedS
         }
         FindSagas::Leased { partitions, after, limit } => {
             let which = "WHERE partition = ANY($1) AND waits = 'lease' AND ended_at IS NULL AND id > $2 ORDER BY id LIMIT $3";
-            let binds: [&(dyn ToSql + Sync); 3] =
-                [&small(partitions), &Id(*after), &bound(limit)];
+            let binds: [&(dyn ToSql + Sync); 3] = [&small(partitions), &Id(*after), &bound(limit)];
             read(client, which, " ORDER BY s.id", &binds).await
         }
         FindSagas::Due { partitions, limit } => {
@@ -437,13 +437,12 @@ fn journal(found: &Row) -> Result<Vec<SavedTransition>> {
     let entries: Option<Vec<String>> = found.try_get(16).during("read the journal of a saga")?;
     let rows = versions.unwrap_or_default().into_iter().zip(times.unwrap_or_default());
     let rows = rows.zip(epochs.unwrap_or_default()).zip(entries.unwrap_or_default());
-    let transition = |(((version, time), epoch), json): (((i32, Time), i64), String)| {
-        SavedTransition {
+    let transition =
+        |(((version, time), epoch), json): (((i32, Time), i64), String)| SavedTransition {
             version: version.cast_unsigned(),
             time: time.0,
             epoch: epoch.cast_unsigned(),
             json: json.into(),
-        }
-    };
+        };
     Ok(rows.map(transition).collect())
 }

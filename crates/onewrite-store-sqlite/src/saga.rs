@@ -93,13 +93,7 @@ pub(crate) fn advance(
         "INSERT INTO onewrite_saga_journal (saga, version, time, epoch, entries) VALUES (?1, ?2, ?3, ?4, ?5) ON CONFLICT DO NOTHING"
     };
     let epoch = fence.map_or(0, |fence| fence.epoch.cast_signed());
-    let binds = params![
-        saga,
-        transition.version,
-        transition.time.0,
-        epoch,
-        &*transition.entries
-    ];
+    let binds = params![saga, transition.version, transition.time.0, epoch, &*transition.entries];
     match execute(tx, sql, binds)? {
         0 => Err(Error::new(
             Code::SagaConflict,

@@ -23,6 +23,19 @@ pub enum End {
     Signal(i32),
 }
 
+/// Whether each thread of a process that was stopped has come to a stop by now: the signal does not wait for
+/// that. A process that has ended stands still.
+#[must_use]
+pub fn stands_still(process: u32) -> bool {
+    let Ok(tasks) = std::fs::read_dir(format!("/proc/{process}/task")) else { return true };
+    tasks.flatten().all(|task| match std::fs::read_to_string(task.path().join("stat")) {
+        // Behind the name, in parentheses, which may hold anything.
+        Ok(stat) => stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('T')),
+        // It has ended.
+        Err(_) => true,
+    })
+}
+
 /// A running child process that listens to its parent (see [`onewrite_engine::control`]).
 ///
 /// It is killed when this is dropped, and ends by itself when this process ends.
@@ -90,6 +103,12 @@ impl Child {
     /// When it has ended.
     pub fn stall(&self) -> io::Result<()> {
         Ok(kill_process(self.pid, Signal::STOP)?)
+    }
+
+    /// Whether it was stalled, and each of its threads has come to a stop by now.
+    #[must_use]
+    pub fn stands_still(&self) -> bool {
+        stands_still(self.pid.as_raw_nonzero().get().cast_unsigned())
     }
 
     /// Lets it go on (SIGCONT).

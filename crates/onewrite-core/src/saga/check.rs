@@ -162,8 +162,10 @@ fn graph(definition: &Definition, flaws: &mut Vec<String>) -> Vec<Vec<usize>> {
                     match find(name) {
                         Some(other) if !before[index].contains(&other) => before[index].push(other),
                         Some(_) => {}
-                        None => flaws
-                            .push(format!("`{}` comes after `{name}`, which is no step", step.name)),
+                        None => flaws.push(format!(
+                            "`{}` comes after `{name}`, which is no step",
+                            step.name
+                        )),
                     }
                 }
             }
@@ -179,9 +181,8 @@ fn graph(definition: &Definition, flaws: &mut Vec<String>) -> Vec<Vec<usize>> {
 fn in_circle(before: &[Vec<usize>]) -> Option<usize> {
     let mut done = vec![false; before.len()];
     loop {
-        let free = (0..before.len()).find(|step| {
-            !done[*step] && before[*step].iter().all(|other| done[*other])
-        });
+        let free = (0..before.len())
+            .find(|step| !done[*step] && before[*step].iter().all(|other| done[*other]));
         match free {
             Some(step) => done[step] = true,
             None => return done.iter().position(|done| !done),
@@ -193,9 +194,9 @@ fn in_circle(before: &[Vec<usize>]) -> Option<usize> {
 fn ancestors(before: &[Vec<usize>]) -> Vec<HashSet<usize>> {
     let mut all = vec![None::<HashSet<usize>>; before.len()];
     // There are no circles, so every round finds one.
-    while let Some(step) = (0..before.len())
-        .find(|step| all[*step].is_none() && before[*step].iter().all(|other| all[*other].is_some()))
-    {
+    while let Some(step) = (0..before.len()).find(|step| {
+        all[*step].is_none() && before[*step].iter().all(|other| all[*other].is_some())
+    }) {
         let mut own: HashSet<usize> = before[step].iter().copied().collect();
         for other in &before[step] {
             own.extend(all[*other].iter().flatten());
@@ -248,11 +249,9 @@ fn kinds(definition: &Definition, ancestors: &[HashSet<usize>], flaws: &mut Vec<
 /// Every pointer leads to the input or to a step that is done by then.
 fn mappings(definition: &Definition, ancestors: &[HashSet<usize>], flaws: &mut Vec<String>) {
     let every: HashSet<usize> = (0..definition.steps.len()).collect();
-    let of_steps = definition
-        .steps
-        .iter()
-        .zip(ancestors)
-        .filter_map(|(step, known)| Some((format!("`{}`", step.name), step.input.as_ref()?, known)));
+    let of_steps = definition.steps.iter().zip(ancestors).filter_map(|(step, known)| {
+        Some((format!("`{}`", step.name), step.input.as_ref()?, known))
+    });
     let of_output = definition.output.iter().map(|output| ("its output".into(), output, &every));
     for (whose, mapping, known) in of_steps.chain(of_output) {
         let pointers = match mapping.pointers() {
@@ -291,7 +290,8 @@ fn times(definition: &Definition, step: &Step, flaws: &mut Vec<String>) {
     if step.step_timeout_ms.is_some_and(|most| most < step.attempt_timeout_ms) {
         flaws.push(format!("one attempt of `{name}` may take longer than the step"));
     }
-    let policies = [("retry", step.retry.as_ref()), ("compensation_retry", step.compensation_retry.as_ref())];
+    let policies =
+        [("retry", step.retry.as_ref()), ("compensation_retry", step.compensation_retry.as_ref())];
     for (what, policy) in policies {
         if let Some(why) = policy.and_then(nonsense) {
             flaws.push(format!("{what} of `{name}` {why}"));

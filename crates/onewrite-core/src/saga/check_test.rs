@@ -41,7 +41,10 @@ fn nonsense_is_refused_and_named() {
         (saga(r#"{"name":"a"}"#), "compensation"),
         (saga(r#"{"name":"a","compensation":{"none":" "}}"#), "does not say why"),
         (b(r#""after":["x"]"#), "`x`, which is no step"),
-        (saga(&format!(r#"{{"name":"a","after":["b"],{NONE}}},{{"name":"b",{NONE}}}"#)), "in a circle"),
+        (
+            saga(&format!(r#"{{"name":"a","after":["b"],{NONE}}},{{"name":"b",{NONE}}}"#)),
+            "in a circle",
+        ),
         (b(r#""input":"/steps/b""#), "is not done by then"),
         (b(r#""after":[],"input":"/steps/a""#), "is not done by then"),
         (b(r#""input":{"x":["/steps/c"]}"#), "names no step"),
@@ -66,7 +69,17 @@ fn what_cannot_be_undone_comes_last() {
     };
     let pivot = step("p", "pivot", "");
     for (steps, words) in [
-        (format!("{pivot},{}", A.replace('{', r#"{"after":["p"],"#).replacen(r#"{"after":["p"],"by""#, r#"{"by""#, 1)), "`a` must come before `p`"),
+        (
+            format!(
+                "{pivot},{}",
+                A.replace('{', r#"{"after":["p"],"#).replacen(
+                    r#"{"after":["p"],"by""#,
+                    r#"{"by""#,
+                    1
+                )
+            ),
+            "`a` must come before `p`",
+        ),
         (format!("{A},{}", step("r", "retriable", "")), "`a` must come before `r`"),
         (format!("{pivot},{}", step("r", "retriable", "")), "`p` must come before `r`"),
         (format!("{pivot},{}", step("q", "pivot", r#""p""#)), "more than one pivot"),

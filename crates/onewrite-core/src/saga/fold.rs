@@ -124,7 +124,9 @@ impl Saga {
             Entry::TakenOver => {
                 for step in self.runnable() {
                     let state = &mut self.steps[step];
-                    if state.retry_at.is_none_or(|at| at <= time) {
+                    if state.retry_at.is_none_or(|at| at <= time)
+                        && !self.sabotage.has(Defect::NoAttempts)
+                    {
                         state.attempts = state.attempts.saturating_add(1);
                         state.retry_at = None;
                     }
@@ -135,7 +137,10 @@ impl Saga {
                 self.steps.iter_mut().filter(due).for_each(|state| state.retry_at = None);
             }
             Entry::Resumed { .. } => {
-                self.steps.iter_mut().filter(|state| state.held).for_each(|state| state.begin(time));
+                self.steps
+                    .iter_mut()
+                    .filter(|state| state.held)
+                    .for_each(|state| state.begin(time));
             }
         }
         self.look_for_the_end();

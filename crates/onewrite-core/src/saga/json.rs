@@ -24,8 +24,10 @@ impl Json {
         let text = text.into();
         match serde_json::from_str::<&RawValue>(&text) {
             Ok(_) => Ok(Self(text)),
-            Err(error) => Err(Error::new(Code::InvalidInput, format!("{what} is not JSON"))
-                .with_source(error)),
+            Err(error) => {
+                Err(Error::new(Code::InvalidInput, format!("{what} is not JSON"))
+                    .with_source(error))
+            }
         }
     }
 

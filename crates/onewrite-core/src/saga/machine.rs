@@ -8,7 +8,8 @@
 use std::{sync::Arc, time::Duration};
 
 use super::{
-    Checked, Entry, Json, Kind, Phase, SagaId, StepKey,
+    Attempt, Checked, Direction, Ended, Entry, Input, Json, Kind, Phase, RetryPolicy, SagaId,
+    StepKey,
     fold::{Stage, StepState},
     journal::{SavedSaga, Standing, State, Waits},
 };
@@ -17,84 +18,8 @@ use crate::{
     sabotage::{Defect, Sabotage},
 };
 
-/// Which way a step is carried out.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Direction {
-    /// Its action.
-    Action,
-    /// Its compensation.
-    Compensation,
-}
-
-/// One try at a step, to be made now.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Attempt {
-    /// The saga.
-    pub saga: SagaId,
-    /// The step's index.
-    pub step: usize,
-    /// Which way.
-    pub direction: Direction,
-    /// Its number, from 1.
-    pub number: u32,
-    /// The same for every attempt.
-    pub key: StepKey,
-    /// What the step is given, or the pointer that leads nowhere.
-    pub input: Result<Json, Text>,
-    /// What the action answered, for its compensation, where that is known.
-    pub output: Option<Json>,
-    /// When its outcome becomes unknown.
-    pub deadline: Timestamp,
-}
-
-/// How an attempt ended.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Ended {
-    /// It succeeded.
-    Done(Json),
-    /// The business says no: it is not tried again. A compensation cannot say that.
-    Aborted(Text),
-    /// It failed, or nobody knows: it is tried again with the same key.
-    Unknown(Text),
-}
-
-/// A fact for the machine.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Input {
-    /// An attempt ended. `jitter` is uniform in `0.0 .. 1.0`.
-    Ended {
-        /// The step's index.
-        step: usize,
-        /// Which way.
-        direction: Direction,
-        /// The attempt's number.
-        number: u32,
-        /// How.
-        how: Ended,
-        /// Spreads the retries.
-        jitter: f64,
-    },
-    /// Its time has come, or may have.
-    Time,
-    /// This owner carries on what another one left unfinished.
-    TakenOver,
-    /// This owner leaves, and nothing is in flight here.
-    HandBack,
-    /// Somebody wants it compensated.
-    Cancel {
-        /// Who.
-        actor: Text,
-        /// Why.
-        reason: Text,
-    },
-    /// A person lets held steps try again.
-    Resume {
-        /// Who.
-        actor: Text,
-        /// Why.
-        reason: Text,
-    },
-}
+/// The longest pause before it is looked again whether somebody is there to make an attempt.
+const NOT_MADE_PAUSE_MAX: Duration = Duration::from_secs(5);
 
 /// Whether a saga can still be cancelled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -161,11 +86,7 @@ impl Saga {
     ///
     /// # Errors
     /// [`crate::Code::Corrupt`] when the journal does not fit the definition.
-    pub fn recovered(
-        saved: &SavedSaga,
-        checked: Arc<Checked>,
-        sabotage: Sabotage,
-    ) -> Result<Self> {
+    pub fn recovered(saved: &SavedSaga, checked: Arc<Checked>, sabotage: Sabotage) -> Result<Self> {
         let (input, at) = (saved.input.clone(), saved.started_at);
         let mut saga = Self::started(saved.id, checked, input, at, sabotage);
         for transition in &saved.journal {
@@ -244,6 +165,7 @@ impl Saga {
             Ended::Aborted(reason) => (reason, true),
             Ended::Done(_) => return None,
             Ended::Unknown(reason) => (reason, false),
+            Ended::NotMade(reason) => return Some(self.not_made(now, step, jitter, reason)),
         };
         if aborted {
             return Some(match kind {
@@ -255,6 +177,21 @@ impl Saga {
             Some(at) => Entry::Retrying { step: name, attempt, at, reason },
             None => self.given_up(step, attempt, reason),
         })
+    }
+
+    /// Nobody was there to make the attempt: the next one has the same number.
+    fn not_made(&self, now: Timestamp, step: usize, jitter: f64, reason: Text) -> Entry {
+        let pause = self.policy(step).pause(u32::MAX, jitter).min(NOT_MADE_PAUSE_MAX);
+        let attempt = self.steps[step].attempts;
+        Entry::Retrying { step: self.name(step), attempt, at: now.plus(pause), reason }
+    }
+
+    fn policy(&self, step: usize) -> RetryPolicy {
+        let step = &self.checked.steps()[step];
+        match self.phase {
+            Phase::Compensating => step.compensation_retry(),
+            _ => step.retry(),
+        }
     }
 
     /// No further attempt: what can be compensated fails. What cannot needs a person, for its outcome
@@ -283,6 +220,7 @@ impl Saga {
         let reason = match how {
             Ended::Done(_) => return Some(Entry::Compensated { step: name, attempt }),
             Ended::Aborted(reason) | Ended::Unknown(reason) => reason,
+            Ended::NotMade(reason) => return Some(self.not_made(now, step, jitter, reason)),
         };
         if number <= state.attempts {
             return None;
@@ -304,11 +242,8 @@ impl Saga {
         attempts: u32,
         jitter: f64,
     ) -> Option<Timestamp> {
+        let policy = self.policy(step);
         let (state, step) = (self.steps.get(step)?, self.checked.steps().get(step)?);
-        let policy = match self.phase {
-            Phase::Compensating => step.compensation_retry(),
-            _ => step.retry(),
-        };
         let at = now.plus(policy.pause(attempts, jitter));
         let elapsed = at.since(state.since);
         let limit = step.step_timeout_ms.filter(|_| self.phase == Phase::Forward);

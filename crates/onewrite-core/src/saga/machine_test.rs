@@ -175,7 +175,10 @@ fn a_compensation_that_cannot_be_made_waits_for_a_person_and_is_never_reported_m
     assert_eq!(run.fail("charge"), ["held"]);
     assert_eq!(run.stands(), (State::NeedsOperator, Waits::Operator));
     assert!(run.flying().is_empty(), "what comes before waits for it");
-    assert_eq!(run.give(Input::Resume { actor: "ann".into(), reason: "mended".into() }), ["resumed"]);
+    assert_eq!(
+        run.give(Input::Resume { actor: "ann".into(), reason: "mended".into() }),
+        ["resumed"]
+    );
     assert_eq!(run.attempts[0].number, 1, "with a new budget");
     run.done("charge");
     run.done("reserve");
@@ -230,7 +233,11 @@ fn a_sibling_in_flight_is_waited_for_and_its_success_is_known_to_its_compensatio
     let mut run = Run::of(DIAMOND);
     run.done("a");
     run.end("b", Ended::Aborted("no".into()));
-    assert_eq!(run.flying(), ["+c", "-b"], "c is not compensated while its action is in flight (S9)");
+    assert_eq!(
+        run.flying(),
+        ["+c", "-b"],
+        "c is not compensated while its action is in flight (S9)"
+    );
     assert_eq!(run.done("c"), ["done"], "evidence (S13)");
     assert_eq!(run.flying(), ["-b", "-c"]);
     assert_eq!(run.attempts[1].output, Some(Json::trusted("\"c\"")));
@@ -251,7 +258,11 @@ fn late_and_repeated_replies_change_nothing() {
         jitter: 0.0,
     };
     assert!(run.give(late(Ended::Unknown("again".into()))).is_empty());
-    assert_eq!(run.give(late(Ended::Done(Json::NULL))), ["done"], "a success is a success, however late");
+    assert_eq!(
+        run.give(late(Ended::Done(Json::NULL))),
+        ["done"],
+        "a success is a success, however late"
+    );
     assert!(run.give(late(Ended::Done(Json::NULL))).is_empty());
     assert_eq!(run.flying(), ["+charge", "+book"], "the second attempt is still in flight");
     assert!(run.fail("charge").is_empty());
@@ -324,7 +335,8 @@ fn what_is_handed_back_is_taken_up_and_counts_no_attempt() {
     let attempts = std::mem::take(&mut run.attempts);
     let Attempt { step, direction, number, .. } = attempts[0].clone();
     let how = Ended::Done(Json::NULL);
-    let entries = run.saga.decide(run.now, Input::Ended { step, direction, number, how, jitter: 0.0 });
+    let entries =
+        run.saga.decide(run.now, Input::Ended { step, direction, number, how, jitter: 0.0 });
     let json = super::super::journal::encode(&entries.unwrap()).unwrap();
     let (version, _) = run.saga.next_transition();
     run.journal.push(SavedTransition { version, time: run.now, epoch: 1, json });
@@ -339,6 +351,19 @@ fn what_is_handed_back_is_taken_up_and_counts_no_attempt() {
     assert_eq!((run.now, &run.saga.steps), (now, &steps));
     assert_eq!(run.flying(), ["+charge"]);
     assert_eq!(run.attempts[0].number, 1);
+}
+
+#[test]
+fn an_attempt_that_nobody_could_make_does_not_count() {
+    let mut run = Run::of(ORDER);
+    run.done("reserve");
+    for _ in 0..10 {
+        assert_eq!(run.end("charge", Ended::NotMade("nobody serves it".into())), ["retrying"]);
+        assert_eq!(run.wait(Duration::from_secs(5)), ["woken"]);
+        assert_eq!(run.attempts[0].number, 1);
+    }
+    run.done("charge");
+    assert_eq!(run.flying(), ["+book"]);
 }
 
 #[test]
@@ -361,7 +386,8 @@ fn a_journal_that_does_not_fit_is_corrupt_and_not_a_panic() {
         "[{",
     ] {
         let mut run = Run::of(ORDER);
-        run.journal = vec![SavedTransition { version: 1, time: run.now, epoch: 1, json: json.into() }];
+        run.journal =
+            vec![SavedTransition { version: 1, time: run.now, epoch: 1, json: json.into() }];
         let saved = SavedSaga {
             id: SagaId(1),
             name: "order".into(),

@@ -134,11 +134,7 @@ pub(super) fn step_of(pointer: &str) -> Result<Option<(String, &str)>, String> {
     Ok(Some((name.replace("~1", "/").replace("~0", "~"), rest)))
 }
 
-fn at(
-    pointer: &str,
-    input: &Json,
-    outputs: &dyn Fn(&str) -> Option<Json>,
-) -> Result<Json, String> {
+fn at(pointer: &str, input: &Json, outputs: &dyn Fn(&str) -> Option<Json>) -> Result<Json, String> {
     let nowhere = || format!("the pointer `{pointer}` leads nowhere");
     let (value, rest) = match step_of(pointer)? {
         None => (input.clone(), pointer.strip_prefix(INPUT).unwrap_or_default()),
@@ -173,7 +169,8 @@ mod tests {
 
     fn resolve(mapping: &str) -> Result<String, String> {
         let mapping: Mapping = serde_json::from_str(mapping).expect("a mapping");
-        let input = Json::trusted(r#"{"id":"o-1","items":[{"sku":"a/b"},{"sku":"c"}],"cents":1.10}"#);
+        let input =
+            Json::trusted(r#"{"id":"o-1","items":[{"sku":"a/b"},{"sku":"c"}],"cents":1.10}"#);
         let outputs = |step: &str| (step == "hold").then(|| Json::trusted(r#"{"id": 7}"#));
         mapping.resolve(&input, &outputs).map(|json| json.as_str().to_owned())
     }

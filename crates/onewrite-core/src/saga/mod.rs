@@ -12,6 +12,7 @@
 //!
 //! Source of the idea: Garcia-Molina, Salem, "Sagas", SIGMOD 1987.
 
+mod attempt;
 mod check;
 mod definition;
 mod entry;
@@ -24,6 +25,7 @@ mod machine;
 mod mapping;
 mod policy;
 
+pub use attempt::{Attempt, Direction, Ended, Input};
 pub use check::{Checked, DefinitionId, STEPS_MAX};
 pub use definition::{Compensation, Definition, Kind, Step};
 pub use entry::Entry;
@@ -31,6 +33,6 @@ pub use fold::Phase;
 pub use group::Group;
 pub use id::{SagaId, StepKey};
 pub use json::Json;
-pub use machine::{Attempt, Cancelled, Direction, Ended, Input, Saga};
+pub use machine::{Cancelled, Saga};
 pub use mapping::Mapping;
 pub use policy::RetryPolicy;

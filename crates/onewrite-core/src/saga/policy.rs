@@ -17,8 +17,7 @@ pub struct RetryPolicy {
     pub factor: f64,
     /// The bound that no pause exceeds, in milliseconds.
     pub cap_ms: u64,
-    /// Attempts at most, the first included; without it, any number.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    /// Attempts at most, the first included; ten unless it is said, and with `null` any number.
     pub attempts_max: Option<u32>,
     /// No further attempt begins so long after the first, in milliseconds; without it, at any time.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -79,6 +78,14 @@ mod tests {
         let bounds = [1, 2, 3, 4, u32::MAX].map(|n| policy.pause(n, 1.0).as_millis());
         assert_eq!(bounds, [10, 30, 90, 100, 100]);
         assert_eq!(policy.pause(2, 0.5), Duration::from_millis(15));
+    }
+
+    #[test]
+    fn what_is_stored_is_what_was_meant() {
+        for policy in [RetryPolicy::forever(), RetryPolicy::default(), RetryPolicy::attempts(3)] {
+            let json = serde_json::to_string(&policy).expect("JSON");
+            assert_eq!(serde_json::from_str::<RetryPolicy>(&json).expect("a policy"), policy);
+        }
     }
 
     #[test]

@@ -28,10 +28,14 @@ pub(super) struct Report {
 }
 
 /// Makes the attempt. It ends at its deadline, and with a panic of the participant.
-pub(super) async fn make(participant: Option<Arc<dyn Participant>>, name: &str, call: Call) -> Ended {
+pub(super) async fn make(
+    participant: Option<Arc<dyn Participant>>,
+    name: &str,
+    call: Call,
+) -> Ended {
     let Some(participant) = participant else {
         let code = Code::UnknownParticipant;
-        return Ended::Unknown(format!("{code}: no participant `{name}` here").into());
+        return Ended::NotMade(format!("{code}: no participant `{name}` here").into());
     };
     let deadline = call.deadline.into();
     // Asked within the future, so that a panic before it waits for the first time is caught as well.
@@ -54,6 +58,7 @@ fn shortened(ended: Ended) -> Ended {
         Ended::Done(output) => Ended::Done(output),
         Ended::Aborted(reason) => Ended::Aborted(cut(reason)),
         Ended::Unknown(reason) => Ended::Unknown(cut(reason)),
+        Ended::NotMade(reason) => Ended::NotMade(cut(reason)),
     }
 }
 
@@ -95,7 +100,7 @@ mod tests {
         let hangs = ended(|_| Box::pin(std::future::pending()), Duration::from_millis(1)).await;
         assert_eq!(hangs, Ended::Unknown("no answer in time".into()));
         let nobody = make(None, "bank", call(long)).await;
-        assert_eq!(nobody, Ended::Unknown("OW0034: no participant `bank` here".into()));
+        assert_eq!(nobody, Ended::NotMade("OW0034: no participant `bank` here".into()));
         let talks = |_| -> BoxFuture<'static, Ended> {
             Box::pin(async { Ended::Aborted("é".repeat(5_000).into()) })
         };

@@ -17,6 +17,9 @@ use super::plan::SagaType;
 /// How often a saga that another process runs is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
+/// Characters that a saga's key may have: what every store can index.
+const KEY_MAX: usize = 255;
+
 /// How a saga ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome<O = Json> {
@@ -67,10 +70,7 @@ pub struct Sagas {
 }
 
 impl Sagas {
-    pub(super) fn new(
-        store: Arc<dyn Journal>,
-        commands: mpsc::UnboundedSender<Command>,
-    ) -> Self {
+    pub(super) fn new(store: Arc<dyn Journal>, commands: mpsc::UnboundedSender<Command>) -> Self {
         Self { store, commands }
     }
 
@@ -92,6 +92,29 @@ impl Sagas {
     {
         let input = Json::of(input, "the saga's input")?;
         self.start_checked(Arc::clone(saga.checked()), key.into(), input, None).await
+    }
+
+    /// As [`Self::start`], and refuses what was started before.
+    ///
+    /// # Errors
+    /// As [`Self::start`], and [`Code::SagaExists`].
+    pub async fn start_new<S, I, O>(
+        &self,
+        saga: &SagaType<S, I, O>,
+        key: impl Into<Text>,
+        input: &I,
+    ) -> Result<SagaId>
+    where
+        S: Send + Sync + 'static,
+        I: Serialize,
+    {
+        let key: Text = key.into();
+        let Started { id, is_new } = self.start(saga, key.clone(), input).await?;
+        if is_new {
+            return Ok(id);
+        }
+        let what = format!("the saga `{}` about `{key}` was started before, as {id}", saga.name());
+        Err(Error::new(Code::SagaExists, what))
     }
 
     /// Starts a saga and waits for its end. One that was started before is waited for.
@@ -143,6 +166,10 @@ impl Sagas {
         input: Json,
         watcher: Option<Watcher>,
     ) -> Result<Started> {
+        if key.is_empty() || key.chars().count() > KEY_MAX {
+            let what = format!("the key of a saga has 1 to {KEY_MAX} characters");
+            return Err(Error::new(Code::InvalidInput, what));
+        }
         let id = SagaId(uuid::Uuid::now_v7().as_u128());
         let (reply, answer) = oneshot::channel();
         let name: Text = checked.definition().name.clone().into();

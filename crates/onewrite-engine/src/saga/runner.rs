@@ -62,8 +62,8 @@ impl SagaRunner {
         self.handle.clone()
     }
 
-    /// Runs sagas until the shutdown: attempts in flight are waited for until their deadlines, what is
-    /// left is handed to others.
+    /// Runs sagas until the shutdown. Then attempts in flight are waited for, as long as a lease holds at
+    /// most, and what is left is handed to others.
     pub async fn run(self, shutdown: Shutdown) {
         let Self { store, options, owner, participants, commands, handle } = self;
         // Whoever holds a handle keeps it working; this one must not.

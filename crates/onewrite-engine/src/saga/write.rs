@@ -5,7 +5,7 @@ use std::sync::Arc;
 use onewrite_core::{
     Partition, Result,
     lease::Fence,
-    saga::{Entry, SagaId, journal},
+    saga::{SagaId, journal},
     store::{Batch, Durability, Item, Op, Outcome},
 };
 
@@ -39,27 +39,16 @@ impl Of {
 pub(super) type Committed = (Vec<Write>, Result<Vec<Outcome>>);
 
 /// One transition, under the lease of its partition.
-pub(super) fn transition(
-    fence: Fence,
-    transition: journal::Transition,
-) -> Write {
+pub(super) fn transition(fence: Fence, transition: journal::Transition) -> Write {
     let of = Of::Saga(transition.saga, fence.partition);
     let ops = vec![Op::AdvanceSaga(Box::new(transition))];
     Write { item: Item { fence: Some(fence), ops }, of }
 }
 
 /// Commits writes together.
-pub(super) async fn commit(
-    store: Arc<dyn journal::Journal>,
-    writes: Vec<Write>,
-) -> Committed {
+pub(super) async fn commit(store: Arc<dyn journal::Journal>, writes: Vec<Write>) -> Committed {
     // Copied, and cheaply so: should nothing be committed, they are sent again.
     let items = writes.iter().map(|write| write.item.clone()).collect();
     let outcomes = store.commit(Batch { durability: Durability::Durable, items }).await;
     (writes, outcomes)
-}
-
-/// Whether these entries ask for a person.
-pub(super) fn need_operator(entries: &[Entry]) -> bool {
-    entries.iter().any(|entry| matches!(entry, Entry::Held { .. }))
 }

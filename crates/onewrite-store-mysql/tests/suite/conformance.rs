@@ -7,6 +7,7 @@ use onewrite_core::{
     BoxFuture, Event, Result,
     inbox::{Inbox, Policy},
     sabotage::{Defect, Sabotage},
+    saga::journal::Journal,
     store::Store,
 };
 use onewrite_store_mysql::{
@@ -14,13 +15,15 @@ use onewrite_store_mysql::{
 };
 use onewrite_testkit::{
     conformance::{
-        self, Act, InboxFixture, InboxPlace, Remember, Script, StoreFixture, StorePlace, UserTx,
+        self, Act, InboxFixture, InboxPlace, JournalFixture, JournalPlace, Remember, Script,
+        StoreFixture, StorePlace, UserTx,
     },
     server,
 };
 
 onewrite_testkit::store_suite!(Mysql::default());
 onewrite_testkit::inbox_suite!(Mysql::default());
+onewrite_testkit::journal_suite!(Mysql::default());
 
 /// MariaDB with what is sabotaged in it.
 #[derive(Default, Clone, Copy)]
@@ -42,6 +45,12 @@ impl StoreFixture for Mysql {
         Box::pin(
             async move { Box::new(Self::place(*self, partitions).await) as Box<dyn StorePlace> },
         )
+    }
+}
+
+impl JournalFixture for Mysql {
+    fn journals(&self) -> BoxFuture<'_, Box<dyn JournalPlace>> {
+        Box::pin(async { Box::new(Self::place(*self, 4).await) as Box<dyn JournalPlace> })
     }
 }
 
@@ -124,6 +133,12 @@ impl UserTx for Tx {
     }
 }
 
+impl JournalPlace for Place {
+    fn journal(&self) -> BoxFuture<'_, Arc<dyn Journal>> {
+        Box::pin(async { Arc::new(self.store().await) as Arc<dyn Journal> })
+    }
+}
+
 impl InboxPlace for Place {
     fn open(
         &self,
@@ -186,6 +201,8 @@ macro_rules! notices {
 
 notices! {
     late_writes_of_an_old_owner: NoFence, store::fenced, "fenced: ";
+    late_transitions_of_an_old_owner: NoFence, saga::fenced_transition, "fenced: an old owner";
+    transitions_of_any_number: NoVersion, saga::next_version, "next version: one that exists";
     late_writes_within_a_batch: NoFence, store::independent, "independent: ";
     order_taken_from_time: OrderByTime, order::time_is_no_order, "commit order: ";
     rows_that_never_go: NoRetention, cursor::trim, "trim: ";

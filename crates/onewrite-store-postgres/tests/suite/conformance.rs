@@ -7,6 +7,7 @@ use onewrite_core::{
     BoxFuture, Event, Result,
     inbox::{Inbox, Policy},
     sabotage::{Defect, Sabotage},
+    saga::journal::Journal,
     store::{Batch, Durability, Item, Store},
 };
 use onewrite_store_postgres::{
@@ -14,7 +15,8 @@ use onewrite_store_postgres::{
 };
 use onewrite_testkit::{
     conformance::{
-        self, Act, InboxFixture, InboxPlace, Remember, Script, StoreFixture, StorePlace, UserTx,
+        self, Act, InboxFixture, InboxPlace, JournalFixture, JournalPlace, Remember, Script,
+        StoreFixture, StorePlace, UserTx,
     },
     server,
 };
@@ -22,6 +24,7 @@ use tokio_postgres::{Client, NoTls};
 
 onewrite_testkit::store_suite!(Postgres::default());
 onewrite_testkit::inbox_suite!(Postgres::default());
+onewrite_testkit::journal_suite!(Postgres::default());
 
 /// PostgreSQL with what is sabotaged in it, and how its users' events are placed.
 #[derive(Default, Clone, Copy)]
@@ -44,6 +47,12 @@ impl StoreFixture for Postgres {
         Box::pin(
             async move { Box::new(Self::place(*self, partitions).await) as Box<dyn StorePlace> },
         )
+    }
+}
+
+impl JournalFixture for Postgres {
+    fn journals(&self) -> BoxFuture<'_, Box<dyn JournalPlace>> {
+        Box::pin(async { Box::new(Self::place(*self, 4).await) as Box<dyn JournalPlace> })
     }
 }
 
@@ -170,6 +179,12 @@ async fn emit_on(client: &Client, event: &Event, at_once: bool) -> Result<()> {
         })
 }
 
+impl JournalPlace for Place {
+    fn journal(&self) -> BoxFuture<'_, Arc<dyn Journal>> {
+        Box::pin(async { Arc::new(self.store().await) as Arc<dyn Journal> })
+    }
+}
+
 impl InboxPlace for Place {
     fn open(
         &self,
@@ -263,6 +278,8 @@ macro_rules! notices {
 
 notices! {
     late_writes_of_an_old_owner: NoFence, store::fenced, "fenced: ";
+    late_transitions_of_an_old_owner: NoFence, saga::fenced_transition, "fenced: an old owner";
+    transitions_of_any_number: NoVersion, saga::next_version, "next version: one that exists";
     late_writes_within_a_batch: NoFence, store::independent, "independent: ";
     order_taken_from_time: OrderByTime, order::time_is_no_order, "commit order: ";
     rows_that_never_go: NoRetention, cursor::trim, "trim: ";

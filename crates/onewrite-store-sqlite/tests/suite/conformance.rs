@@ -8,6 +8,7 @@ use onewrite_core::{
     BoxFuture, Event, Result,
     inbox::{Inbox, Policy},
     sabotage::{Defect, Sabotage},
+    saga::journal::Journal,
     store::{Batch, Durability, Item, Store},
 };
 use onewrite_store_sqlite::{
@@ -15,11 +16,13 @@ use onewrite_store_sqlite::{
     rusqlite::{self, Connection},
 };
 use onewrite_testkit::conformance::{
-    self, Act, InboxFixture, InboxPlace, Remember, Script, StoreFixture, StorePlace, UserTx,
+    self, Act, InboxFixture, InboxPlace, JournalFixture, JournalPlace, Remember, Script,
+    StoreFixture, StorePlace, UserTx,
 };
 
 onewrite_testkit::store_suite!(Sqlite::default());
 onewrite_testkit::inbox_suite!(Sqlite::default());
+onewrite_testkit::journal_suite!(Sqlite::default());
 
 /// SQLite with what is sabotaged in it.
 #[derive(Default, Clone, Copy)]
@@ -34,6 +37,12 @@ impl Sqlite {
 impl StoreFixture for Sqlite {
     fn place(&self, partitions: u16) -> BoxFuture<'_, Box<dyn StorePlace>> {
         Box::pin(async move { Box::new(Self::place(*self, partitions)) as Box<dyn StorePlace> })
+    }
+}
+
+impl JournalFixture for Sqlite {
+    fn journals(&self) -> BoxFuture<'_, Box<dyn JournalPlace>> {
+        Box::pin(async { Box::new(Self::place(*self, 4)) as Box<dyn JournalPlace> })
     }
 }
 
@@ -135,6 +144,12 @@ impl UserTx for Tx {
     }
 }
 
+impl JournalPlace for Place {
+    fn journal(&self) -> BoxFuture<'_, Arc<dyn Journal>> {
+        Box::pin(async { Arc::new(self.store()) as Arc<dyn Journal> })
+    }
+}
+
 impl InboxPlace for Place {
     fn open(
         &self,
@@ -206,6 +221,8 @@ macro_rules! notices {
 
 notices! {
     late_writes_of_an_old_owner: NoFence, store::fenced, "fenced: ";
+    late_transitions_of_an_old_owner: NoFence, saga::fenced_transition, "fenced: an old owner";
+    transitions_of_any_number: NoVersion, saga::next_version, "next version: one that exists";
     late_writes_within_a_batch: NoFence, store::independent, "independent: ";
     numbers_used_twice: ReuseSequence, order::never_twice, "is used twice";
     order_taken_from_time: OrderByTime, order::time_is_no_order, "commit order: ";

@@ -24,6 +24,7 @@ pub mod log;
 pub mod order;
 pub mod parking;
 pub mod poison;
+pub mod saga;
 pub mod sink;
 pub mod store;
 mod suite;
@@ -36,6 +37,7 @@ use onewrite_core::{
     inbox::{Inbox, Policy},
     position::START,
     sabotage::Sabotage,
+    saga::journal::Journal,
     store::{Batch, Durability, Item, Op, Outcome, Read, Store},
 };
 
@@ -77,6 +79,18 @@ pub trait StorePlace: Send + Sync {
         drop(item);
         Box::pin(std::future::ready(None))
     }
+}
+
+/// A store of sagas under test.
+pub trait JournalFixture: Sync {
+    /// An empty place for a store.
+    fn journals(&self) -> BoxFuture<'_, Box<dyn JournalPlace>>;
+}
+
+/// Where the sagas of one case live. Dropping it may remove the data.
+pub trait JournalPlace: Send + Sync {
+    /// Opens the store that lives here. Several handles at the same time stand for several processes.
+    fn journal(&self) -> BoxFuture<'_, Arc<dyn Journal>>;
 }
 
 /// An open transaction of a user.

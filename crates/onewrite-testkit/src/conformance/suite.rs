@@ -8,6 +8,14 @@ macro_rules! store_suite {
     };
 }
 
+/// Makes one test of each case of the journal's suite.
+#[macro_export]
+macro_rules! journal_suite {
+    ($fixture:expr) => {
+        $crate::journal_cases!(tests, $fixture);
+    };
+}
+
 /// Makes one test of each case of the broker's suite, in both halves.
 #[macro_export]
 macro_rules! broker_suite {
@@ -48,6 +56,18 @@ macro_rules! store_cases {
             }
             parking {
                 park_in_order requested unpark_front scopes queue_order
+            }
+        );
+    };
+}
+
+#[doc(hidden)]
+#[macro_export]
+macro_rules! journal_cases {
+    ($mode:ident, $fixture:expr) => {
+        $crate::conformance_cases!($mode, $fixture,
+            saga {
+                as_written journal_first next_version fenced_transition start_once same_text due
             }
         );
     };

@@ -1,7 +1,7 @@
 //! The lanes of a stream are shared by the processes of a receiver.
 
 use std::{
-    env, fs,
+    env,
     path::Path,
     process::{Child, Command, Stdio},
     sync::Arc,
@@ -12,7 +12,10 @@ use onewrite_core::{Text, store::Store};
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::{Shop, Stream, assert_clean, reading};
-use crate::rig::{Consumer, PATIENCE, lanes_of, until};
+use crate::{
+    child::stands_still,
+    rig::{Consumer, PATIENCE, lanes_of, until},
+};
 
 /// What is given back, or was held by one that died, must not need to time out at the broker.
 async fn feed<B: Stream>(shop: &Shop<B>, owner: &str) -> B::Feed {
@@ -104,17 +107,7 @@ impl Doomed {
     /// Stops it, and waits until each of its threads stands still.
     async fn stop(&self) {
         self.signal(Signal::STOP);
-        let tasks = format!("/proc/{}/task", self.0.id());
-        let is_still = || {
-            let mut tasks = fs::read_dir(&tasks).unwrap().flatten();
-            tasks.all(|task| match fs::read_to_string(task.path().join("stat")) {
-                // Behind the name, in parentheses, which may hold anything.
-                Ok(stat) => stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('T')),
-                // It has ended.
-                Err(_) => true,
-            })
-        };
-        while !is_still() {
+        while !stands_still(self.0.id()) {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     }

@@ -23,3 +23,4 @@ mod i8;
 mod rig;
 mod role;
 mod s33;
+mod saga;

@@ -44,6 +44,10 @@ async fn a_child_plays_its_role() {
     match role.as_str() {
         "i3" => crate::i3::child(&folder, sabotage).await,
         "i4" => crate::i4::child(&folder, sabotage).await,
+        "saga" => crate::saga::child(&folder, sabotage, true, false).await,
+        "saga-gated" => crate::saga::child(&folder, sabotage, true, true).await,
+        "saga-without-keys" => crate::saga::child(&folder, sabotage, false, false).await,
+        "saga-poison" => crate::saga::poisoned_child(&folder, sabotage).await,
         "s33" => crate::s33::child(&folder, sabotage).await,
         _ => panic!("there is no role `{role}`"),
     }

@@ -1,0 +1,250 @@
+//! What sagas are told, what follows from it, and the attempts that are permitted then.
+
+use std::{sync::Arc, time::Instant};
+
+use onewrite_core::{
+    Code, Error, Timestamp,
+    sabotage::Defect,
+    saga::{
+        Attempt, Cancelled, Direction, Ended, Entry, Input, SagaId,
+        journal::{self, FindSagas, Transition},
+    },
+};
+
+use super::{Driver, Fact, Reply, Turn};
+use crate::saga::{
+    attempt::{self, Report},
+    handle::Command,
+    participant::Call,
+    write,
+};
+
+impl Driver {
+    pub(super) fn fire(&mut self) {
+        let now = self.clock.now();
+        while let Some((time, id)) = self.timers.first().copied().filter(|(time, _)| *time <= now) {
+            self.timers.remove(&(time, id));
+            if let Some(live) = self.live.get_mut(&id) {
+                live.timer = None;
+            }
+            self.give(id, Input::Time);
+        }
+    }
+
+    pub(super) async fn asked(&mut self, command: Command) {
+        match command {
+            Command::Start(start) => self.start(Box::new(start), true),
+            Command::Watch(id, watcher) => {
+                // Dropped where the saga is not in memory: who waits looks into the store then.
+                if let Some(live) = self.live.get_mut(&id) {
+                    live.watchers.push(watcher);
+                }
+            }
+            Command::Cancel { id, actor, reason, reply } => {
+                self.steer(id, Input::Cancel { actor, reason }, reply).await;
+            }
+            Command::Resume { id, actor, reason, reply } => {
+                self.steer(id, Input::Resume { actor, reason }, reply).await;
+            }
+        }
+    }
+
+    /// Carries out what a person wants, and tells once it is durable.
+    pub(super) async fn steer(&mut self, id: SagaId, input: Input, reply: Reply) {
+        if !self.live.contains_key(&id) {
+            match self.store.sagas(FindSagas::Id(id)).await {
+                Ok(found) => {
+                    for saved in &found {
+                        self.load(saved).await;
+                    }
+                }
+                Err(error) => {
+                    let _ = reply.send(Err(error));
+                    return;
+                }
+            }
+        }
+        let Some(live) = self.live.get_mut(&id) else {
+            let what = format!("this process runs no saga {id}, or it has ended");
+            let _ = reply.send(Err(Error::new(Code::NotFound, what)));
+            return;
+        };
+        live.facts.push_back(Fact { input, reply: Some(reply) });
+        self.step(id);
+    }
+
+    pub(super) fn ended(&mut self, report: Report) {
+        let next = self.gates.leave(report.gate);
+        let Report { saga, epoch, step, direction, number, ended, .. } = report;
+        let known = self.live.get(&saga).is_some_and(|live| live.epoch == epoch);
+        if known {
+            let word = match ended {
+                Ended::Done(_) => "done",
+                Ended::Aborted(_) => "aborted",
+                Ended::Unknown(_) => "unknown",
+                Ended::NotMade(_) => "not_made",
+            };
+            metrics::counter!("onewrite_saga_attempts_total", "outcome" => word).increment(1);
+            let jitter = match &ended {
+                Ended::Done(_) => 0.0,
+                Ended::Unknown(_) | Ended::Aborted(_) | Ended::NotMade(_) => rand::random(),
+            };
+            self.give(saga, Input::Ended { step, direction, number, how: ended, jitter });
+        }
+        if let Some(turn) = next {
+            self.make(turn);
+        }
+    }
+
+    pub(super) fn give(&mut self, id: SagaId, fact: Input) {
+        if let Some(live) = self.live.get_mut(&id) {
+            live.facts.push_back(Fact { input: fact, reply: None });
+            self.step(id);
+        }
+    }
+
+    /// Takes in the facts of a saga until one has to be written; without one, makes the attempts that
+    /// are permitted.
+    pub(super) fn step(&mut self, id: SagaId) {
+        let now = self.clock.now();
+        let Some(live) = self.live.get_mut(&id) else { return };
+        while !live.busy {
+            let Some(Fact { input, reply }) = live.facts.pop_front() else { break };
+            let wants_cancel = matches!(input, Input::Cancel { .. });
+            let entries = match live.saga.decide(now, input) {
+                Ok(entries) if entries.is_empty() => {
+                    let late = wants_cancel && live.saga.can_cancel() == Cancelled::TooLate;
+                    if let Some(reply) = reply {
+                        let _ = reply.send(if late { Err(too_late(id)) } else { Ok(()) });
+                    }
+                    continue;
+                }
+                Ok(entries) => entries,
+                Err(error) => {
+                    tracing::error!(saga = %id, %error, "a saga does not follow from its journal; it is left as it is");
+                    drop(self.unload(id));
+                    return;
+                }
+            };
+            live.replies.extend(reply);
+            let Some(fence) = self.leases.fence(live.partition) else {
+                drop(self.unload(id));
+                return;
+            };
+            alert(id, &live.saga.checked().definition().name, &entries);
+            match journal::encode(&entries) {
+                Ok(entries) => {
+                    let (version, standing) = live.saga.next_transition();
+                    let next = Transition { saga: id, version, time: now, entries, standing };
+                    self.queue.push_back(write::transition(fence, next));
+                    live.busy = true;
+                }
+                Err(error) => {
+                    tracing::error!(saga = %id, %error, "a transition cannot be written");
+                    drop(self.unload(id));
+                    return;
+                }
+            }
+        }
+        if !live.busy || self.options.sabotage.has(Defect::ActBeforeJournal) {
+            self.attempt(id, now);
+        }
+    }
+
+    /// Makes the attempts that are permitted now.
+    pub(super) fn attempt(&mut self, id: SagaId, now: Timestamp) {
+        let Some(live) = self.live.get_mut(&id) else { return };
+        if self.leaving.contains(&live.partition) {
+            return;
+        }
+        // Behind the end of its leases it begins nothing: another process may have begun already.
+        if !self.leases.hold() && !self.options.sabotage.has(Defect::ActWithoutLease) {
+            self.starved = true;
+            return;
+        }
+        let (partition, epoch) = (live.partition, live.epoch);
+        let attempts = live.saga.committed(now);
+        let checked = Arc::clone(live.saga.checked());
+        for attempt in attempts {
+            let step = &checked.steps()[attempt.step];
+            let name = match attempt.direction {
+                Direction::Action => step.action(),
+                Direction::Compensation => step.compensated_by().unwrap_or_default(),
+            };
+            let gate = self.gates.at(name);
+            let time = attempt.deadline.since(now);
+            let turn = Turn { attempt, partition, epoch, gate, time };
+            if let Some(turn) = self.gates.enter(gate, turn) {
+                self.make(turn);
+            }
+        }
+        self.set_timer(id);
+    }
+
+    pub(super) fn set_timer(&mut self, id: SagaId) {
+        let Some(live) = self.live.get_mut(&id) else { return };
+        let next = live.saga.next_time();
+        if live.timer != next {
+            if let Some(time) = live.timer {
+                self.timers.remove(&(time, id));
+            }
+            live.timer = next;
+            if let Some(time) = next {
+                self.timers.insert((time, id));
+            }
+        }
+    }
+
+    /// Makes one attempt in a task of its own. One whose lease is lost by now is not made.
+    pub(super) fn make(&mut self, turn: Turn) {
+        let mut turn = Some(turn);
+        while let Some(Turn { attempt, partition, epoch, gate, time }) = turn.take() {
+            if self.leases.fence(partition).is_none_or(|fence| fence.epoch != epoch) {
+                turn = self.gates.leave(gate);
+                continue;
+            }
+            let name = self.gates.name(gate).to_owned();
+            let participant = self.participants.get(&name);
+            let reports = self.reports.clone();
+            let Attempt { saga, step, direction, number, key, input, output, .. } = attempt;
+            tokio::spawn(async move {
+                let deadline = Instant::now() + time;
+                let ended = match input {
+                    Ok(input) => {
+                        let attempt = number;
+                        let call =
+                            Call { saga, key, direction, attempt, epoch, deadline, input, output };
+                        attempt::make(participant, &name, call).await
+                    }
+                    Err(why) => Ended::Aborted(why),
+                };
+                let report = Report { saga, epoch, step, direction, number, gate, ended };
+                // Without a driver nobody wants to know.
+                let _ = reports.send(report);
+            });
+        }
+    }
+}
+
+fn too_late(id: SagaId) -> Error {
+    let what = format!("the saga {id} has passed its pivot or has ended: it cannot be cancelled");
+    Error::new(Code::InvalidInput, what)
+}
+
+/// Tells what a person should know.
+fn alert(id: SagaId, name: &str, entries: &[Entry]) {
+    for entry in entries {
+        match entry {
+            Entry::Held { step, .. } => {
+                metrics::counter!("onewrite_saga_held_total").increment(1);
+                let code = Code::SagaHeld;
+                tracing::error!(saga = %id, name, %step, "{code}: the step can neither go on nor be compensated; a person has to look");
+            }
+            Entry::Overdue => {
+                metrics::counter!("onewrite_saga_overdue_total").increment(1);
+                tracing::error!(saga = %id, name, "the saga is not done in time; it is past its pivot and goes on");
+            }
+            _ => {}
+        }
+    }
+}

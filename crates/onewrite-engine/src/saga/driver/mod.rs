@@ -1,0 +1,232 @@
+//! The driver: hands facts to the sagas, has their transitions written, makes their attempts.
+//!
+//! One task owns everything, so nothing here is locked. It waits for the store only to renew its leases
+//! and to read sagas that it takes up; commits and attempts run beside it and report back.
+
+mod facts;
+mod ownership;
+mod reading;
+mod writing;
+
+use std::{
+    collections::{BTreeSet, HashMap, HashSet, VecDeque},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use onewrite_core::{
+    Partition, Text, Timestamp,
+    lease::{Epoch, Fence},
+    saga::{Attempt, Checked, DefinitionId, Input, Saga, SagaId, journal::Journal},
+    store::{Batch, Durability, Item},
+};
+use tokio::{
+    sync::{mpsc, oneshot},
+    task::JoinSet,
+};
+
+use super::{
+    attempt::Report,
+    gate::Gates,
+    handle::{Command, Watcher},
+    leases::{Clock, Leases},
+    options::SagaOptions,
+    participant::Participants,
+    write::{Committed, Write},
+};
+use crate::Shutdown;
+
+/// Facts taken in between two looks at what is to be written.
+const FACTS_MAX: usize = 1_024;
+
+/// A saga in memory.
+struct Live {
+    saga: Saga,
+    partition: Partition,
+    epoch: Epoch,
+    /// A transition is on its way to the store: facts wait.
+    busy: bool,
+    facts: VecDeque<Fact>,
+    timer: Option<Timestamp>,
+    watchers: Vec<Watcher>,
+    /// Who is told once the transition under way is durable.
+    replies: Vec<Reply>,
+}
+
+/// What a saga is told, and who is told that it is durable.
+struct Fact {
+    input: Input,
+    reply: Option<Reply>,
+}
+
+type Reply = oneshot::Sender<onewrite_core::Result<()>>;
+
+/// An attempt that may have to wait for its turn.
+#[derive(Debug)]
+struct Turn {
+    attempt: Attempt,
+    partition: Partition,
+    epoch: Epoch,
+    gate: usize,
+    /// How long it may take, counted from when its turn comes.
+    time: Duration,
+}
+
+pub(super) struct Driver {
+    store: Arc<dyn Journal>,
+    options: SagaOptions,
+    owner: Text,
+    participants: Participants,
+    clock: Clock,
+    leases: Leases,
+    live: HashMap<SagaId, Live>,
+    timers: BTreeSet<(Timestamp, SagaId)>,
+    gates: Gates<Turn>,
+    /// Definitions that are stored.
+    definitions: HashMap<DefinitionId, Arc<Checked>>,
+    queue: VecDeque<Write>,
+    commits: JoinSet<Committed>,
+    /// Starts under a lease whose commit is under way: no reading of sagas may take them for another's.
+    starting: HashSet<SagaId>,
+    reports: mpsc::UnboundedSender<Report>,
+    reported: mpsc::UnboundedReceiver<Report>,
+    /// Partitions whose unfinished sagas are still to be taken over, behind this one.
+    recovering: (BTreeSet<Partition>, SagaId),
+    /// Partitions to be given back, once nothing of theirs is in flight.
+    leaving: BTreeSet<Partition>,
+    /// Partitions under whose lease a write has an unknown outcome.
+    unsure: Vec<Fence>,
+    /// Sagas to be read again.
+    reload: Vec<SagaId>,
+    renew_at: Instant,
+    poll_at: Instant,
+    polls: u32,
+    /// Nothing is written before this, after so many failures.
+    pause: (Instant, u32),
+    /// Attempts were held back because the leases had run out.
+    starved: bool,
+}
+
+impl Driver {
+    pub(super) fn new(
+        store: Arc<dyn Journal>,
+        options: SagaOptions,
+        owner: Text,
+        participants: Participants,
+    ) -> Self {
+        let (reports, reported) = mpsc::unbounded_channel();
+        let now = Instant::now();
+        Self {
+            gates: Gates::new(options.participant_max),
+            store,
+            options,
+            owner,
+            participants,
+            clock: Clock::own(),
+            leases: Leases::new(),
+            live: HashMap::new(),
+            timers: BTreeSet::new(),
+            definitions: HashMap::new(),
+            queue: VecDeque::new(),
+            commits: JoinSet::new(),
+            starting: HashSet::new(),
+            reports,
+            reported,
+            recovering: (BTreeSet::new(), SagaId::default()),
+            leaving: BTreeSet::new(),
+            unsure: Vec::new(),
+            reload: Vec::new(),
+            renew_at: now,
+            poll_at: now,
+            polls: 0,
+            pause: (now, 0),
+            starved: false,
+        }
+    }
+
+    /// Runs sagas until the shutdown.
+    pub(super) async fn run(
+        mut self,
+        mut commands: mpsc::UnboundedReceiver<Command>,
+        shutdown: Shutdown,
+    ) {
+        let (mut asked, mut ended) = (Vec::new(), Vec::new());
+        let mut open = true;
+        while !shutdown.has_begun() {
+            self.upkeep(true).await;
+            let wake = self.wake_at();
+            tokio::select! {
+                _ = self.reported.recv_many(&mut ended, FACTS_MAX) => {}
+                count = commands.recv_many(&mut asked, FACTS_MAX), if open => open = count > 0,
+                Some(done) = self.commits.join_next() => self.joined(done),
+                () = tokio::time::sleep_until(wake.into()) => {}
+                () = shutdown.begun() => break,
+            }
+            for report in ended.drain(..) {
+                self.ended(report);
+            }
+            for command in asked.drain(..) {
+                self.asked(command).await;
+            }
+            self.send();
+        }
+        self.leave().await;
+    }
+
+    /// Renews the leases, fires timers, looks for what is due.
+    async fn upkeep(&mut self, take: bool) {
+        if Instant::now() >= self.renew_at {
+            self.renew_at = Instant::now() + self.options.lease_ttl / 3;
+            if let Err(error) = self.renew(take).await {
+                tracing::warn!(%error, "the leases of sagas were not renewed");
+                self.renew_at = Instant::now() + self.options.lease_ttl / 10;
+            }
+        }
+        self.fire();
+        if Instant::now() >= self.poll_at {
+            self.poll_at = Instant::now() + self.options.poll;
+            if let Err(error) = self.take_up(take).await {
+                tracing::warn!(%error, "sagas that are due were not read");
+            }
+            self.give_back();
+        }
+        self.send();
+    }
+
+    fn wake_at(&self) -> Instant {
+        let mut wake = self.renew_at.min(self.poll_at);
+        if let Some((time, _)) = self.timers.first() {
+            wake = wake.min(self.clock.instant(*time));
+        }
+        if !self.queue.is_empty() && self.commits.is_empty() {
+            wake = wake.min(self.pause.0);
+        }
+        wake
+    }
+
+    fn insert(&mut self, saga: Saga, partition: Partition, epoch: Epoch, watchers: Vec<Watcher>) {
+        let live = Live {
+            saga,
+            partition,
+            epoch,
+            busy: false,
+            facts: VecDeque::new(),
+            timer: None,
+            watchers,
+            replies: Vec::new(),
+        };
+        self.live.insert(live.saga.id(), live);
+    }
+
+    fn unload(&mut self, id: SagaId) -> Option<Live> {
+        let live = self.live.remove(&id)?;
+        if let Some(time) = live.timer {
+            self.timers.remove(&(time, id));
+        }
+        Some(live)
+    }
+}
+
+fn batch(items: Vec<Item>, durability: Durability) -> Batch {
+    Batch { durability, items }
+}

@@ -1,0 +1,140 @@
+//! Which partitions are this runner's: renewing, losing, sharing and leaving.
+
+use std::{sync::Arc, time::Instant};
+
+use onewrite_core::{
+    Partition, Result,
+    sabotage::Defect,
+    saga::{
+        Input, SagaId,
+        journal::{PARTITIONS, SCOPE, Waits},
+    },
+    store::{Claim, Durability, Item, Op},
+};
+
+use super::{Clock, Driver, Live, batch};
+
+impl Driver {
+    pub(super) async fn renew(&mut self, take: bool) -> Result<()> {
+        self.clock = Clock::new(self.store.now().await?);
+        self.release_unsure().await?;
+        if self.options.sabotage.has(Defect::ActWithoutLease)
+            && !self.leases.partitions().is_empty()
+        {
+            return Ok(());
+        }
+        let (asked, ttl) = (Instant::now(), self.options.lease_ttl);
+        let owner = self.owner.clone();
+        let claim = Claim { scope: SCOPE, leases: PARTITIONS, owner, ttl, take };
+        let claimed = self.store.claim(claim).await?;
+        let (lost, new) = self.leases.learn(&claimed.held, asked, ttl);
+        lost.into_iter().for_each(|partition| self.drop_partition(partition));
+        if !new.is_empty() {
+            self.recovering.0.extend(new);
+            self.recovering.1 = SagaId::default();
+            self.poll_at = Instant::now();
+        }
+        let extra = claimed.give_back.saturating_sub(self.leaving.len());
+        let held = self.leases.partitions();
+        let more = held.into_iter().rev().filter(|partition| !self.leaving.contains(partition));
+        let more: Vec<_> = more.take(extra).collect();
+        self.leaving.extend(more);
+        if self.starved {
+            self.starved = false;
+            let all: Vec<SagaId> = self.live.keys().copied().collect();
+            all.into_iter().for_each(|id| self.step(id));
+        }
+        Ok(())
+    }
+
+    /// Gives leases back whose last write has an unknown outcome: taken again they have a new epoch,
+    /// which refuses that write, should it still be on its way.
+    pub(super) async fn release_unsure(&mut self) -> Result<()> {
+        let items: Vec<Item> = self
+            .unsure
+            .iter()
+            .map(|fence| Item { fence: Some(fence.clone()), ops: vec![Op::Release(fence.clone())] })
+            .collect();
+        if !items.is_empty() {
+            self.store.commit(batch(items, Durability::Durable)).await?;
+            self.unsure.clear();
+        }
+        Ok(())
+    }
+
+    /// Another owner has this partition, or may get it: what is known of its sagas is forgotten.
+    pub(super) fn drop_partition(&mut self, partition: Partition) {
+        self.leases.forget(partition);
+        self.leaving.remove(&partition);
+        self.recovering.0.remove(&partition);
+        let theirs = |(id, live): (&SagaId, &Live)| (live.partition == partition).then_some(*id);
+        let dropped: Vec<SagaId> = self.live.iter().filter_map(theirs).collect();
+        dropped.into_iter().for_each(|id| drop(self.unload(id)));
+    }
+
+    /// Leaves partitions of which others want a share, once nothing of theirs is in flight.
+    pub(super) fn give_back(&mut self) {
+        for partition in self.leaving.clone() {
+            let Some(fence) = self.leases.fence(partition) else { continue };
+            let theirs =
+                |(id, live): (&SagaId, &Live)| (live.partition == partition).then_some(*id);
+            let own: Vec<SagaId> = self.live.iter().filter_map(theirs).collect();
+            for id in &own {
+                self.hand_back(*id);
+            }
+            let waits = self.queue.iter().any(|write| write.of.partition() == partition)
+                || self.live.values().any(|live| live.partition == partition)
+                || !self.commits.is_empty();
+            if !waits {
+                self.drop_partition(partition);
+                let item = Item { fence: Some(fence.clone()), ops: vec![Op::Release(fence)] };
+                let store = Arc::clone(&self.store);
+                tokio::spawn(async move {
+                    // Should it fail, the lease runs out by itself.
+                    let _ = store.commit(batch(vec![item], Durability::Relaxed)).await;
+                });
+            }
+        }
+    }
+
+    pub(super) fn hand_back(&mut self, id: SagaId) {
+        let Some(live) = self.live.get_mut(&id) else { return };
+        if live.busy || live.saga.in_flight() > 0 {
+            return;
+        }
+        if live.saga.standing().waits == Waits::Lease {
+            live.facts.clear();
+            self.give(id, Input::HandBack);
+        } else {
+            drop(self.unload(id));
+        }
+    }
+
+    /// Lets attempts in flight end, hands back what is left, and gives the leases back.
+    pub(super) async fn leave(&mut self) {
+        self.leaving = self.leases.partitions().into_iter().collect();
+        let until = Instant::now() + self.options.lease_ttl;
+        while Instant::now() < until
+            && !(self.live.is_empty() && self.commits.is_empty() && self.queue.is_empty())
+        {
+            let all: Vec<SagaId> = self.live.keys().copied().collect();
+            all.into_iter().for_each(|id| self.hand_back(id));
+            self.upkeep(false).await;
+            tokio::select! {
+                Some(report) = self.reported.recv() => self.ended(report),
+                Some(done) = self.commits.join_next() => self.joined(done),
+                () = tokio::time::sleep(self.options.poll) => {}
+            }
+            self.send();
+        }
+        let fences = self.leases.partitions().into_iter().filter_map(|at| self.leases.fence(at));
+        let mut items: Vec<Item> = fences
+            .map(|fence| Item { fence: Some(fence.clone()), ops: vec![Op::Release(fence)] })
+            .collect();
+        let op = Op::Leave { scope: SCOPE, owner: self.owner.clone() };
+        items.push(Item { fence: None, ops: vec![op] });
+        if let Err(error) = self.store.commit(batch(items, Durability::Relaxed)).await {
+            tracing::warn!(%error, "the leases of sagas were not given back; they expire by themselves");
+        }
+    }
+}

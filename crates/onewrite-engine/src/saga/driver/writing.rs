@@ -1,0 +1,219 @@
+//! What is on its way to the store, and what becomes of it.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use onewrite_core::{
+    Error, Partition,
+    error::Certainty,
+    failpoint,
+    position::partition_of,
+    retry::Backoff,
+    saga::{
+        Json, Phase, Saga, SagaId,
+        journal::{NewSaga, PARTITIONS, Standing, State, Waits},
+    },
+    store::{Item, Op, Outcome as Written},
+};
+
+use super::Driver;
+use crate::saga::{
+    handle::{Outcome, Start},
+    write::{self, Committed, Of, Write},
+};
+
+/// Pauses while the store takes nothing.
+const BACKOFF: Backoff =
+    Backoff { initial: Duration::from_millis(20), cap: Duration::from_secs(2) };
+
+impl Driver {
+    pub(super) fn start(&mut self, start: Box<Start>, owned: bool) {
+        let name = &start.checked.definition().name;
+        let partition = partition_of(&format!("{name}/{}", start.key), PARTITIONS);
+        let room = self.live.len() + self.starting.len() < self.options.live_max;
+        let fence = self
+            .leases
+            .fence(partition)
+            .filter(|_| owned && room && self.leases.hold() && !self.leaving.contains(&partition));
+        let started_at = self.clock.now();
+        // Without the lease it is left to its owner, as due at once.
+        let standing = match fence {
+            Some(_) => Standing::leased(State::Running),
+            None => Standing::waiting(State::Running, started_at),
+        };
+        let new = NewSaga {
+            id: start.id,
+            name: name.clone().into(),
+            key: start.key.clone(),
+            run: 0,
+            partition,
+            definition: start.checked.id().clone(),
+            input: start.input.clone(),
+            standing,
+            started_at,
+        };
+        let mut ops = vec![Op::StartSaga(Box::new(new))];
+        if !self.definitions.contains_key(start.checked.id()) {
+            ops.insert(0, Op::DefineSaga(Arc::clone(&start.checked)));
+        }
+        if fence.is_some() {
+            self.starting.insert(start.id);
+        }
+        self.queue.push_back(Write { item: Item { fence, ops }, of: Of::Start(start, partition) });
+    }
+
+    /// Sends what waits, as far as commits may be under way.
+    pub(super) fn send(&mut self) {
+        while !self.queue.is_empty()
+            && self.commits.len() < self.options.commits_max.max(1)
+            && Instant::now() >= self.pause.0
+        {
+            let count = self.queue.len().min(self.options.batch_max.max(1));
+            let writes: Vec<Write> = self.queue.drain(..count).collect();
+            self.commits.spawn(write::commit(Arc::clone(&self.store), writes));
+        }
+    }
+
+    pub(super) fn joined(&mut self, done: Result<Committed, tokio::task::JoinError>) {
+        let (writes, outcomes) = match done {
+            Ok(committed) => committed,
+            Err(error) => {
+                // A store that panicked: nothing is known of any lease.
+                tracing::error!(%error, "a commit ended unexpectedly");
+                let held = self.leases.partitions();
+                held.into_iter().for_each(|partition| self.doubt(partition));
+                return;
+            }
+        };
+        match outcomes {
+            Ok(outcomes) => {
+                self.pause.1 = 0;
+                for (write, outcome) in writes.into_iter().zip(outcomes) {
+                    self.written(write, outcome);
+                }
+            }
+            Err(error) => self.not_committed(writes, &error),
+        }
+    }
+
+    /// Nothing of it was committed, or nobody knows.
+    pub(super) fn not_committed(&mut self, writes: Vec<Write>, error: &Error) {
+        self.pause.1 = self.pause.1.saturating_add(1);
+        self.pause.0 = Instant::now() + BACKOFF.pause(self.pause.1, rand::random());
+        tracing::warn!(%error, writes = writes.len(), "sagas were not written");
+        if error.certainty() == Certainty::NotApplied {
+            // Before all that came later: a saga's transitions keep their order.
+            writes.into_iter().rev().for_each(|write| self.queue.push_front(write));
+            return;
+        }
+        for write in writes {
+            self.doubt(write.of.partition());
+            if let Of::Start(start, _) = write.of {
+                self.starting.remove(&start.id);
+                let error = Error::new(error.code(), error.context().to_owned());
+                let _ = start.reply.send(Err(error));
+            }
+        }
+    }
+
+    /// A write under this lease may still land: the lease is given back and taken again.
+    pub(super) fn doubt(&mut self, partition: Partition) {
+        if let Some(fence) = self.leases.fence(partition) {
+            self.unsure.push(fence);
+            self.drop_partition(partition);
+            self.renew_at = Instant::now();
+        }
+    }
+
+    pub(super) fn written(&mut self, write: Write, outcome: Written) {
+        match (write.of, outcome) {
+            (Of::Saga(id, _), Written::Applied(_)) => self.advanced(id),
+            (Of::Saga(_, partition), Written::Fenced) => {
+                self.drop_partition(partition);
+                self.renew_at = Instant::now();
+            }
+            (Of::Saga(id, _), Written::Failed(error)) => {
+                tracing::warn!(saga = %id, %error, "a transition was refused; the saga is read again");
+                drop(self.unload(id));
+                self.reload.push(id);
+            }
+            (Of::Start(start, partition), outcome) => {
+                self.starting.remove(&start.id);
+                match outcome {
+                    Written::Applied(count) => {
+                        self.started(*start, partition, &write.item, count > 0);
+                    }
+                    Written::Fenced => {
+                        self.drop_partition(partition);
+                        self.renew_at = Instant::now();
+                        self.start(start, false);
+                    }
+                    Written::Failed(error) => drop(start.reply.send(Err(error))),
+                }
+            }
+        }
+    }
+
+    pub(super) fn started(
+        &mut self,
+        start: Start,
+        partition: Partition,
+        item: &Item,
+        is_new: bool,
+    ) {
+        failpoint::hit("saga.after_start_before_attempt");
+        let Start { id, checked, input, reply, watcher, .. } = start;
+        self.definitions.entry(checked.id().clone()).or_insert_with(|| Arc::clone(&checked));
+        // Who started it and does not want to know lets it run all the same.
+        let _ = reply.send(Ok(is_new));
+        let (Some(Op::StartSaga(new)), true) = (item.ops.last(), is_new) else { return };
+        metrics::counter!("onewrite_saga_started_total").increment(1);
+        let held = self.leases.fence(partition);
+        if let Some(fence) = held.filter(|held| item.fence.as_ref() == Some(held)) {
+            let (at, sabotage) = (new.started_at, self.options.sabotage);
+            let saga = Saga::started(id, checked, input, at, sabotage);
+            self.insert(saga, partition, fence.epoch, watcher.into_iter().collect());
+            self.step(id);
+        }
+    }
+
+    /// A transition is durable.
+    pub(super) fn advanced(&mut self, id: SagaId) {
+        let now = self.clock.now();
+        let Some(live) = self.live.get_mut(&id) else { return };
+        live.busy = false;
+        live.replies.drain(..).for_each(|reply| drop(reply.send(Ok(()))));
+        failpoint::hit("saga.after_journal_before_attempt");
+        let standing = live.saga.standing();
+        let stays = match (standing.waits, standing.due) {
+            (Waits::Lease, _) => true,
+            (Waits::Timer, due) => {
+                live.saga.in_flight() > 0
+                    || due.is_some_and(|due| due > now && due.since(now) <= self.options.keep)
+            }
+            (Waits::Operator | Waits::Nothing, _) => false,
+        };
+        let told = !live.facts.is_empty();
+        if stays || told {
+            self.attempt(id, now);
+            if told {
+                self.step(id);
+            }
+            return;
+        }
+        let Some(mut live) = self.unload(id) else { return };
+        let outcome = match live.saga.phase() {
+            Phase::Completed => {
+                let output = live.saga.standing().output.clone();
+                Outcome::Completed(output.unwrap_or(Json::NULL))
+            }
+            Phase::Compensated => Outcome::Compensated,
+            Phase::Forward | Phase::Compensating => return,
+        };
+        let word = live.saga.standing().state.as_str();
+        metrics::counter!("onewrite_saga_ended_total", "state" => word).increment(1);
+        live.watchers.drain(..).for_each(|watcher| drop(watcher.send(outcome.clone())));
+    }
+}

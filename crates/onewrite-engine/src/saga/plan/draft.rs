@@ -1,0 +1,127 @@
+//! The definition and the functions of a saga that is being stated.
+
+use std::{sync::Arc, time::Duration};
+
+use onewrite_core::{
+    BoxFuture, Result,
+    saga::{Compensation, Ended, Json, Kind, Mapping, Step},
+};
+use serde::{Serialize, de::DeserializeOwned};
+
+use super::{Cx, Handles, Retry, StepError, StepOptions, step::Why};
+use crate::saga::participant::Call;
+
+/// A step's function, over services and values that nobody outside of it knows the types of.
+pub(super) type Actor<S> = Arc<dyn Fn(Arc<S>, Call) -> BoxFuture<'static, Ended> + Send + Sync>;
+
+pub(super) struct Draft<S> {
+    pub(super) saga: String,
+    pub(super) steps: Vec<Step>,
+    pub(super) actors: Vec<(String, Actor<S>)>,
+    pub(super) options: StepOptions,
+    /// The steps that the next one comes after.
+    pub(super) last: Vec<usize>,
+    /// The steps of the group that is being stated, if there is one.
+    pub(super) group: Option<Vec<usize>>,
+}
+
+impl<S: Send + Sync + 'static> Draft<S> {
+    pub(super) fn add<H: Handles>(&mut self, name: &str, kind: Kind, inputs: &H) -> usize {
+        let mut before = self.last.clone();
+        before.extend(inputs.steps());
+        before.sort_unstable();
+        before.dedup();
+        let names: Vec<String> = self.steps.iter().map(|step| step.name.clone()).collect();
+        let name_of = |index: usize| names.get(index).cloned().unwrap_or_default();
+        let at = |step: Option<usize>| match step {
+            None => Mapping::input(),
+            Some(index) => Mapping::output_of(&name_of(index)),
+        };
+        let mut step = Step::new(name, Compensation::None(String::new()));
+        step.kind = kind;
+        step.action = Some(format!("{}.{name}", self.saga));
+        step.after = Some(before.into_iter().map(name_of).collect());
+        step.input = Some(inputs.mapping(&at));
+        let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX).max(1);
+        step.retry = self.options.retry.clone();
+        step.compensation_retry = self.options.compensation_retry.clone();
+        if let Some(time) = self.options.attempt_timeout {
+            step.attempt_timeout_ms = millis(time);
+        }
+        step.step_timeout_ms =
+            self.options.step_timeout.filter(|_| kind == Kind::Compensatable).map(millis);
+        let index = self.steps.len();
+        self.steps.push(step);
+        match &mut self.group {
+            Some(group) => group.push(index),
+            None => self.last = vec![index],
+        }
+        index
+    }
+
+    pub(super) fn act<V, T, E, F, Fut>(&mut self, step: usize, function: F)
+    where
+        V: DeserializeOwned + Send + 'static,
+        T: Serialize + 'static,
+        E: Into<StepError> + 'static,
+        F: Fn(Cx<S>, V) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<T, E>> + Send + 'static,
+    {
+        let function = Arc::new(function);
+        let actor = move |services: Arc<S>, call: Call| -> BoxFuture<'static, Ended> {
+            let function = Arc::clone(&function);
+            Box::pin(async move {
+                let value = match call.input.read("the step's input") {
+                    Ok(value) => value,
+                    Err(error) => return Ended::Aborted(error.to_string().into()),
+                };
+                match function(Cx { services, call }, value).await.map_err(Into::into) {
+                    Ok(output) => answered(Json::of(&output, "the step's output")),
+                    Err(StepError(Why::Abort(reason))) => Ended::Aborted(reason.into()),
+                    Err(StepError(Why::Retry(reason))) => Ended::Unknown(reason.into()),
+                }
+            })
+        };
+        let name = self.steps[step].action().to_owned();
+        self.actors.push((name, Arc::new(actor)));
+    }
+
+    pub(super) fn compensate<V, T, F, Fut>(&mut self, step: usize, function: F)
+    where
+        V: DeserializeOwned + Send + 'static,
+        T: DeserializeOwned + Send + 'static,
+        F: Fn(Cx<S>, V, Option<T>) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<(), Retry>> + Send + 'static,
+    {
+        let function = Arc::new(function);
+        let actor = move |services: Arc<S>, call: Call| -> BoxFuture<'static, Ended> {
+            let function = Arc::clone(&function);
+            Box::pin(async move {
+                let output = call.output.as_ref().map(|output| output.read("the step's output"));
+                let known = call
+                    .input
+                    .read("the step's input")
+                    .and_then(|value| Ok((value, output.transpose()?)));
+                let (value, output) = match known {
+                    Ok(known) => known,
+                    Err(error) => return Ended::Unknown(error.to_string().into()),
+                };
+                match function(Cx { services, call }, value, output).await {
+                    Ok(()) => Ended::Done(Json::NULL),
+                    Err(Retry(reason)) => Ended::Unknown(reason.into()),
+                }
+            })
+        };
+        let name = format!("{}.compensation", self.steps[step].action());
+        self.steps[step].compensation = Compensation::By(name.clone());
+        self.actors.push((name, Arc::new(actor)));
+    }
+}
+
+/// The effect has happened, so an output that cannot be stored is no failure of the step.
+fn answered(output: Result<Json>) -> Ended {
+    match output {
+        Ok(output) => Ended::Done(output),
+        Err(error) => Ended::Unknown(error.to_string().into()),
+    }
+}

@@ -1,0 +1,304 @@
+//! The journal's promises: sagas started once, transitions in order, each under its lease.
+
+use std::{sync::Arc, time::Duration};
+
+use onewrite_core::{
+    Code, Text, Timestamp,
+    lease::Fence,
+    saga::{
+        Checked, Definition, Entry, Json, SagaId,
+        journal::{
+            self, FindSagas, Journal, NewSaga, PARTITIONS, SCOPE, SavedSaga, Standing, State,
+            Transition, Waits,
+        },
+    },
+    store::{Claim, Item, Op, Outcome},
+};
+
+use super::{JournalFixture, apply, commit, emits, ids, log, named, same};
+
+/// Runs every case of the journal's suite.
+///
+/// # Panics
+/// With the name of the first promise that is broken.
+pub async fn all(fixture: &impl JournalFixture) {
+    crate::journal_cases!(all, fixture);
+}
+
+const HOUR: Duration = Duration::from_secs(3_600);
+
+fn definition() -> Arc<Checked> {
+    let json = r#"{"name":"order","steps":[{"name":"pay","compensation":{"by":"refund"}}]}"#;
+    Arc::new(Definition::parse(json).expect("a definition"))
+}
+
+fn new(id: u128, key: &str, standing: Standing) -> NewSaga {
+    NewSaga {
+        id: SagaId(id),
+        name: "order".into(),
+        key: key.to_owned().into(),
+        run: 0,
+        partition: 3,
+        definition: definition().id().clone(),
+        input: Json::trusted(r#"{"é":1.10}"#),
+        standing,
+        started_at: Timestamp(1_700_000_000_000_001),
+    }
+}
+
+fn running() -> Standing {
+    Standing::leased(State::Running)
+}
+
+fn start(saga: NewSaga) -> Item {
+    Item { fence: None, ops: vec![Op::StartSaga(Box::new(saga))] }
+}
+
+fn done(output: &'static str) -> Text {
+    let output = Json::trusted(output);
+    journal::encode(&[Entry::Done { step: "pay".into(), attempt: 1, output }]).expect("entries")
+}
+
+fn transition(saga: u128, version: u32, standing: Option<Standing>) -> Op {
+    let (saga, time) = (SagaId(saga), Timestamp(1_700_000_000_000_002));
+    Op::AdvanceSaga(Box::new(Transition { saga, version, time, entries: done("7"), standing }))
+}
+
+fn advance(fence: Option<&Fence>, saga: u128, version: u32) -> Item {
+    Item { fence: fence.cloned(), ops: vec![transition(saga, version, None)] }
+}
+
+async fn leased(store: &dyn Journal, owner: &'static str, ttl: Duration) -> Vec<Fence> {
+    let owner = Text::from_static(owner);
+    let claim = Claim { scope: SCOPE, leases: PARTITIONS, owner, ttl, take: true };
+    store.claim(claim).await.expect("leases").held
+}
+
+async fn find(store: &dyn Journal, id: u128) -> SavedSaga {
+    let mut found = store.sagas(FindSagas::Id(SagaId(id))).await.expect("sagas can be read");
+    same("journal: a saga is found by its id", found.len(), 1);
+    found.remove(0)
+}
+
+fn words(outcomes: &[Outcome]) -> String {
+    let word = |outcome: &Outcome| match outcome {
+        Outcome::Applied(0) => '0',
+        Outcome::Applied(_) => 'a',
+        Outcome::Fenced => 'f',
+        Outcome::Failed(error) if error.code() == Code::SagaConflict => 'c',
+        Outcome::Failed(_) => 'x',
+    };
+    outcomes.iter().map(word).collect()
+}
+
+fn versions(saga: &SavedSaga) -> Vec<u32> {
+    saga.journal.iter().map(|transition| transition.version).collect()
+}
+
+/// What is read back is what was written, to the byte.
+pub async fn as_written(fixture: &dyn JournalFixture) {
+    let place = fixture.journals().await;
+    let store = place.journal().await;
+    apply(&*store, vec![Op::DefineSaga(definition())]).await;
+    let ended = Standing {
+        state: State::Completed,
+        waits: Waits::Nothing,
+        due: None,
+        output: Some(Json::trusted(r#"{"n": 1.0}"#)),
+    };
+    let saga = new(u128::MAX - 1, "k'\"\\é", running());
+    apply(&*store, vec![Op::StartSaga(Box::new(saga.clone()))]).await;
+    let fences = leased(&*store, "a", HOUR).await;
+    let fence = fences.into_iter().find(|fence| fence.partition == 3).expect("a lease");
+    let item = |op| Item { fence: Some(fence.clone()), ops: vec![op] };
+    let outcomes = commit(&*store, vec![item(transition(saga.id.0, 1, None))]).await;
+    same("journal: a transition", words(&outcomes), "a");
+    let last = transition(saga.id.0, 2, Some(ended.clone()));
+    same("journal: a transition", words(&commit(&*store, vec![item(last)]).await), "a");
+    drop(store);
+    let store = place.journal().await;
+    let found = find(&*store, saga.id.0).await;
+    same("journal: its key", found.key.clone(), saga.key);
+    same("journal: its input", found.input.clone(), saga.input);
+    same("journal: its partition", found.partition, 3);
+    same("journal: its start", found.started_at, saga.started_at);
+    same("journal: its end", found.ended_at, Some(Timestamp(1_700_000_000_000_002)));
+    same("journal: what its row says", found.standing.clone(), ended);
+    same("journal: its transitions", versions(&found), vec![1, 2]);
+    same("journal: its entries", found.journal[0].json.clone(), done("7"));
+    same("journal: its epoch", found.journal[0].epoch, fence.epoch);
+    let key = FindSagas::Key { name: "order".into(), key: found.key.clone() };
+    same("journal: found by its key", store.sagas(key).await.unwrap(), vec![found]);
+    let missing = store.sagas(FindSagas::Id(SagaId(5))).await.unwrap();
+    same("journal: one that is not there", missing, Vec::new());
+}
+
+/// 1: a transition is visible with everything its item carries, or not at all.
+pub async fn journal_first(fixture: &dyn JournalFixture) {
+    let place = fixture.journals().await;
+    let store = place.journal().await;
+    apply(&*store, vec![Op::DefineSaga(definition())]).await;
+    commit(&*store, vec![start(new(1, "k", running()))]).await;
+    let with_event = |version, id: &'static str| Item {
+        fence: None,
+        ops: vec![emits(named(id, "k")), transition(1, version, Some(running()))],
+    };
+    let outcomes = commit(&*store, vec![with_event(1, "first")]).await;
+    same("journal first: a transition with an event", words(&outcomes), "a");
+    let outcomes = commit(&*store, vec![with_event(1, "again"), with_event(2, "second")]).await;
+    same("journal first: a transition that exists", words(&outcomes), "ca");
+    let events = log(&*store).await;
+    same(
+        "journal first: a refused transition left an event",
+        ids(&events),
+        vec!["first", "second"],
+    );
+    same("journal first: transitions", versions(&find(&*store, 1).await), vec![1, 2]);
+}
+
+/// 2: a transition whose number exists already changes nothing, and the others of its batch apply.
+pub async fn next_version(fixture: &dyn JournalFixture) {
+    let place = fixture.journals().await;
+    let store = place.journal().await;
+    apply(&*store, vec![Op::DefineSaga(definition())]).await;
+    let all = (1..=3).map(|id| start(new(id, &format!("k{id}"), running()))).collect();
+    same("next version: starts", words(&commit(&*store, all).await), "aaa");
+    let fences = leased(&*store, "a", HOUR).await;
+    let fence = fences.iter().find(|fence| fence.partition == 3);
+    let first = (1..=3).map(|id| advance(fence, id, 1)).collect();
+    same("next version: the first", words(&commit(&*store, first).await), "aaa");
+    let mixed = vec![advance(fence, 1, 2), advance(fence, 2, 1), advance(fence, 3, 2)];
+    same("next version: one that exists", words(&commit(&*store, mixed).await), "aca");
+    same("next version: its saga", versions(&find(&*store, 2).await), vec![1]);
+    same("next version: its neighbour", versions(&find(&*store, 3).await), vec![1, 2]);
+    // Two owners at the same moment: one of them is refused.
+    let other = place.journal().await;
+    for version in 3..20 {
+        let (left, right) = tokio::join!(
+            commit(&*store, vec![advance(fence, 1, version)]),
+            commit(&*other, vec![advance(fence, 1, version)])
+        );
+        let mut both: Vec<char> = (words(&left) + &words(&right)).chars().collect();
+        both.sort_unstable();
+        same("next version: two at once", both, vec!['a', 'c']);
+    }
+}
+
+/// A transition under a lease that another owner has by now changes nothing.
+pub async fn fenced_transition(fixture: &dyn JournalFixture) {
+    let place = fixture.journals().await;
+    let store = place.journal().await;
+    apply(&*store, vec![Op::DefineSaga(definition())]).await;
+    let short = Duration::from_millis(1);
+    let before = leased(&*store, "a", short).await;
+    let old = before.iter().find(|fence| fence.partition == 3).cloned();
+    let mut owned = start(new(1, "k", running()));
+    owned.fence = old.clone();
+    same("fenced: its owner starts", words(&commit(&*store, vec![owned]).await), "a");
+    let after = super::soon("another owner", async {
+        loop {
+            let held = leased(&*store, "b", HOUR).await;
+            if let Some(fence) = held.into_iter().find(|fence| fence.partition == 3) {
+                return fence;
+            }
+            tokio::task::yield_now().await;
+        }
+    });
+    let current = after.await;
+    let mut late = start(new(2, "k2", running()));
+    late.fence = old.clone();
+    let items = vec![advance(old.as_ref(), 1, 1), late, advance(Some(&current), 1, 1)];
+    // The current owner's stands in a batch of its own: a group has one transition of each saga.
+    let (current_one, late_ones) = (items[2].clone(), items[..2].to_vec());
+    same("fenced: an old owner writes", words(&commit(&*store, late_ones).await), "ff");
+    let outcomes = commit(&*store, vec![current_one]).await;
+    same("fenced: the owner writes", words(&outcomes), "a");
+    let found = find(&*store, 1).await;
+    same("fenced: whose transition it is", found.journal[0].epoch, current.epoch);
+    same("fenced: a late start", store.sagas(FindSagas::Id(SagaId(2))).await.unwrap(), vec![]);
+}
+
+/// 3: of any number of starts of one name, key and run, one applies.
+pub async fn start_once(fixture: &dyn JournalFixture) {
+    let place = fixture.journals().await;
+    let (store, other) = (place.journal().await, place.journal().await);
+    apply(&*store, vec![Op::DefineSaga(definition())]).await;
+    let twice = vec![start(new(1, "k", running())), start(new(2, "k", running()))];
+    same("start once: twice in a batch", words(&commit(&*store, twice).await), "a0");
+    same(
+        "start once: again",
+        words(&commit(&*store, vec![start(new(3, "k", running()))]).await),
+        "0",
+    );
+    for round in 0..20_u128 {
+        let key = format!("race-{round}");
+        let saga = |id| vec![start(new(100 + round * 2 + id, &key, running()))];
+        let (left, right) = tokio::join!(commit(&*store, saga(0)), commit(&*other, saga(1)));
+        let mut both: Vec<char> = (words(&left) + &words(&right)).chars().collect();
+        both.sort_unstable();
+        same("start once: two at once", both, vec!['0', 'a']);
+    }
+    let again = NewSaga { run: 1, ..new(50, "k", running()) };
+    same("start once: another run", words(&commit(&*store, vec![start(again)]).await), "a");
+    let key = FindSagas::Key { name: "order".into(), key: "k".into() };
+    let found = store.sagas(key).await.unwrap();
+    same(
+        "start once: the last run",
+        found.iter().map(|saga| saga.id.0).collect::<Vec<_>>(),
+        vec![50],
+    );
+}
+
+/// 4: a definition's id names one text for ever.
+pub async fn same_text(fixture: &dyn JournalFixture) {
+    let place = fixture.journals().await;
+    let store = place.journal().await;
+    let checked = definition();
+    same("same text: not stored yet", store.definition(checked.id()).await.unwrap(), None);
+    apply(&*store, vec![Op::DefineSaga(Arc::clone(&checked))]).await;
+    apply(&*store, vec![Op::DefineSaga(Arc::clone(&checked))]).await;
+    let found = store.definition(checked.id()).await.unwrap();
+    same("same text: as it was given", found, Some(checked.json().clone()));
+}
+
+/// 5: what is due is judged by the store's clock, and what waits is found by what it waits for.
+pub async fn due(fixture: &dyn JournalFixture) {
+    let place = fixture.journals().await;
+    let store = place.journal().await;
+    apply(&*store, vec![Op::DefineSaga(definition())]).await;
+    let now = store.now().await.unwrap();
+    let timer = |at| Standing::waiting(State::Running, at);
+    let ago = |seconds: i64| Timestamp(now.0 - seconds * 1_000_000);
+    let sagas = [
+        (1, timer(ago(1))),
+        (2, timer(now.plus(HOUR))),
+        (3, timer(ago(9))),
+        (4, running()),
+        (5, running()),
+        (6, Standing { waits: Waits::Operator, ..running() }),
+    ];
+    let starts = sagas.map(|(id, standing)| start(new(id, &format!("k{id}"), standing)));
+    commit(&*store, starts.to_vec()).await;
+    let elsewhere = NewSaga { partition: 4, ..new(7, "k7", timer(ago(5))) };
+    commit(&*store, vec![start(elsewhere)]).await;
+    let found = async |find| {
+        let sagas = store.sagas(find).await.expect("sagas can be read");
+        sagas.iter().map(|saga: &SavedSaga| saga.id.0).collect::<Vec<_>>()
+    };
+    let due = |partitions: &[u16], limit| FindSagas::Due { partitions: partitions.to_vec(), limit };
+    same("due: the longest due first", found(due(&[3], 9)).await, vec![3, 1]);
+    same("due: at most so many", found(due(&[3, 4], 2)).await, vec![3, 7]);
+    same("due: of no partition", found(due(&[], 9)).await, vec![]);
+    let leased =
+        |after, limit| FindSagas::Leased { partitions: vec![3], after: SagaId(after), limit };
+    same("leased: by id", found(leased(0, 9)).await, vec![4, 5]);
+    same("leased: page by page", found(leased(4, 1)).await, vec![5]);
+    same("forgotten: none", found(FindSagas::Forgotten).await, vec![]);
+    let nothing = Standing { due: None, ..timer(now) };
+    commit(&*store, vec![start(new(8, "k8", nothing))]).await;
+    same("forgotten: a timer without a time", found(FindSagas::Forgotten).await, vec![8]);
+    commit(&*store, vec![advance(None, 3, 1)]).await;
+    let woken = Item { fence: None, ops: vec![transition(3, 2, Some(running()))] };
+    commit(&*store, vec![woken]).await;
+    same("due: not any more", found(due(&[3], 9)).await, vec![1]);
+}

@@ -1,0 +1,12 @@
+//! Sagas over real files and processes: each hazard is provoked, and provoked once more against a broken
+//! variant, which must show the failure.
+
+mod killed;
+mod permitted;
+mod poison;
+mod shared;
+mod stalled;
+mod world;
+
+pub(crate) use killed::child;
+pub(crate) use poison::child as poisoned_child;

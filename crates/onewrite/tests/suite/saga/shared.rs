@@ -1,0 +1,100 @@
+//! Several runners on one store: they share its sagas, start each once, and hand over what they leave.
+
+use std::sync::Arc;
+
+use onewrite::{
+    Code, Store as _,
+    saga::{Journal as _, Outcome, Waits, journal::FindSagas},
+};
+
+use super::world::{self, COUNT, Running, World, judge, order, order_saga, run_all};
+use crate::rig::{PATIENCE, sound, until};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sagas_end_whichever_way_they_go() {
+    let folder = tempfile::tempdir().unwrap();
+    let world = World::open(folder.path(), true).await;
+    let store = Arc::new(world::store(folder.path(), sound()));
+    let running = Running::start(store.clone(), &world, "a", sound());
+    run_all(&running.sagas).await;
+    running.stop().await;
+    assert_eq!(judge(&*store, &world).await, Vec::<String>::new());
+}
+
+/// S36: starting again returns what is there, while it runs and when it has ended.
+#[tokio::test(flavor = "multi_thread")]
+async fn starting_twice_is_harmless() {
+    let folder = tempfile::tempdir().unwrap();
+    let world = World::open(folder.path(), true).await;
+    let store = Arc::new(world::store(folder.path(), sound()));
+    let running = Running::start(store.clone(), &world, "a", sound());
+    let (saga, order) = (order_saga(), order(1));
+    let start = || running.sagas.start(&saga, order.key.clone(), &order);
+    let (left, right) = tokio::join!(start(), start());
+    let (left, right) = (left.unwrap(), right.unwrap());
+    assert_eq!(left.id, right.id);
+    assert!(left.is_new != right.is_new, "one of them is new");
+    assert!(matches!(running.sagas.ended(left.id).await.unwrap(), Outcome::Completed(_)));
+    let again = start().await.unwrap();
+    assert_eq!((again.id, again.is_new), (left.id, false));
+    let outcome = running.sagas.run(&saga, order.key.clone(), &order).await.unwrap();
+    let Outcome::Completed(told) = outcome else { panic!("it was completed") };
+    assert!(told.starts_with("order-1 "), "{told}");
+    running.stop().await;
+    assert_eq!(world.effects().await.len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn runners_share_sagas_and_hand_them_over() {
+    let folder = tempfile::tempdir().unwrap();
+    let world = World::open(folder.path(), true).await;
+    let stores = [(); 3].map(|()| Arc::new(world::store(folder.path(), sound())));
+    let owners = ["a", "b", "c"];
+    let start = |at: usize| Running::start(stores[at].clone(), &world, owners[at], sound());
+    let (first, second, third) = (start(0), start(1), start(2));
+    let store = &stores[0];
+    until("three owners", async || {
+        let leases = store.leases().await.unwrap();
+        owners.iter().all(|owner| leases.iter().any(|lease| lease.owner.as_deref() == Some(*owner)))
+    })
+    .await;
+    let all = tokio::spawn({
+        let sagas = first.sagas.clone();
+        async move { run_all(&sagas).await }
+    });
+    // One leaves in the middle of it.
+    second.stop().await;
+    tokio::time::timeout(PATIENCE, all).await.expect("every saga ends").unwrap();
+    first.stop().await;
+    third.stop().await;
+    assert_eq!(judge(&**store, &world).await, Vec::<String>::new());
+}
+
+/// S10: what is cancelled before its pivot is compensated; behind it, it is too late.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_saga_is_cancelled_or_it_is_too_late() {
+    let folder = tempfile::tempdir().unwrap();
+    let world = World::open(folder.path(), true).await;
+    let store = Arc::new(world::store(folder.path(), sound()));
+    let running = Running::start(store.clone(), &world, "a", sound());
+    let saga = order_saga();
+    let mut cancelled = 0;
+    for number in 0..COUNT {
+        let order = world::Order { key: format!("cancel-{number}"), fails: None };
+        let started = running.sagas.start(&saga, order.key.clone(), &order).await.unwrap();
+        let asked = running.sagas.cancel(started.id, "ann", "changed her mind").await;
+        let outcome = running.sagas.ended(started.id).await.unwrap();
+        match asked {
+            Ok(()) => assert_eq!(outcome, Outcome::Compensated, "a promise to compensate is kept"),
+            Err(error) => {
+                assert!(matches!(error.code(), Code::InvalidInput | Code::NotFound), "{error}");
+                assert!(matches!(outcome, Outcome::Completed(_)));
+            }
+        }
+        cancelled += usize::from(outcome == Outcome::Compensated);
+        let found = store.sagas(FindSagas::Id(started.id)).await.unwrap();
+        assert_eq!(found[0].standing.waits, Waits::Nothing);
+    }
+    assert!(cancelled > 0, "some are cancelled in time");
+    running.stop().await;
+}
