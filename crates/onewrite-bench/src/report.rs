@@ -12,7 +12,7 @@ enum Is {
 }
 
 /// A target, with the section and the name of the figure that it is about.
-const TARGETS: [(&str, &str, &str, Is); 9] = [
+const TARGETS: [(&str, &str, &str, Is); 12] = [
     ("emit_ratio", "emit", "ratio", Is::AtLeast(0.6)),
     ("relay_memory", "drain", "memory_per_s", Is::AtLeast(200_000.0)),
     ("relay_http", "drain", "http_per_s", Is::AtLeast(60_000.0)),
@@ -21,6 +21,9 @@ const TARGETS: [(&str, &str, &str, Is); 9] = [
     ("rabbitmq_publish_ratio", "brokers", "rabbitmq_ratio", Is::AtLeast(0.5)),
     ("redis_publish_ratio", "brokers", "redis_ratio", Is::AtLeast(0.5)),
     ("kafka_publish_ratio", "brokers", "kafka_ratio", Is::AtLeast(0.5)),
+    ("sagas_sqlite_256", "sqlite", "completed_256_per_s", Is::AtLeast(15_000.0)),
+    ("sagas_sqlite_1_p50_ms", "sqlite", "completed_1_p50_ms", Is::AtMost(1.0)),
+    ("sagas_postgres_256", "postgres", "completed_256_per_s", Is::AtLeast(4_700.0)),
     ("tansu_publish_ratio", "brokers", "tansu_ratio", Is::AtLeast(0.5)),
 ];
 

@@ -1,7 +1,6 @@
 //! `bench saga`: the order saga of four steps, completing and failing at the third.
 
 use std::{
-    path::Path,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -11,13 +10,14 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 use onewrite::{
-    Shutdown,
+    Shutdown, mysql, postgres,
     saga::{
         Cx, Finished, Outcome, Plan, Retry, SagaOptions, SagaRunner, SagaType, Sagas, StepError,
         StepResult, journal::Journal,
     },
     sqlite,
 };
+use onewrite_testkit::server::{Mariadb, Postgres};
 use serde::{Deserialize, Serialize};
 
 use crate::{load::Latencies, machine::Machine, report::Report};
@@ -33,6 +33,9 @@ pub(crate) struct Options {
     /// Sagas under way at the same time.
     #[arg(long, value_delimiter = ',', default_values_t = [1, 16, 64, 256])]
     concurrency: Vec<usize>,
+    /// Only on this store; may be given several times.
+    #[arg(long, value_enum)]
+    only: Vec<On>,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -81,13 +84,49 @@ async fn confirm(_: Cx<()>, (paid, parcel): (u64, u64)) -> StepResult<u64> {
     Ok(paid + parcel)
 }
 
+/// The stores that can be measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum On {
+    /// A file below the target directory.
+    Sqlite,
+    /// A private PostgreSQL.
+    Postgres,
+    /// A private MariaDB.
+    Mariadb,
+}
+
+/// Measures on each store in turn.
+///
+/// # Errors
+/// When a server cannot be started, or what the store says.
 pub(crate) async fn run(options: Options) -> Result<()> {
     let folder = crate::folder()?;
     let mut report = Report::new("saga", Machine::look(folder.path()).await?);
-    let time = Duration::from_secs(options.seconds);
-    let file = folder.path().join("sagas.db");
-    let store: Arc<dyn Journal> = Arc::new(sqlite::SqliteStore::open(sqlite::Options::new(&file))?);
-    measure(&mut report, "sqlite", store, &options.concurrency, time, Some(&file)).await?;
+    let every = [On::Sqlite, On::Postgres, On::Mariadb];
+    for on in every.into_iter().filter(|on| options.only.is_empty() || options.only.contains(on)) {
+        match on {
+            On::Sqlite => {
+                let file = sqlite::Options::new(folder.path().join("sagas.db"));
+                let store = Arc::new(sqlite::SqliteStore::open(file)?);
+                measure(&mut report, "sqlite", store, &options).await?;
+            }
+            On::Postgres => {
+                let server = Postgres::start().await.context("start PostgreSQL")?;
+                server.create_database("sagas").await.context("create a database")?;
+                let place = postgres::Options::from_url(&server.url("sagas"))?;
+                let store = Arc::new(postgres::PostgresStore::open(place).await?);
+                measure(&mut report, "postgres", store, &options).await?;
+            }
+            On::Mariadb => {
+                let server = Mariadb::start_with(&["--innodb-buffer-pool-size=512M"]).await;
+                let server = server.context("start MariaDB")?;
+                server.address().create_database("sagas").await.context("create a database")?;
+                let place = mysql::Options::from_url(&server.address().url("sagas"))?;
+                let store = Arc::new(mysql::MysqlStore::open(place).await?);
+                measure(&mut report, "mariadb", store, &options).await?;
+            }
+        }
+    }
     report.print(options.json);
     Ok(())
 }
@@ -96,10 +135,9 @@ async fn measure(
     report: &mut Report,
     section: &'static str,
     store: Arc<dyn Journal>,
-    concurrency: &[usize],
-    time: Duration,
-    _file: Option<&Path>,
+    options: &Options,
 ) -> Result<()> {
+    let time = Duration::from_secs(options.seconds);
     let saga = SagaType::plan("place_order", place_order)?;
     let shutdown = Shutdown::default();
     let runner =
@@ -107,7 +145,7 @@ async fn measure(
     let sagas = runner.sagas();
     let running = tokio::spawn(runner.run(shutdown.clone()));
     for (word, in_stock) in [("completed", true), ("compensated", false)] {
-        for clients in concurrency {
+        for clients in &options.concurrency {
             let (count, latencies, cpu) = drive(&sagas, &saga, *clients, in_stock, time).await?;
             let seconds = time.as_secs_f64();
             report.set(section, format!("{word}_{clients}_per_s"), count as f64 / seconds);

@@ -51,7 +51,7 @@ pub(crate) async fn start(tx: &mut impl Queryable, sagas: &[&NewSaga]) -> Result
     if sagas.is_empty() {
         return Ok(Vec::new());
     }
-    for long in sagas.iter().filter(|new| new.key.chars().count() > KEY_MAX) {
+    if let Some(long) = sagas.iter().find(|new| new.key.chars().count() > KEY_MAX) {
         let what = format!("the key of a saga `{}` has more than {KEY_MAX} characters", long.name);
         return Err(Error::new(Code::InvalidInput, what));
     }

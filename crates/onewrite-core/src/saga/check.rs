@@ -233,14 +233,13 @@ fn kinds(definition: &Definition, ancestors: &[HashSet<usize>], flaws: &mut Vec<
     }
     for step in steps {
         match &step.compensation {
-            Compensation::By(_) if step.kind != Kind::Compensatable => flaws.push(format!(
-                "`{}` has a compensation that would never run: nothing is compensated after the pivot",
+            Compensation::By(_) if step.kind == Kind::Retriable => flaws.push(format!(
+                "`{}` has a compensation that would never run: it is tried until it succeeds",
                 step.name
             )),
-            Compensation::None(reason) if reason.trim().is_empty() => flaws.push(format!(
-                "`{}` has no compensation and does not say why",
-                step.name
-            )),
+            Compensation::None(reason) if reason.trim().is_empty() => {
+                flaws.push(format!("`{}` has no compensation and does not say why", step.name))
+            }
             _ => {}
         }
     }

@@ -84,7 +84,7 @@ fn what_cannot_be_undone_comes_last() {
         (format!("{pivot},{}", step("r", "retriable", "")), "`p` must come before `r`"),
         (format!("{pivot},{}", step("q", "pivot", r#""p""#)), "more than one pivot"),
         (
-            r#"{"name":"p","kind":"pivot","compensation":{"by":"undo"}}"#.to_owned(),
+            r#"{"name":"p","kind":"retriable","compensation":{"by":"undo"}}"#.to_owned(),
             "would never run",
         ),
     ] {

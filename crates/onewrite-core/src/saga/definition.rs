@@ -83,7 +83,8 @@ pub enum Kind {
     #[default]
     Compensatable,
     /// It decides: should it fail, what came before is compensated; once it is done, the saga only
-    /// goes forward. At most one.
+    /// goes forward. At most one. Its compensation runs should it fail, for an earlier attempt with an
+    /// unknown outcome may still take effect; without one, its no must be final for its key.
     Pivot,
     /// It comes after the decision, so it is tried until it succeeds.
     Retriable,

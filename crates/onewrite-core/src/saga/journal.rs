@@ -84,7 +84,7 @@ words!(State {
 words!(Waits { Lease = "lease", Timer = "timer", Operator = "operator", Nothing = "nothing", });
 
 /// What a saga's row says about the present.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Standing {
     /// Where it stands.
     pub state: State,
@@ -150,7 +150,7 @@ pub struct Transition {
 }
 
 /// A transition as it was written.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct SavedTransition {
     /// Its number.
     pub version: u32,

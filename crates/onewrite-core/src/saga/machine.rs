@@ -5,11 +5,15 @@
 //! the write be refused or its outcome be unknown, the driver drops the machine, and the saga starts
 //! over from its journal. One write of a saga is under way at a time; what is learnt meanwhile waits.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    hash::{Hash, Hasher},
+    sync::Arc,
+    time::Duration,
+};
 
 use super::{
-    Attempt, Checked, Direction, Ended, Entry, Input, Json, Kind, Phase, RetryPolicy, SagaId,
-    StepKey,
+    Attempt, Checked, DefinitionId, Direction, Ended, Entry, Input, Json, Kind, Phase, RetryPolicy,
+    SagaId, StepKey,
     fold::{Stage, StepState},
     journal::{SavedSaga, Standing, State, Waits},
 };
@@ -53,7 +57,37 @@ pub struct Saga {
     pub(super) sabotage: Sabotage,
 }
 
+/// What is known of a saga, and nothing else.
+type Known<'a> = (
+    (SagaId, &'a DefinitionId, &'a Json, Timestamp),
+    (Phase, bool, Option<Timestamp>, &'a [StepState]),
+    (&'a [Option<(Direction, u32)>], u32, &'a Standing),
+);
+
+/// Two are equal when they know the same of one saga.
+impl PartialEq for Saga {
+    fn eq(&self, other: &Self) -> bool {
+        self.known() == other.known()
+    }
+}
+
+impl Eq for Saga {}
+
+impl Hash for Saga {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.known().hash(state);
+    }
+}
+
 impl Saga {
+    fn known(&self) -> Known<'_> {
+        (
+            (self.id, self.checked.id(), &self.input, self.started_at),
+            (self.phase, self.overdue, self.handed_back, &self.steps),
+            (&self.in_flight, self.version, &self.standing),
+        )
+    }
+
     /// A saga whose start is durable.
     #[must_use]
     pub fn started(
@@ -105,6 +139,9 @@ impl Saga {
     /// # Errors
     /// Should an entry contradict what is known, which would be a defect of this machine.
     pub fn decide(&mut self, now: Timestamp, input: Input) -> Result<Vec<Entry>> {
+        if self.has_ended() {
+            return Ok(Vec::new());
+        }
         let entries = match input {
             Input::Ended { step, direction, number, how, jitter } => {
                 if self.in_flight.get(step) == Some(&Some((direction, number))) {
@@ -271,9 +308,6 @@ impl Saga {
     /// Counts what was in flight, and gives up what was tried too often: an attempt that ends its
     /// process must not do so for ever.
     fn taken_over(&mut self, now: Timestamp) -> Result<Vec<Entry>> {
-        if self.has_ended() {
-            return Ok(Vec::new());
-        }
         let mut entries = vec![Entry::TakenOver];
         self.apply(&Entry::TakenOver, now)?;
         for step in self.runnable() {

@@ -213,6 +213,40 @@ fn a_pivot_that_says_no_undoes_what_came_before() {
 }
 
 #[test]
+fn a_pivot_with_a_compensation_is_compensated_when_it_fails_and_never_when_it_is_done() {
+    let definition = ORDER.replace(r#"{"none":"it decides"}"#, r#"{"by":"unbook"}"#);
+    let mut run = Run::of(&definition);
+    run.done("reserve");
+    run.done("charge");
+    run.fail("book");
+    run.wait(Duration::from_secs(1));
+    run.end("book", Ended::Aborted("sold out".into()));
+    assert_eq!(run.flying(), ["-book"], "its first attempt may still take effect");
+    run.done("book");
+    assert_eq!(run.flying(), ["-charge"]);
+
+    let mut run = Run::of(&definition);
+    for step in ["reserve", "charge", "book"] {
+        run.done(step);
+    }
+    run.end("ship", Ended::Aborted("no".into()));
+    assert!(run.flying().is_empty(), "nothing is undone behind it");
+    assert_eq!(run.saga.standing.state, State::NeedsOperator);
+}
+
+#[test]
+fn what_is_told_after_the_end_changes_nothing() {
+    let mut run = Run::of(
+        r#"{"name":"s","steps":[{"name":"a","after":[],"compensation":{"none":"x"}},
+            {"name":"b","after":[],"compensation":{"none":"x"}}]}"#,
+    );
+    run.end("a", Ended::Aborted("no".into()));
+    assert_eq!(run.stands(), (State::Compensated, Waits::Nothing));
+    assert!(run.done("b").is_empty(), "its sibling was in flight");
+    assert!(run.give(Input::Cancel { actor: "ann".into(), reason: "so".into() }).is_empty());
+}
+
+#[test]
 fn branches_run_beside_one_another_and_are_undone_in_reverse() {
     let mut run = Run::of(DIAMOND);
     run.done("a");

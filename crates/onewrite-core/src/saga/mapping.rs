@@ -17,9 +17,9 @@ pub enum Mapping {
     /// The value at this place.
     At(String),
     /// An array of such values.
-    Array(Vec<Mapping>),
+    Array(Vec<Self>),
     /// An object of such values.
-    Object(BTreeMap<String, Mapping>),
+    Object(BTreeMap<String, Self>),
 }
 
 /// The saga's input as a whole.
@@ -156,7 +156,7 @@ fn follow(text: &str, pointer: &str) -> Option<String> {
     let token = token.replace("~1", "/").replace("~0", "~");
     let inside: &RawValue = if text.trim_start().starts_with('[') {
         let index: usize = token.parse().ok()?;
-        *serde_json::from_str::<Vec<&RawValue>>(text).ok()?.get(index)?
+        serde_json::from_str::<Vec<&RawValue>>(text).ok()?.get(index)?
     } else {
         serde_json::from_str::<BTreeMap<String, &RawValue>>(text).ok()?.get(&token)?
     };

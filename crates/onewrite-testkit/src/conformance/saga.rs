@@ -207,9 +207,9 @@ pub async fn fenced_transition(fixture: &dyn JournalFixture) {
     let current = after.await;
     let mut late = start(new(2, "k2", running()));
     late.fence = old.clone();
-    let items = vec![advance(old.as_ref(), 1, 1), late, advance(Some(&current), 1, 1)];
     // The current owner's stands in a batch of its own: a group has one transition of each saga.
-    let (current_one, late_ones) = (items[2].clone(), items[..2].to_vec());
+    let (current_one, late_ones) =
+        (advance(Some(&current), 1, 1), vec![advance(old.as_ref(), 1, 1), late]);
     same("fenced: an old owner writes", words(&commit(&*store, late_ones).await), "ff");
     let outcomes = commit(&*store, vec![current_one]).await;
     same("fenced: the owner writes", words(&outcomes), "a");

@@ -226,7 +226,7 @@ impl Driver {
     }
 }
 
-fn too_late(id: SagaId) -> Error {
+pub(super) fn too_late(id: SagaId) -> Error {
     let what = format!("the saga {id} has passed its pivot or has ended: it cannot be cancelled");
     Error::new(Code::InvalidInput, what)
 }

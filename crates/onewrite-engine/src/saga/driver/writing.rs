@@ -18,7 +18,7 @@ use onewrite_core::{
     store::{Item, Op, Outcome as Written},
 };
 
-use super::Driver;
+use super::{Driver, facts::too_late};
 use crate::saga::{
     handle::{Outcome, Start},
     write::{self, Committed, Of, Write},
@@ -195,7 +195,7 @@ impl Driver {
             }
             (Waits::Operator | Waits::Nothing, _) => false,
         };
-        let told = !live.facts.is_empty();
+        let told = !live.facts.is_empty() && !live.saga.has_ended();
         if stays || told {
             self.attempt(id, now);
             if told {
@@ -204,6 +204,9 @@ impl Driver {
             return;
         }
         let Some(mut live) = self.unload(id) else { return };
+        // Who wanted something of it meanwhile comes too late.
+        let replies = live.facts.drain(..).filter_map(|fact| fact.reply);
+        replies.for_each(|reply| drop(reply.send(Err(too_late(id)))));
         let outcome = match live.saga.phase() {
             Phase::Completed => {
                 let output = live.saga.standing().output.clone();

@@ -37,7 +37,7 @@ impl<T> fmt::Debug for Out<T> {
     message = "`{Self}` is not the output of a step",
     note = "settle the step first: `.compensate(function)` or `.no_compensation(\"because …\")`"
 )]
-pub trait Handles {
+pub trait Handles: Copy {
     /// What the step's function takes.
     type Value: DeserializeOwned + Send + 'static;
 

@@ -167,7 +167,33 @@ impl<S: Send + Sync + 'static, I> Plan<S, I> {
         Unsettled { draft: &mut self.draft, step, of: PhantomData }
     }
 
-    /// States the step that decides. It may say no; once it is done, the saga only goes forward.
+    /// States the step that decides, with what is done should it fail: an earlier attempt with an unknown
+    /// outcome may still take effect.
+    pub fn pivot_or<H, T, F, Fut, G, GFut>(
+        self,
+        name: &str,
+        inputs: H,
+        action: F,
+        compensation: G,
+    ) -> (Plan<S, I, Forward>, Out<T>)
+    where
+        H: Handles,
+        T: Serialize + DeserializeOwned + Send + 'static,
+        F: Fn(Cx<S>, H::Value) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = StepResult<T>> + Send + 'static,
+        G: Fn(Cx<S>, H::Value, Option<T>) -> GFut + Send + Sync + 'static,
+        GFut: Future<Output = Result<(), Retry>> + Send + 'static,
+    {
+        let (mut plan, out) = self.pivot(name, inputs, action);
+        if let Some(step) = out.step {
+            plan.draft.compensate(step, compensation);
+        }
+        (plan, out)
+    }
+
+    /// States the step that decides. It may say no, which must be final for its key: an earlier attempt may
+    /// still be on its way, and must not take effect afterwards. Where that cannot be had, use
+    /// [`Self::pivot_or`]. Once it is done, the saga only goes forward.
     pub fn pivot<H, T, F, Fut>(
         mut self,
         name: &str,
@@ -183,7 +209,7 @@ impl<S: Send + Sync + 'static, I> Plan<S, I> {
         let step = self.draft.add(name, Kind::Pivot, &inputs);
         self.draft.act(step, action);
         self.draft.steps[step].compensation =
-            Compensation::None("it decides: nothing is compensated once it is done".into());
+            Compensation::None("it decides, and its no is final for its key".into());
         (Plan { draft: self.draft, of: PhantomData }, Out::new(Some(step)))
     }
 }

@@ -40,7 +40,7 @@ async fn stalled(sabotage: Sabotage) -> Vec<String> {
 async fn stall(child: &Child, stores: [&SqliteStore; 2]) {
     loop {
         child.stall().unwrap();
-        crate::rig::until("its standstill", async || child.stands_still()).await;
+        until("its standstill", async || child.stands_still()).await;
         if stores.iter().all(|store| is_free(store)) {
             return;
         }
