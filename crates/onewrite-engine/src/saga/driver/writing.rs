@@ -9,6 +9,7 @@ use onewrite_core::{
     Error, Partition,
     error::Certainty,
     failpoint,
+    lease::Fence,
     position::partition_of,
     retry::Backoff,
     saga::{
@@ -128,12 +129,13 @@ impl Driver {
     }
 
     pub(super) fn written(&mut self, write: Write, outcome: Written) {
+        let fence = write.item.fence.as_ref();
         match (write.of, outcome) {
+            // It was dropped and read again meanwhile: what became of an earlier write is in its journal.
+            (Of::Saga(id, _), Written::Applied(_) | Written::Failed(_))
+                if !self.is_under_way(id, fence) => {}
             (Of::Saga(id, _), Written::Applied(_)) => self.advanced(id),
-            (Of::Saga(_, partition), Written::Fenced) => {
-                self.drop_partition(partition);
-                self.renew_at = Instant::now();
-            }
+            (Of::Saga(_, partition), Written::Fenced) => self.lost(partition, fence),
             (Of::Saga(id, _), Written::Failed(error)) => {
                 tracing::warn!(saga = %id, %error, "a transition was refused; the saga is read again");
                 drop(self.unload(id));
@@ -146,14 +148,27 @@ impl Driver {
                         self.started(*start, partition, &write.item, count > 0);
                     }
                     Written::Fenced => {
-                        self.drop_partition(partition);
-                        self.renew_at = Instant::now();
+                        self.lost(partition, fence);
                         self.start(start, false);
                     }
                     Written::Failed(error) => drop(start.reply.send(Err(error))),
                 }
             }
         }
+    }
+
+    /// The store refused what was written under this lease. It may be held again by now, with another epoch.
+    fn lost(&mut self, partition: Partition, fence: Option<&Fence>) {
+        if self.leases.fence(partition).as_ref() == fence {
+            self.drop_partition(partition);
+            self.renew_at = Instant::now();
+        }
+    }
+
+    /// Whether a transition that was written under this lease is the one that the saga in memory waits for.
+    fn is_under_way(&self, id: SagaId, fence: Option<&Fence>) -> bool {
+        let epoch = fence.map(|fence| fence.epoch);
+        self.live.get(&id).is_some_and(|live| live.busy && Some(live.epoch) == epoch)
     }
 
     pub(super) fn started(
@@ -171,7 +186,10 @@ impl Driver {
         let (Some(Op::StartSaga(new)), true) = (item.ops.last(), is_new) else { return };
         metrics::counter!("onewrite_saga_started_total").increment(1);
         let held = self.leases.fence(partition);
-        if let Some(fence) = held.filter(|held| item.fence.as_ref() == Some(held)) {
+        if held.is_some() && item.fence.is_some() && item.fence != held {
+            // The lease was lost and taken again meanwhile, and its sagas were read without this one.
+            self.reload.push(id);
+        } else if let Some(fence) = held.filter(|held| item.fence.as_ref() == Some(held)) {
             let (at, sabotage) = (new.started_at, self.options.sabotage);
             let saga = Saga::started(id, checked, input, at, sabotage);
             self.insert(saga, partition, fence.epoch, watcher.into_iter().collect());
