@@ -55,7 +55,7 @@ async fn a_schema_that_needs_a_later_program_is_refused() {
     let url = database().await;
     open(&url).await;
     let mut conn = connect(&url).await;
-    execute(&mut conn, "UPDATE onewrite_source SET schema_version = 2, min_compatible = 2").await;
+    execute(&mut conn, "UPDATE onewrite_source SET schema_version = 99, min_compatible = 99").await;
     let refused = MysqlStore::open(Options::from_url(&url).unwrap()).await.err().unwrap();
     assert_eq!(refused.code(), Code::SchemaUnsupported);
     execute(&mut conn, "UPDATE onewrite_source SET min_compatible = 1").await;
