@@ -4,6 +4,7 @@ use mysql_async::{Conn, Row, prelude::Queryable};
 use onewrite_core::{
     Result,
     lease::Fence,
+    saga::journal::SCOPE,
     store::{Claim, Claimed, LeaseState},
 };
 
@@ -33,9 +34,17 @@ pub(crate) async fn claim(conn: &mut Conn, claim: &Claim) -> Result<Claimed> {
     Ok(Claimed { held: held.into_iter().map(fence).collect::<Result<_>>()?, give_back })
 }
 
-/// Whether `fence` is still the current owner's. Locks the lease: a takeover waits for this commit.
+/// Whether `fence` is still the current owner's. Locks the lease: a takeover waits for this commit. Other
+/// writers of sagas do not.
 pub(crate) async fn holds(tx: &mut impl Queryable, fence: &Fence) -> Result<bool> {
-    let sql = "SELECT 1 FROM onewrite_lease WHERE scope = ? AND `partition` = ? AND epoch = ? AND owner IS NOT NULL FOR UPDATE";
+    let sql = match fence.scope == SCOPE {
+        true => {
+            "SELECT 1 FROM onewrite_lease WHERE scope = ? AND `partition` = ? AND epoch = ? AND owner IS NOT NULL LOCK IN SHARE MODE"
+        }
+        false => {
+            "SELECT 1 FROM onewrite_lease WHERE scope = ? AND `partition` = ? AND epoch = ? AND owner IS NOT NULL FOR UPDATE"
+        }
+    };
     let binds = binds![&*fence.scope, fence.partition, fence.epoch.cast_signed()];
     Ok(!query(tx, sql, binds).await?.is_empty())
 }

@@ -142,7 +142,7 @@ async fn in_savepoint(
     }
 }
 
-async fn write(
+pub(crate) async fn write(
     tx: &mut Transaction<'_>,
     terms: &Terms<'_>,
     item: &Item,

@@ -27,6 +27,7 @@ mod saga;
 mod schema;
 #[cfg(feature = "sqlx")]
 pub mod sqlx;
+mod step;
 mod store;
 mod trim;
 mod wake;

@@ -126,7 +126,13 @@ impl MysqlStore {
         self.inner.event_bytes_max
     }
 
-    fn current_source(&self) -> Source {
+    /// What the write door needs to know.
+    pub(crate) fn terms<'a>(&self, source: &'a Source) -> commit::Terms<'a> {
+        let (event_bytes_max, sabotage) = (self.event_bytes_max(), self.options().sabotage);
+        commit::Terms { source, event_bytes_max, sabotage }
+    }
+
+    pub(crate) fn current_source(&self) -> Source {
         self.inner.source.read().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
     }
 
@@ -195,9 +201,7 @@ impl Store for MysqlStore {
             if looks_at_the_log(&batch.items) {
                 self.place(&mut conn, source.partitions).await?;
             }
-            let (event_bytes_max, sabotage) = (self.event_bytes_max(), self.options().sabotage);
-            let terms = commit::Terms { source, event_bytes_max, sabotage };
-            commit::batch(&mut conn, &terms, &batch.items).await
+            commit::batch(&mut conn, &self.terms(source), &batch.items).await
         })
     }
 

@@ -11,7 +11,7 @@ use onewrite_core::{
     lease::{Epoch, Fence},
     position::Source,
     sabotage::{Defect, Sabotage},
-    saga::Group,
+    saga::{Group, journal::SCOPE},
     store::{Batch, Durability, Item, Op, Outcome},
 };
 use tokio_postgres::types::ToSql;
@@ -107,7 +107,7 @@ async fn in_savepoint(
     }
 }
 
-async fn write(
+pub(crate) async fn write(
     tx: &Transaction<'_>,
     terms: &Terms<'_>,
     item: &Item,
@@ -126,11 +126,20 @@ async fn write(
     Ok(touched)
 }
 
-/// Whether `fence` is still the current owner's. Locks the lease: a takeover waits for this commit.
+/// Whether `fence` is still the current owner's. Locks the lease: a takeover waits for this commit. Other
+/// writers of sagas do not.
 async fn holds(tx: &Transaction<'_>, fence: &Fence) -> Result<bool> {
+    let sql = match fence.scope == SCOPE {
+        true => {
+            "SELECT FROM onewrite.lease WHERE scope = $1 AND partition = $2 AND epoch = $3 AND owner IS NOT NULL FOR SHARE"
+        }
+        false => {
+            "SELECT FROM onewrite.lease WHERE scope = $1 AND partition = $2 AND epoch = $3 AND owner IS NOT NULL FOR NO KEY UPDATE"
+        }
+    };
     let found = execute(
         tx,
-        "SELECT FROM onewrite.lease WHERE scope = $1 AND partition = $2 AND epoch = $3 AND owner IS NOT NULL FOR NO KEY UPDATE",
+        sql,
         &[&&*fence.scope, &i32::from(fence.partition), &fence.epoch.cast_signed()],
     )
     .await?;

@@ -24,6 +24,7 @@ mod schema;
 #[cfg(feature = "sqlx")]
 pub mod sqlx;
 mod statement;
+mod step;
 mod store;
 mod trim;
 mod wake;

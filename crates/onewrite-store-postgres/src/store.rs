@@ -100,7 +100,13 @@ impl PostgresStore {
         &self.inner.listener
     }
 
-    fn current_source(&self) -> Source {
+    /// What the write door needs to know.
+    pub(crate) fn terms<'a>(&self, source: &'a Source) -> commit::Terms<'a> {
+        let (event_bytes_max, sabotage) = (self.event_bytes_max(), self.options().sabotage);
+        commit::Terms { source, event_bytes_max, sabotage }
+    }
+
+    pub(crate) fn current_source(&self) -> Source {
         self.inner.source.read().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
     }
 
@@ -134,12 +140,8 @@ impl Store for PostgresStore {
     fn commit(&self, batch: Batch) -> BoxFuture<'_, Result<Vec<Outcome>>> {
         Box::pin(async move {
             let mut client = self.engine().await?;
-            let terms = commit::Terms {
-                source: &self.current_source(),
-                event_bytes_max: self.event_bytes_max(),
-                sabotage: self.options().sabotage,
-            };
-            commit::batch(&mut client, &terms, batch).await
+            let source = self.current_source();
+            commit::batch(&mut client, &self.terms(&source), batch).await
         })
     }
 

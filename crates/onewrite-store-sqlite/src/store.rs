@@ -115,11 +115,11 @@ impl SqliteStore {
         self.inner.reader.read(work).await
     }
 
-    fn sabotage(&self) -> Sabotage {
+    pub(crate) fn sabotage(&self) -> Sabotage {
         self.inner.options.sabotage
     }
 
-    fn current_source(&self) -> Source {
+    pub(crate) fn current_source(&self) -> Source {
         self.inner.source.read().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
     }
 }

@@ -463,6 +463,16 @@ impl Saga {
         self.id
     }
 
+    /// Whether an attempt of this kind still serves a purpose.
+    #[must_use]
+    pub fn wants(&self, step: usize, direction: Direction) -> bool {
+        let present = match self.phase {
+            Phase::Compensating => Direction::Compensation,
+            _ => Direction::Action,
+        };
+        direction == present && self.runnable().contains(&step)
+    }
+
     /// What it is run by.
     #[must_use]
     pub fn checked(&self) -> &Arc<Checked> {

@@ -23,6 +23,7 @@ pub mod journal;
 mod json;
 mod machine;
 mod mapping;
+mod participant;
 mod policy;
 
 pub use attempt::{Attempt, Direction, Ended, Input};
@@ -35,4 +36,5 @@ pub use id::{SagaId, StepKey};
 pub use json::Json;
 pub use machine::{Cancelled, Saga};
 pub use mapping::Mapping;
+pub use participant::{Call, Journaling, Participant, Transacted, Transactional};
 pub use policy::RetryPolicy;

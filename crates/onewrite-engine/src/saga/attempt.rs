@@ -1,15 +1,15 @@
 //! Making one attempt: a task of its own that ends in a known way, whatever the user's code does.
 
-use std::{panic::AssertUnwindSafe, sync::Arc};
+use std::{panic::AssertUnwindSafe, sync::Arc, time::Instant};
 
 use futures::FutureExt as _;
 use onewrite_core::{
     Code, Text, failpoint,
     lease::Epoch,
-    saga::{Direction, Ended, SagaId},
+    saga::{Call, Direction, Ended, Participant, SagaId},
 };
 
-use super::participant::{Call, Participant};
+use super::transaction::Transaction;
 
 /// Characters of a reason that are kept.
 const REASON_MAX: usize = 1_000;
@@ -24,32 +24,48 @@ pub(super) struct Report {
     pub(super) number: u32,
     /// Where it was made.
     pub(super) gate: usize,
-    pub(super) ended: Ended,
+    pub(super) how: How,
+}
+
+/// How an attempt ended.
+#[derive(Debug)]
+pub(super) enum How {
+    /// It is still to be journaled.
+    Ended(Ended),
+    /// It was made in a transaction that may have journaled it.
+    Transaction(Box<Transaction>),
 }
 
 /// Makes the attempt. It ends at its deadline, and with a panic of the participant.
-pub(super) async fn make(
-    participant: Option<Arc<dyn Participant>>,
-    name: &str,
-    call: Call,
-) -> Ended {
-    let Some(participant) = participant else {
-        let code = Code::UnknownParticipant;
-        return Ended::NotMade(format!("{code}: no participant `{name}` here").into());
-    };
-    let deadline = call.deadline.into();
-    // Asked within the future, so that a panic before it waits for the first time is caught as well.
-    let acting = AssertUnwindSafe(async move { participant.act(call).await }).catch_unwind();
-    let ended = match tokio::time::timeout_at(deadline, acting).await {
-        Ok(Ok(ended)) => ended,
-        Ok(Err(_)) => Ended::Unknown(Text::from_static("the participant panicked")),
-        Err(_) => Ended::Unknown(Text::from_static("no answer in time")),
-    };
+pub(super) async fn make(participant: Arc<dyn Participant>, call: Call) -> Ended {
+    let deadline = call.deadline;
+    let ended = in_time(deadline, async move { participant.act(call).await }).await;
     failpoint::hit("saga.after_attempt_before_journal");
-    shortened(ended)
+    shortened(ended.unwrap_or_else(|ended| ended))
 }
 
-fn shortened(ended: Ended) -> Ended {
+/// Nobody serves this participant here.
+pub(super) fn nobody(name: &str) -> Ended {
+    let code = Code::UnknownParticipant;
+    Ended::NotMade(format!("{code}: no participant `{name}` here").into())
+}
+
+/// What the user's code answers.
+///
+/// # Errors
+/// That it panicked, or did not answer in time.
+pub(super) async fn in_time<T>(
+    deadline: Instant,
+    acting: impl Future<Output = T>,
+) -> Result<T, Ended> {
+    match tokio::time::timeout_at(deadline.into(), AssertUnwindSafe(acting).catch_unwind()).await {
+        Ok(Ok(answer)) => Ok(answer),
+        Ok(Err(_)) => Err(Ended::Unknown(Text::from_static("the participant panicked"))),
+        Err(_) => Err(Ended::Unknown(Text::from_static("no answer in time"))),
+    }
+}
+
+pub(super) fn shortened(ended: Ended) -> Ended {
     let cut = |reason: Text| match reason.char_indices().nth(REASON_MAX) {
         Some((at, _)) => Text::from(format!("{}…", &reason[..at])),
         None => reason,
@@ -76,6 +92,7 @@ mod tests {
     fn call(within: Duration) -> Call {
         Call {
             saga: SagaId(1),
+            step: "a".into(),
             key: StepKey::action(SagaId(1), "a"),
             direction: Direction::Action,
             attempt: 1,
@@ -87,7 +104,7 @@ mod tests {
     }
 
     async fn ended(act: fn(Call) -> BoxFuture<'static, Ended>, within: Duration) -> Ended {
-        make(Some(Arc::new(act)), "a", call(within)).await
+        make(Arc::new(act), call(within)).await
     }
 
     #[tokio::test]
@@ -99,8 +116,7 @@ mod tests {
         assert_eq!(later, panics);
         let hangs = ended(|_| Box::pin(std::future::pending()), Duration::from_millis(1)).await;
         assert_eq!(hangs, Ended::Unknown("no answer in time".into()));
-        let nobody = make(None, "bank", call(long)).await;
-        assert_eq!(nobody, Ended::NotMade("OW0034: no participant `bank` here".into()));
+        assert_eq!(nobody("bank"), Ended::NotMade("OW0034: no participant `bank` here".into()));
         let talks = |_| -> BoxFuture<'static, Ended> {
             Box::pin(async { Ended::Aborted("é".repeat(5_000).into()) })
         };

@@ -15,13 +15,14 @@ mod options;
 mod participant;
 mod plan;
 mod runner;
+mod transaction;
 mod write;
 
 pub use handle::{Outcome, Sagas, Started};
 pub use options::SagaOptions;
-pub use participant::{Call, Participant, Participants};
+pub use participant::Participants;
 pub use plan::{
-    Cx, Finished, Forward, Handles, Out, Plan, Retry, SagaType, StepError, StepOptions, StepResult,
-    Undoable, Unsettled,
+    Attempting, Cx, Finished, Forward, Handles, InTransaction, Out, Plan, Retry, SagaType,
+    StepError, StepOptions, StepResult, Undoable, Unsettled, told,
 };
 pub use runner::SagaRunner;

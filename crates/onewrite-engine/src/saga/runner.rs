@@ -2,14 +2,17 @@
 
 use std::sync::Arc;
 
-use onewrite_core::{Text, saga::journal::Journal};
+use onewrite_core::{
+    Text,
+    saga::{Participant, Transactional, journal::Journal},
+};
 use tokio::sync::mpsc;
 
 use super::{
     driver::Driver,
     handle::{Command, Sagas},
     options::SagaOptions,
-    participant::{Participant, Participants},
+    participant::Participants,
     plan::SagaType,
 };
 use crate::Shutdown;
@@ -53,6 +56,17 @@ impl SagaRunner {
         participant: Arc<dyn Participant>,
     ) -> Self {
         self.participants.add(name, participant);
+        self
+    }
+
+    /// Serves the actions or compensations of one name in transactions of the store.
+    #[must_use]
+    pub fn transactional(
+        mut self,
+        name: impl Into<String>,
+        participant: Arc<dyn Transactional>,
+    ) -> Self {
+        self.participants.add_transactional(name, participant);
         self
     }
 

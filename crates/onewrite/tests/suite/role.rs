@@ -48,6 +48,8 @@ async fn a_child_plays_its_role() {
         "saga-gated" => crate::saga::child(&folder, sabotage, true, true).await,
         "saga-without-keys" => crate::saga::child(&folder, sabotage, false, false).await,
         "saga-poison" => crate::saga::poisoned_child(&folder, sabotage).await,
+        "saga-transfer" => crate::saga::transferring_child(&folder, true).await,
+        "saga-transfer-apart" => crate::saga::transferring_child(&folder, false).await,
         "s33" => crate::s33::child(&folder, sabotage).await,
         _ => panic!("there is no role `{role}`"),
     }

@@ -3,19 +3,19 @@
 use std::{sync::Arc, time::Instant};
 
 use onewrite_core::{
-    Code, Error, Timestamp,
+    Code, Error, Text, Timestamp,
     sabotage::Defect,
     saga::{
-        Attempt, Cancelled, Direction, Ended, Entry, Input, SagaId,
+        Attempt, Call, Cancelled, Direction, Ended, Entry, Input, SagaId,
         journal::{self, FindSagas, Transition},
     },
 };
 
 use super::{Driver, Fact, Reply, Turn};
 use crate::saga::{
-    attempt::{self, Report},
+    attempt::{self, How, Report},
     handle::Command,
-    participant::Call,
+    participant::Serving,
     write,
 };
 
@@ -74,10 +74,13 @@ impl Driver {
     }
 
     pub(super) fn ended(&mut self, report: Report) {
-        let next = self.gates.leave(report.gate);
-        let Report { saga, epoch, step, direction, number, ended, .. } = report;
+        let Report { saga, epoch, step, direction, number, gate, how } = report;
+        let ended = match how {
+            How::Ended(ended) => Some(ended),
+            How::Transaction(transaction) => self.transacted(saga, epoch, *transaction),
+        };
         let known = self.live.get(&saga).is_some_and(|live| live.epoch == epoch);
-        if known {
+        if let Some(ended) = ended.filter(|_| known) {
             let word = match ended {
                 Ended::Done(_) => "done",
                 Ended::Aborted(_) => "aborted",
@@ -91,7 +94,12 @@ impl Driver {
             };
             self.give(saga, Input::Ended { step, direction, number, how: ended, jitter });
         }
-        if let Some(turn) = next {
+        self.left(gate);
+    }
+
+    /// An attempt has left this gate: whose turn it is now, enters.
+    pub(super) fn left(&mut self, gate: usize) {
+        if let Some(turn) = self.gates.leave(gate) {
             self.make(turn);
         }
     }
@@ -179,6 +187,7 @@ impl Driver {
             }
         }
         self.set_timer(id);
+        self.transact_next(id);
     }
 
     pub(super) fn set_timer(&mut self, id: SagaId) {
@@ -197,33 +206,54 @@ impl Driver {
 
     /// Makes one attempt in a task of its own. One whose lease is lost by now is not made.
     pub(super) fn make(&mut self, turn: Turn) {
-        let mut turn = Some(turn);
-        while let Some(Turn { attempt, partition, epoch, gate, time }) = turn.take() {
-            if self.leases.fence(partition).is_none_or(|fence| fence.epoch != epoch) {
-                turn = self.gates.leave(gate);
-                continue;
-            }
-            let name = self.gates.name(gate).to_owned();
-            let participant = self.participants.get(&name);
-            let reports = self.reports.clone();
-            let Attempt { saga, step, direction, number, key, input, output, .. } = attempt;
-            tokio::spawn(async move {
-                let deadline = Instant::now() + time;
-                let ended = match input {
-                    Ok(input) => {
-                        let attempt = number;
-                        let call =
-                            Call { saga, key, direction, attempt, epoch, deadline, input, output };
-                        attempt::make(participant, &name, call).await
-                    }
-                    Err(why) => Ended::Aborted(why),
-                };
-                let report = Report { saga, epoch, step, direction, number, gate, ended };
-                // Without a driver nobody wants to know.
-                let _ = reports.send(report);
-            });
-        }
+        let held = self.leases.fence(turn.partition);
+        let Some(fence) = held.filter(|fence| fence.epoch == turn.epoch) else {
+            return self.left(turn.gate);
+        };
+        let participant = match self.participants.get(self.gates.name(turn.gate)) {
+            Some(Serving::Elsewhere(participant)) => Ok(participant),
+            Some(Serving::InTransaction(one)) => return self.transact(turn, one, fence),
+            None => Err(attempt::nobody(self.gates.name(turn.gate))),
+        };
+        let step = self.step_name(&turn.attempt);
+        let report = report(&turn);
+        let reports = self.reports.clone();
+        tokio::spawn(async move {
+            let ended = match (participant, call(turn, step)) {
+                (Ok(participant), Ok(call)) => attempt::make(participant, call).await,
+                (Err(ended), _) | (_, Err(ended)) => ended,
+            };
+            // Without a driver nobody wants to know.
+            let _ = reports.send(report(How::Ended(ended)));
+        });
     }
+
+    fn step_name(&self, attempt: &Attempt) -> Text {
+        let live = self.live.get(&attempt.saga);
+        let step = live.and_then(|live| live.saga.checked().steps().get(attempt.step));
+        step.map_or_else(Text::default, |step| step.name.clone().into())
+    }
+}
+
+/// What the participant is given, from now on.
+///
+/// # Errors
+/// A pointer of its input leads nowhere: the step can never be made.
+pub(super) fn call(turn: Turn, step: Text) -> Result<Call, Ended> {
+    let Turn { attempt, epoch, time, .. } = turn;
+    let Attempt { saga, direction, number, key, input, output, .. } = attempt;
+    let input = input.map_err(Ended::Aborted)?;
+    let deadline = Instant::now() + time;
+    Ok(Call { saga, step, key, direction, attempt: number, epoch, deadline, input, output })
+}
+
+/// Whose attempt it was.
+pub(super) fn report(turn: &Turn) -> impl FnOnce(How) -> Report + Send + use<> {
+    let Turn { attempt, epoch, gate, .. } = turn;
+    let (epoch, gate) = (*epoch, *gate);
+    let Attempt { saga, step, direction, number, .. } = attempt;
+    let (saga, step, direction, number) = (*saga, *step, *direction, *number);
+    move |how| Report { saga, epoch, step, direction, number, gate, how }
 }
 
 pub(super) fn too_late(id: SagaId) -> Error {

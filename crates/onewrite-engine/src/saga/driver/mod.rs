@@ -6,6 +6,7 @@
 mod facts;
 mod ownership;
 mod reading;
+mod transacting;
 mod writing;
 
 use std::{
@@ -51,6 +52,8 @@ struct Live {
     watchers: Vec<Watcher>,
     /// Who is told once the transition under way is durable.
     replies: Vec<Reply>,
+    /// Attempts that journal themselves, and wait until nothing else is on its way to the store.
+    turns: VecDeque<Turn>,
 }
 
 /// What a saga is told, and who is told that it is durable.
@@ -214,15 +217,17 @@ impl Driver {
             timer: None,
             watchers,
             replies: Vec::new(),
+            turns: VecDeque::new(),
         };
         self.live.insert(live.saga.id(), live);
     }
 
     fn unload(&mut self, id: SagaId) -> Option<Live> {
-        let live = self.live.remove(&id)?;
+        let mut live = self.live.remove(&id)?;
         if let Some(time) = live.timer {
             self.timers.remove(&(time, id));
         }
+        live.turns.drain(..).for_each(|turn| self.left(turn.gate));
         Some(live)
     }
 }

@@ -4,15 +4,32 @@ use std::{sync::Arc, time::Duration};
 
 use onewrite_core::{
     BoxFuture, Result,
-    saga::{Compensation, Ended, Json, Kind, Mapping, Step},
+    saga::{Call, Compensation, Ended, Json, Kind, Mapping, Step},
 };
 use serde::{Serialize, de::DeserializeOwned};
 
-use super::{Cx, Handles, Retry, StepError, StepOptions, step::Why};
-use crate::saga::participant::Call;
+use super::{
+    Cx, Handles, Retry, StepError, StepOptions,
+    step::Why,
+    transaction::{InStore, told},
+};
 
 /// A step's function, over services and values that nobody outside of it knows the types of.
-pub(super) type Actor<S> = Arc<dyn Fn(Arc<S>, Call) -> BoxFuture<'static, Ended> + Send + Sync>;
+pub(super) enum Actor<S> {
+    /// Whose answer is journaled.
+    Elsewhere(Arc<dyn Fn(Arc<S>, Call) -> BoxFuture<'static, Ended> + Send + Sync>),
+    /// Which is committed together with its journal row.
+    InTransaction(InStore<S>),
+}
+
+impl<S> Clone for Actor<S> {
+    fn clone(&self) -> Self {
+        match self {
+            Self::Elsewhere(act) => Self::Elsewhere(Arc::clone(act)),
+            Self::InTransaction(act) => Self::InTransaction(Arc::clone(act)),
+        }
+    }
+}
 
 pub(super) struct Draft<S> {
     pub(super) saga: String,
@@ -75,15 +92,22 @@ impl<S: Send + Sync + 'static> Draft<S> {
                     Ok(value) => value,
                     Err(error) => return Ended::Aborted(error.to_string().into()),
                 };
-                match function(Cx { services, call }, value).await.map_err(Into::into) {
-                    Ok(output) => answered(Json::of(&output, "the step's output")),
-                    Err(StepError(Why::Abort(reason))) => Ended::Aborted(reason.into()),
-                    Err(StepError(Why::Retry(reason))) => Ended::Unknown(reason.into()),
-                }
+                let answer = told(function(Cx { services, call }, value).await);
+                answer.map_or_else(|ended| ended, Ended::Done)
             })
         };
+        self.serve_action(step, Actor::Elsewhere(Arc::new(actor)));
+    }
+
+    pub(super) fn serve_action(&mut self, step: usize, actor: Actor<S>) {
         let name = self.steps[step].action().to_owned();
-        self.actors.push((name, Arc::new(actor)));
+        self.actors.push((name, actor));
+    }
+
+    pub(super) fn serve_compensation(&mut self, step: usize, actor: Actor<S>) {
+        let name = format!("{}.compensation", self.steps[step].action());
+        self.steps[step].compensation = Compensation::By(name.clone());
+        self.actors.push((name, actor));
     }
 
     pub(super) fn compensate<V, T, F, Fut>(&mut self, step: usize, function: F)
@@ -112,16 +136,18 @@ impl<S: Send + Sync + 'static> Draft<S> {
                 }
             })
         };
-        let name = format!("{}.compensation", self.steps[step].action());
-        self.steps[step].compensation = Compensation::By(name.clone());
-        self.actors.push((name, Arc::new(actor)));
+        self.serve_compensation(step, Actor::Elsewhere(Arc::new(actor)));
     }
 }
 
-/// The effect has happened, so an output that cannot be stored is no failure of the step.
-fn answered(output: Result<Json>) -> Ended {
-    match output {
-        Ok(output) => Ended::Done(output),
-        Err(error) => Ended::Unknown(error.to_string().into()),
+/// An effect may have happened, so an output that cannot be stored does not make the step fail for good.
+pub(super) fn answered(output: Result<Json>) -> Result<Json, Ended> {
+    output.map_err(|error| Ended::Unknown(error.to_string().into()))
+}
+
+pub(super) fn ended(error: StepError) -> Ended {
+    match error {
+        StepError(Why::Abort(reason)) => Ended::Aborted(reason.into()),
+        StepError(Why::Retry(reason)) => Ended::Unknown(reason.into()),
     }
 }

@@ -4,14 +4,14 @@ use std::{fmt, marker::PhantomData, sync::Arc, time::Duration};
 
 use onewrite_core::{
     Result, Text,
-    saga::{Checked, Definition},
+    saga::{Call, Checked, Definition},
 };
 
 use super::{
     Plan, StepOptions,
     draft::{Actor, Draft},
 };
-use crate::saga::participant::{Call, Participants};
+use crate::saga::participant::Participants;
 
 /// A saga that was stated.
 pub struct Finished<S, I, O> {
@@ -83,9 +83,17 @@ impl<S: Send + Sync + 'static, I, O> SagaType<S, I, O> {
     /// Adds its functions, over these services, to a process's participants.
     pub fn serve(&self, services: &Arc<S>, participants: &mut Participants) {
         for (name, actor) in &self.actors {
-            let (services, actor) = (Arc::clone(services), Arc::clone(actor));
-            participants
-                .add(name.clone(), Arc::new(move |call: Call| actor(Arc::clone(&services), call)));
+            let services = Arc::clone(services);
+            match actor.clone() {
+                Actor::Elsewhere(act) => {
+                    let act = move |call: Call| act(Arc::clone(&services), call);
+                    participants.add(name.clone(), Arc::new(act));
+                }
+                Actor::InTransaction(act) => {
+                    let act = move |call: Call, journal| act(Arc::clone(&services), call, journal);
+                    participants.add_transactional(name.clone(), Arc::new(act));
+                }
+            }
         }
     }
 }

@@ -69,17 +69,19 @@ mod draft;
 mod finished;
 mod handles;
 mod step;
+mod transaction;
 
 use std::{marker::PhantomData, time::Duration};
 
 use onewrite_core::saga::{Compensation, Definition, Kind, Mapping, RetryPolicy};
 use serde::{Serialize, de::DeserializeOwned};
 
-use self::draft::Draft;
+use self::draft::{Actor, Draft};
 pub use self::{
     finished::{Finished, SagaType},
     handles::{Handles, Out},
     step::{Cx, Retry, StepError, StepResult},
+    transaction::{Attempting, InTransaction, told},
 };
 
 /// How the steps that follow are tried; see [`onewrite_core::saga::Step`] for what is not set.
@@ -167,6 +169,40 @@ impl<S: Send + Sync + 'static, I> Plan<S, I> {
         Unsettled { draft: &mut self.draft, step, of: PhantomData }
     }
 
+    /// States a step that can be compensated, and whose function runs in a transaction of the saga's own
+    /// store: its effect and its journal row are one commit, so it happens once.
+    pub fn step_in<H, T>(
+        &mut self,
+        name: &str,
+        inputs: H,
+        action: InTransaction<S, H::Value, T, StepError>,
+    ) -> Unsettled<'_, S, H::Value, T>
+    where
+        H: Handles,
+    {
+        let step = self.draft.add(name, Kind::Compensatable, &inputs);
+        self.draft.serve_action(step, Actor::InTransaction(action.act));
+        Unsettled { draft: &mut self.draft, step, of: PhantomData }
+    }
+
+    /// States the step that decides, in a transaction of the saga's own store: when it says no, or is given
+    /// up, nothing of it takes effect any more.
+    pub fn pivot_in<H, T>(
+        mut self,
+        name: &str,
+        inputs: H,
+        action: InTransaction<S, H::Value, T, StepError>,
+    ) -> (Plan<S, I, Forward>, Out<T>)
+    where
+        H: Handles,
+    {
+        let step = self.draft.add(name, Kind::Pivot, &inputs);
+        self.draft.serve_action(step, Actor::InTransaction(action.act));
+        self.draft.steps[step].compensation =
+            Compensation::None("it decides, in the transaction that journals it".into());
+        (Plan { draft: self.draft, of: PhantomData }, Out::new(Some(step)))
+    }
+
     /// States the step that decides, with what is done should it fail: an earlier attempt with an unknown
     /// outcome may still take effect.
     pub fn pivot_or<H, T, F, Fut, G, GFut>(
@@ -225,6 +261,26 @@ impl<S: Send + Sync + 'static, I> Plan<S, I, Forward> {
     {
         let step = self.draft.add(name, Kind::Retriable, &inputs);
         self.draft.act(step, action);
+        self.forward(step)
+    }
+
+    /// States a step behind the pivot whose function runs in a transaction of the saga's own store: its
+    /// effect and its journal row are one commit, so it happens once.
+    pub fn step_in<H, T>(
+        &mut self,
+        name: &str,
+        inputs: H,
+        action: InTransaction<S, H::Value, T, Retry>,
+    ) -> Out<T>
+    where
+        H: Handles,
+    {
+        let step = self.draft.add(name, Kind::Retriable, &inputs);
+        self.draft.serve_action(step, Actor::InTransaction(action.act));
+        self.forward(step)
+    }
+
+    fn forward<T>(&mut self, step: usize) -> Out<T> {
         self.draft.steps[step].compensation =
             Compensation::None("it comes after the pivot and only goes forward".into());
         Out::new(Some(step))
@@ -253,6 +309,12 @@ where
         Fut: Future<Output = Result<(), Retry>> + Send + 'static,
     {
         self.draft.compensate(self.step, function);
+        Out::new(Some(self.step))
+    }
+
+    /// This function makes the step good again, in a transaction of the saga's own store: it happens once.
+    pub fn compensate_in(self, function: InTransaction<S, (V, Option<T>), (), Retry>) -> Out<T> {
+        self.draft.serve_compensation(self.step, Actor::InTransaction(function.act));
         Out::new(Some(self.step))
     }
 

@@ -4,10 +4,8 @@ use std::{ops::Deref, sync::Arc, time::Duration};
 
 use onewrite_core::{
     lease::Epoch,
-    saga::{SagaId, StepKey},
+    saga::{Call, SagaId, StepKey},
 };
-
-use crate::saga::participant::Call;
 
 /// Why an action did not succeed.
 ///

@@ -1,12 +1,15 @@
 //! Sagas over real files and processes: each hazard is provoked, and provoked once more against a broken
 //! variant, which must show the failure.
 
+mod bank;
 mod killed;
 mod permitted;
 mod poison;
 mod shared;
 mod stalled;
+mod transaction;
 mod world;
 
 pub(crate) use killed::child;
 pub(crate) use poison::child as poisoned_child;
+pub(crate) use transaction::child as transferring_child;

@@ -1,0 +1,102 @@
+//! Attempts in transactions of the store: while one is under way, it is the saga's transition.
+
+use std::sync::Arc;
+
+use onewrite_core::{
+    error::Certainty,
+    lease::{Epoch, Fence},
+    saga::{Ended, SagaId, Transacted, Transactional},
+    store::{Item, Outcome},
+};
+
+use super::{
+    Driver, Turn,
+    facts::{call, report},
+};
+use crate::saga::{
+    attempt::How,
+    transaction::{self, Basis, Transaction},
+    write::{Of, Write},
+};
+
+impl Driver {
+    /// Begins the transaction, or keeps its turn until nothing else of the saga is on its way.
+    pub(super) fn transact(&mut self, turn: Turn, one: Arc<dyn Transactional>, fence: Fence) {
+        let (id, step, direction) = (turn.attempt.saga, turn.attempt.step, turn.attempt.direction);
+        let gate = turn.gate;
+        let Some(live) = self.live.get_mut(&id).filter(|live| live.epoch == turn.epoch) else {
+            return self.left(gate);
+        };
+        if live.busy {
+            live.turns.push_back(turn);
+            return;
+        }
+        let (reports, of) = (self.reports.clone(), report(&turn));
+        let is_wanted = live.saga.wants(step, direction) && !self.leaving.contains(&live.partition);
+        let name = live.saga.checked().steps()[step].name.clone().into();
+        let call = match call(turn, name) {
+            Ok(call) if is_wanted => call,
+            Ok(_) => {
+                let late = Ended::NotMade("it is not wanted any more".into());
+                let _ = reports.send(of(How::Ended(late)));
+                return;
+            }
+            Err(ended) => {
+                let _ = reports.send(of(How::Ended(ended)));
+                return;
+            }
+        };
+        live.busy = true;
+        let basis = Basis { saga: live.saga.clone(), step, direction, clock: self.clock, fence };
+        tokio::spawn(async move {
+            let transaction = transaction::make(one, call, basis).await;
+            // Without a driver nobody wants to know.
+            let _ = reports.send(of(How::Transaction(Box::new(transaction))));
+        });
+    }
+
+    /// Begins the next transaction that waits for its turn.
+    pub(super) fn transact_next(&mut self, id: SagaId) {
+        while let Some(live) = self.live.get_mut(&id).filter(|live| !live.busy)
+            && let Some(turn) = live.turns.pop_front()
+        {
+            self.make(turn);
+        }
+    }
+
+    /// A transaction has ended: what is left to be journaled, if anything is.
+    pub(super) fn transacted(
+        &mut self,
+        id: SagaId,
+        epoch: Epoch,
+        transaction: Transaction,
+    ) -> Option<Ended> {
+        let Transaction { fence, result, next } = transaction;
+        let partition = fence.partition;
+        let known = self.live.get_mut(&id).filter(|live| live.epoch == epoch && live.busy);
+        let outcome = match result {
+            Ok(Transacted::Written(outcome)) => outcome,
+            Ok(Transacted::Ended(ended)) => {
+                known?.busy = false;
+                return Some(ended);
+            }
+            Err(error) if error.certainty() == Certainty::NotApplied => {
+                known?.busy = false;
+                return Some(Ended::Unknown(error.to_string().into()));
+            }
+            Err(error) => {
+                tracing::warn!(saga = %id, %error, "nobody knows whether a step is committed; the saga is read again");
+                if known.is_some() {
+                    self.doubt(partition);
+                }
+                return None;
+            }
+        };
+        if let (Some(live), Some(next), Outcome::Applied(_)) = (known, next, &outcome) {
+            live.saga = next;
+        }
+        let item = Item { fence: Some(fence), ops: Vec::new() };
+        self.written(Write { item, of: Of::Saga(id, partition) }, outcome);
+        None
+    }
+}

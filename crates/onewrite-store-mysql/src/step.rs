@@ -1,0 +1,53 @@
+//! Steps of sagas whose effect and whose journal row are one commit.
+
+use mysql_async::Transaction;
+use onewrite_core::{
+    BoxFuture, Code, Result,
+    saga::{Ended, Journaling, Json, Transacted},
+    store::Outcome,
+};
+
+use crate::{MysqlStore, commit, emit};
+
+impl MysqlStore {
+    /// Runs a step's function in a transaction, writes the item that journals its output there, and commits.
+    ///
+    /// Each is a commit of its own: the transitions of other sagas do not share it. The transaction must stay
+    /// open: should the function end it (by a statement that commits by itself, DDL among others), what it
+    /// wrote before that has happened, and the step is made again.
+    ///
+    /// # Errors
+    /// What the database says; `CommitUnknown` when nobody knows whether it is committed.
+    pub async fn carry_out<F>(&self, work: F, journal: Journaling) -> Result<Transacted>
+    where
+        F: for<'t> FnOnce(&'t mut Transaction<'static>) -> BoxFuture<'t, Result<Json, Ended>>,
+    {
+        let source = self.current_source();
+        let mut tx = self.begin().await?;
+        let output = match work(&mut tx).await {
+            Ok(output) => output,
+            Err(ended) => {
+                // Should it fail, the connection is gone, and with it the transaction.
+                let _ = tx.rollback().await;
+                return Ok(Transacted::Ended(ended));
+            }
+        };
+        let mut emitted = Vec::new();
+        let item = journal(output)?;
+        match commit::write(&mut tx, &self.terms(&source), &item, &mut emitted).await {
+            Ok(count) => {
+                emit::emit_all(&mut tx, &emitted).await?;
+                commit::finish_work(tx, self.options().sabotage).await?;
+                Ok(Transacted::Written(Outcome::Applied(count)))
+            }
+            Err(error) => {
+                let _ = tx.rollback().await;
+                match error.code() {
+                    Code::Fenced => Ok(Transacted::Written(Outcome::Fenced)),
+                    Code::SagaConflict => Ok(Transacted::Written(Outcome::Failed(error))),
+                    _ => Err(error),
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,14 @@
+//! Sagas: what a user states, runs and reads of them.
+
+pub use onewrite_core::saga::{
+    Call, Checked, Compensation, Definition, Direction, Ended, Entry, Json, Kind, Mapping,
+    Participant, RetryPolicy, SagaId, Step, StepKey, Transactional,
+    journal::{self, Journal, SavedSaga, State, Waits},
+};
+pub use onewrite_engine::saga::*;
+
+#[cfg(feature = "mysql")]
+pub mod mysql;
+#[cfg(feature = "postgres")]
+pub mod postgres;
+pub mod sqlite;

@@ -1,0 +1,267 @@
+//! S2: an effect and its journal row are one commit, so it happens once, whatever happens to the function,
+//! its process or its lease.
+
+use std::{path::Path, sync::Arc};
+
+use onewrite::{
+    Shutdown, Text,
+    sabotage::Sabotage,
+    saga::{Journal, Outcome, SagaRunner},
+};
+use onewrite_testkit::child::{Child, End};
+
+use super::{
+    bank::{self, COUNT, Clerk, TransferSaga, Trouble, transfer},
+    world,
+};
+use crate::{rig::PATIENCE, role};
+
+/// Makes every transfer, and says how often functions ran.
+pub(crate) async fn make_all(journal: Arc<dyn Journal>, saga: TransferSaga, owner: &str) -> usize {
+    let clerk = Arc::new(Clerk::default());
+    let options = world::options(Sabotage::default());
+    let runner = SagaRunner::new(journal, options, Text::from(owner.to_owned()));
+    let runner = runner.serve(&saga, &clerk);
+    let (sagas, shutdown) = (runner.sagas(), Shutdown::default());
+    let running = tokio::spawn(runner.run(shutdown.clone()));
+    let mut all = tokio::task::JoinSet::new();
+    for number in 0..COUNT {
+        let (sagas, saga, transfer) = (sagas.clone(), saga.clone(), transfer(number));
+        all.spawn(async move {
+            let outcome = sagas.run(&saga, format!("t-{number}"), &transfer).await.unwrap();
+            let refused = transfer.trouble == Trouble::Refused;
+            assert_eq!(outcome == Outcome::Compensated, refused, "{transfer:?}");
+        });
+    }
+    tokio::time::timeout(PATIENCE, all.join_all()).await.expect("every transfer ends");
+    shutdown.begin();
+    running.await.unwrap();
+    clerk.runs.load(std::sync::atomic::Ordering::Relaxed)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_fails_behind_its_write_has_no_effect() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = bank::open(folder.path()).await;
+    let runs = make_all(bank::journal(&store), bank::on_sqlite(&store), "one").await;
+    assert_eq!(bank::balances(&store).await, bank::right());
+    assert!(runs > 3 * COUNT, "functions failed, and ran again: {runs}");
+}
+
+/// The control: journaled afterwards, the same functions write twice.
+#[tokio::test(flavor = "multi_thread")]
+async fn journaled_afterwards_the_same_writes_happen_twice() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = bank::open(folder.path()).await;
+    make_all(bank::journal(&store), bank::apart(&store), "one").await;
+    assert_ne!(bank::balances(&store).await, bank::right());
+}
+
+/// The child: makes every transfer.
+pub(crate) async fn child(folder: &Path, together: bool) {
+    let store = bank::open(folder).await;
+    let saga = if together { bank::on_sqlite(&store) } else { bank::apart(&store) };
+    role::ready();
+    make_all(bank::journal(&store), saga, "child").await;
+    // Its parent kills it, here at the latest.
+    std::future::pending::<()>().await;
+}
+
+/// Kills a process at each passing of `point` in `hits`, lets another carry on; the balances afterwards.
+async fn struck(role: &str, point: &str, hits: &[u32]) -> (i64, i64, i64) {
+    let folder = tempfile::tempdir().unwrap();
+    for hits in hits {
+        let command = role::command(role, folder.path(), Sabotage::default(), None);
+        let mut child = Child::start(command).await.unwrap();
+        child.arm(point, *hits).await.unwrap();
+        let end = tokio::time::timeout(PATIENCE, child.wait()).await;
+        assert_eq!(end.expect("the point is passed").unwrap(), End::Killed, "{point}");
+    }
+    let store = bank::open(folder.path()).await;
+    let saga = bank::on_sqlite(&store);
+    make_all(bank::journal(&store), saga, "parent").await;
+    bank::balances(&store).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_around_the_commit_of_a_step_it_happens_once() {
+    for point in ["store.before_commit", "store.after_commit_before_reply"] {
+        let balances = struck("saga-transfer", point, &[3, 8, 15]).await;
+        assert_eq!(balances, bank::right(), "{point}");
+    }
+}
+
+/// The control: committed apart from its journal, the effect of a killed process is there twice.
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_between_effect_and_journal_it_happens_twice() {
+    let point = "saga.after_attempt_before_journal";
+    assert_ne!(struck("saga-transfer-apart", point, &[5, 20]).await, bank::right());
+}
+
+#[cfg(feature = "postgres")]
+mod on_postgres {
+    use onewrite::{
+        Result, other,
+        postgres::{Options, PostgresStore, deadpool_postgres::Transaction},
+        saga::{Cx, Plan, Retry, SagaType, StepError, postgres},
+    };
+    use onewrite_testservers::Postgres;
+
+    use super::{super::bank::*, make_all};
+
+    async fn act(
+        tx: &Transaction<'_>,
+        sql: &str,
+        step: &'static str,
+        cx: &Cx<Clerk>,
+        transfer: &Transfer,
+    ) -> Result<(), Retry> {
+        tx.execute(sql, &[]).await?;
+        cx.stumbles(transfer, step)
+    }
+
+    fn saga(store: &PostgresStore) -> TransferSaga {
+        let state = |mut plan: Plan<Clerk, Transfer>| {
+            patient(&mut plan);
+            let input = plan.input();
+            let withdraw = postgres::action(store, |tx, cx: Cx<Clerk>, transfer: Transfer| {
+                Box::pin(async move {
+                    act(tx, WITHDRAW, "withdraw", &cx, &transfer).await?;
+                    Ok(CENTS)
+                })
+            });
+            let give_back = postgres::compensation(
+                store,
+                |tx, cx: Cx<Clerk>, transfer: Transfer, taken: Option<i64>| {
+                    Box::pin(async move {
+                        let sql = if taken == Some(CENTS) { GIVE_BACK } else { "SELECT 1" };
+                        act(tx, sql, "give back", &cx, &transfer).await
+                    })
+                },
+            );
+            let withdrawn = plan.step_in("withdraw", input, withdraw).compensate_in(give_back);
+            let deposit = postgres::action(store, |tx, cx: Cx<Clerk>, (transfer, cents)| {
+                let transfer: Transfer = transfer;
+                Box::pin(async move {
+                    tx.execute(DEPOSIT, &[]).await?;
+                    if transfer.trouble == Trouble::Refused {
+                        return Err(StepError::abort("refused"));
+                    }
+                    cx.stumbles(&transfer, "deposit")?;
+                    Ok::<i64, StepError>(cents)
+                })
+            });
+            let (mut plan, paid) = plan.pivot_in("deposit", (input, withdrawn), deposit);
+            let tell = postgres::action(store, |tx, cx: Cx<Clerk>, (transfer, cents)| {
+                let transfer: Transfer = transfer;
+                Box::pin(async move {
+                    act(tx, WRITE_LETTER, "tell", &cx, &transfer).await?;
+                    Ok::<i64, Retry>(cents)
+                })
+            });
+            let told = plan.step_in("tell", (input, paid), tell);
+            plan.finish(told)
+        };
+        SagaType::plan("transfer", state).unwrap()
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn what_fails_behind_its_write_has_no_effect() {
+        let server = Postgres::start().await.unwrap();
+        let store =
+            PostgresStore::open(Options::from_url(&server.url("postgres")).unwrap()).await.unwrap();
+        let create = store
+            .write(|tx| Box::pin(async move { tx.batch_execute(TABLES).await.map_err(other) }));
+        create.await.unwrap();
+        let runs = make_all(std::sync::Arc::new(store.clone()), saga(&store), "one").await;
+        let client = store.work().await.unwrap();
+        let row = client.query_one(BALANCES, &[]).await.unwrap();
+        assert_eq!((row.get(0), row.get(1), row.get(2)), right());
+        assert!(runs > 3 * COUNT, "functions failed, and ran again: {runs}");
+    }
+}
+
+#[cfg(feature = "mysql")]
+mod on_mariadb {
+    use onewrite::{
+        Result,
+        mysql::{
+            MysqlStore, Options,
+            mysql_async::{Transaction, prelude::Queryable as _},
+        },
+        saga::{Cx, Plan, Retry, SagaType, StepError, mysql},
+    };
+    use onewrite_testservers::Mariadb;
+
+    use super::{super::bank::*, make_all};
+
+    async fn act(
+        tx: &mut Transaction<'static>,
+        sql: &str,
+        step: &'static str,
+        cx: &Cx<Clerk>,
+        transfer: &Transfer,
+    ) -> Result<(), Retry> {
+        tx.query_drop(sql).await?;
+        cx.stumbles(transfer, step)
+    }
+
+    fn saga(store: &MysqlStore) -> TransferSaga {
+        let state = |mut plan: Plan<Clerk, Transfer>| {
+            patient(&mut plan);
+            let input = plan.input();
+            let withdraw = mysql::action(store, |tx, cx: Cx<Clerk>, transfer: Transfer| {
+                Box::pin(async move {
+                    act(tx, WITHDRAW, "withdraw", &cx, &transfer).await?;
+                    Ok(CENTS)
+                })
+            });
+            let give_back = mysql::compensation(
+                store,
+                |tx, cx: Cx<Clerk>, transfer: Transfer, taken: Option<i64>| {
+                    Box::pin(async move {
+                        let sql = if taken == Some(CENTS) { GIVE_BACK } else { "SELECT 1" };
+                        act(tx, sql, "give back", &cx, &transfer).await
+                    })
+                },
+            );
+            let withdrawn = plan.step_in("withdraw", input, withdraw).compensate_in(give_back);
+            let deposit = mysql::action(store, |tx, cx: Cx<Clerk>, (transfer, cents)| {
+                let transfer: Transfer = transfer;
+                Box::pin(async move {
+                    tx.query_drop(DEPOSIT).await?;
+                    if transfer.trouble == Trouble::Refused {
+                        return Err(StepError::abort("refused"));
+                    }
+                    cx.stumbles(&transfer, "deposit")?;
+                    Ok::<i64, StepError>(cents)
+                })
+            });
+            let (mut plan, paid) = plan.pivot_in("deposit", (input, withdrawn), deposit);
+            let tell = mysql::action(store, |tx, cx: Cx<Clerk>, (transfer, cents)| {
+                let transfer: Transfer = transfer;
+                Box::pin(async move {
+                    act(tx, WRITE_LETTER, "tell", &cx, &transfer).await?;
+                    Ok::<i64, Retry>(cents)
+                })
+            });
+            let told = plan.step_in("tell", (input, paid), tell);
+            plan.finish(told)
+        };
+        SagaType::plan("transfer", state).unwrap()
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn what_fails_behind_its_write_has_no_effect() {
+        let server = Mariadb::start().await.unwrap();
+        server.address().create_database("bank").await.unwrap();
+        server.address().sql("bank", TABLES).await.unwrap();
+        let url = server.address().url("bank");
+        let store = MysqlStore::open(Options::from_url(&url).unwrap()).await.unwrap();
+        let runs = make_all(std::sync::Arc::new(store.clone()), saga(&store), "one").await;
+        let mut conn = store.options().connect().await.unwrap();
+        let row: Option<(i64, i64, i64)> = conn.query_first(BALANCES).await.unwrap();
+        assert_eq!(row.unwrap(), right());
+        assert!(runs > 3 * COUNT, "functions failed, and ran again: {runs}");
+    }
+}
