@@ -7,7 +7,7 @@ use onewrite_core::{
     BoxFuture, Event, Result,
     inbox::{Inbox, Policy},
     sabotage::{Defect, Sabotage},
-    saga::journal::Journal,
+    saga::{Ended, Journaling, Json, Transacted, journal::Journal},
     store::Store,
 };
 use onewrite_store_mysql::{
@@ -136,6 +136,38 @@ impl UserTx for Tx {
 impl JournalPlace for Place {
     fn journal(&self) -> BoxFuture<'_, Arc<dyn Journal>> {
         Box::pin(async { Arc::new(self.store().await) as Arc<dyn Journal> })
+    }
+
+    fn carry_out(
+        &self,
+        answer: Result<Json, Ended>,
+        journal: Journaling,
+    ) -> BoxFuture<'_, Result<Transacted>> {
+        Box::pin(async move {
+            let table =
+                "CREATE TABLE IF NOT EXISTS carried_out (n BIGINT AUTO_INCREMENT PRIMARY KEY)";
+            self.connect().await.query_drop(table).await.unwrap();
+            let store = self.store().await;
+            let insert = "INSERT INTO carried_out () VALUES ()";
+            store
+                .carry_out(
+                    |tx| {
+                        Box::pin(async move {
+                            tx.query_drop(insert).await.unwrap();
+                            answer
+                        })
+                    },
+                    journal,
+                )
+                .await
+        })
+    }
+
+    fn carried_out(&self) -> BoxFuture<'_, i64> {
+        Box::pin(async {
+            let found = self.connect().await.query_first("SELECT count(*) FROM carried_out").await;
+            found.unwrap().unwrap()
+        })
     }
 }
 

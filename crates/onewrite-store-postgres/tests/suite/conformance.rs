@@ -7,7 +7,7 @@ use onewrite_core::{
     BoxFuture, Event, Result,
     inbox::{Inbox, Policy},
     sabotage::{Defect, Sabotage},
-    saga::journal::Journal,
+    saga::{Ended, Journaling, Json, Transacted, journal::Journal},
     store::{Batch, Durability, Item, Store},
 };
 use onewrite_store_postgres::{
@@ -182,6 +182,35 @@ async fn emit_on(client: &Client, event: &Event, at_once: bool) -> Result<()> {
 impl JournalPlace for Place {
     fn journal(&self) -> BoxFuture<'_, Arc<dyn Journal>> {
         Box::pin(async { Arc::new(self.store().await) as Arc<dyn Journal> })
+    }
+
+    fn carry_out(
+        &self,
+        answer: Result<Json, Ended>,
+        journal: Journaling,
+    ) -> BoxFuture<'_, Result<Transacted>> {
+        Box::pin(async move {
+            let table = "CREATE TABLE IF NOT EXISTS carried_out (n serial)";
+            self.connect().await.batch_execute(table).await.unwrap();
+            let store = self.store().await;
+            let insert = "INSERT INTO carried_out DEFAULT VALUES";
+            store
+                .carry_out(
+                    |tx| {
+                        Box::pin(async move {
+                            tx.batch_execute(insert).await.unwrap();
+                            answer
+                        })
+                    },
+                    journal,
+                )
+                .await
+        })
+    }
+
+    fn carried_out(&self) -> BoxFuture<'_, i64> {
+        let sql = "SELECT count(*) FROM carried_out";
+        Box::pin(async { self.connect().await.query_one(sql, &[]).await.unwrap().get(0) })
     }
 }
 

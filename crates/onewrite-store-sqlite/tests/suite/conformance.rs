@@ -8,7 +8,7 @@ use onewrite_core::{
     BoxFuture, Event, Result,
     inbox::{Inbox, Policy},
     sabotage::{Defect, Sabotage},
-    saga::journal::Journal,
+    saga::{Ended, Journaling, Json, Transacted, journal::Journal},
     store::{Batch, Durability, Item, Store},
 };
 use onewrite_store_sqlite::{
@@ -147,6 +147,27 @@ impl UserTx for Tx {
 impl JournalPlace for Place {
     fn journal(&self) -> BoxFuture<'_, Arc<dyn Journal>> {
         Box::pin(async { Arc::new(self.store()) as Arc<dyn Journal> })
+    }
+
+    fn carry_out(
+        &self,
+        answer: Result<Json, Ended>,
+        journal: Journaling,
+    ) -> BoxFuture<'_, Result<Transacted>> {
+        let sql = "CREATE TABLE IF NOT EXISTS carried_out (n INTEGER PRIMARY KEY)";
+        Box::pin(async move {
+            execute(self.connect(), sql, &[]).await;
+            let work = move |tx: &Connection| {
+                tx.execute("INSERT INTO carried_out DEFAULT VALUES", []).unwrap();
+                answer.clone()
+            };
+            self.store().carry_out(work, journal).await
+        })
+    }
+
+    fn carried_out(&self) -> BoxFuture<'_, i64> {
+        let sql = "SELECT count(*) FROM carried_out";
+        Box::pin(async { self.connect().query_row(sql, [], |row| row.get(0)).unwrap() })
     }
 }
 

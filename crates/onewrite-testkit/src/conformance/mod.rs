@@ -37,7 +37,7 @@ use onewrite_core::{
     inbox::{Inbox, Policy},
     position::START,
     sabotage::Sabotage,
-    saga::journal::Journal,
+    saga::{Ended, Journaling, Json, Transacted, journal::Journal},
     store::{Batch, Durability, Item, Op, Outcome, Read, Store},
 };
 
@@ -91,6 +91,17 @@ pub trait JournalFixture: Sync {
 pub trait JournalPlace: Send + Sync {
     /// Opens the store that lives here. Several handles at the same time stand for several processes.
     fn journal(&self) -> BoxFuture<'_, Arc<dyn Journal>>;
+
+    /// Carries out a step in a transaction of the store: its function inserts a row into a table of its
+    /// own, and answers so.
+    fn carry_out(
+        &self,
+        answer: Result<Json, Ended>,
+        journal: Journaling,
+    ) -> BoxFuture<'_, Result<Transacted>>;
+
+    /// The rows of that table that are committed.
+    fn carried_out(&self) -> BoxFuture<'_, i64>;
 }
 
 /// An open transaction of a user.

@@ -6,7 +6,7 @@ use onewrite_core::{
     Code, Text, Timestamp,
     lease::Fence,
     saga::{
-        Checked, Definition, Entry, Json, SagaId,
+        Checked, Definition, Ended, Entry, Json, SagaId, Transacted,
         journal::{
             self, FindSagas, Journal, NewSaga, PARTITIONS, SCOPE, SavedSaga, Standing, State,
             Transition, Waits,
@@ -216,6 +216,36 @@ pub async fn fenced_transition(fixture: &dyn JournalFixture) {
     let found = find(&*store, 1).await;
     same("fenced: whose transition it is", found.journal[0].epoch, current.epoch);
     same("fenced: a late start", store.sagas(FindSagas::Id(SagaId(2))).await.unwrap(), vec![]);
+}
+
+/// A step in a transaction: its effect is committed with its transition, or not at all.
+pub async fn one_commit(fixture: &dyn JournalFixture) {
+    let place = fixture.journals().await;
+    let store = place.journal().await;
+    apply(&*store, vec![Op::DefineSaga(definition())]).await;
+    commit(&*store, vec![start(new(1, "k", running()))]).await;
+    let fences = leased(&*store, "a", HOUR).await;
+    let fence = fences.into_iter().find(|fence| fence.partition == 3).expect("a lease");
+    let old = Fence { epoch: fence.epoch - 1, ..fence.clone() };
+    let step = async |fence: &Fence, version: u32, answer: Result<&'static str, Ended>| {
+        let item = advance(Some(fence), 1, version);
+        let journal = Arc::new(move |_: Json| Ok(item.clone()));
+        match place.carry_out(answer.map(Json::trusted), journal).await.expect("a transaction") {
+            Transacted::Written(outcome) => words(&[outcome]),
+            Transacted::Ended(ended) => format!("{ended:?}"),
+        }
+    };
+    same("one commit: a step", step(&fence, 1, Ok("7")).await, "a");
+    same("one commit: its effect", place.carried_out().await, 1);
+    same("one commit: where the journal went on", step(&fence, 1, Ok("7")).await, "c");
+    same("one commit: under an old lease", step(&old, 2, Ok("7")).await, "f");
+    let no = Ended::Aborted("no".into());
+    same("one commit: a no", step(&fence, 2, Err(no.clone())).await, format!("{no:?}"));
+    same("one commit: no effect of what is refused", place.carried_out().await, 1);
+    same("one commit: its transitions", versions(&find(&*store, 1).await), vec![1]);
+    same("one commit: another step", step(&fence, 2, Ok("7")).await, "a");
+    same("one commit: its effect", place.carried_out().await, 2);
+    same("one commit: its transitions", versions(&find(&*store, 1).await), vec![1, 2]);
 }
 
 /// 3: of any number of starts of one name, key and run, one applies.
