@@ -12,7 +12,7 @@ use crate::{
     parking::{ParkedKey, ParkedRecord, Request},
     position::Source,
     saga::{
-        Checked,
+        Checked, Signal,
         journal::{NewSaga, Transition},
     },
 };
@@ -141,6 +141,11 @@ pub enum Op {
     StartSaga(Box<NewSaga>),
     /// Adds a transition to a saga's journal; fails with [`crate::Code::SagaConflict`] when its number exists.
     AdvanceSaga(Box<Transition>),
+    /// Sends a signal to the saga that waits for it, now or later. Applies to one, or to none when it was sent
+    /// before.
+    Signal(Box<Signal>),
+    /// Matches signals with what began to wait while they were sent, and forgets signals whose time is over.
+    MatchSignals,
     /// Gives a lease back, so that another member can take it at once.
     Release(Fence),
     /// Leaves the members of a scope, so that the others share what it gave back at once.

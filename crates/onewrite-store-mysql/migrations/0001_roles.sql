@@ -63,6 +63,15 @@ GRANT SELECT, INSERT, UPDATE ON onewrite_saga TO onewrite_relay
 --.
 GRANT SELECT, INSERT ON onewrite_saga_journal TO onewrite_relay
 --.
+GRANT SELECT, INSERT, UPDATE, DELETE ON onewrite_saga_wait TO onewrite_relay
+--.
+GRANT SELECT, INSERT, UPDATE, DELETE ON onewrite_saga_signal TO onewrite_relay
+--.
+-- Who receives events may hand them on as signals.
+GRANT SELECT, INSERT ON onewrite_saga_signal TO onewrite_receive
+--.
+GRANT SELECT, UPDATE ON onewrite_saga_wait TO onewrite_receive
+--.
 -- An operator works on parked keys, gaps and sinks. What begins another life of the source is for the owner.
 GRANT onewrite_emit TO onewrite_operator
 --.

@@ -21,7 +21,7 @@ use crate::{
     error::{While, after_commit, is_unknown},
     gap, parking,
     row::{self, binds, execute},
-    saga, trim,
+    saga, signal, trim,
 };
 
 /// What the door needs to know.
@@ -207,11 +207,23 @@ async fn apply(
         Op::AcceptGaps { consumer, source } => gap::accept(tx, consumer, source).await,
         Op::DefineSaga(checked) => saga::define(tx, checked).await,
         Op::StartSaga(new) => {
-            saga::start(tx, &[new]).await.map(|new| new.into_iter().map(u64::from).sum())
+            let started = saga::start(tx, &[new]).await?.into_iter().map(u64::from).sum();
+            if started > 0 {
+                signal::wait(tx, new.id, new.partition, &new.awaits).await?;
+            }
+            Ok(started)
         }
         Op::AdvanceSaga(next) => {
+            if let Some(taken) = &next.takes {
+                signal::take(tx, next.saga, taken).await?;
+            }
+            if let Some(awaits) = &next.awaits {
+                signal::wait_instead(tx, next.saga, awaits).await?;
+            }
             saga::advance(tx, &[(saga::epoch(fence), next)], terms.sabotage).await.map(|()| 1)
         }
+        Op::Signal(sent) => signal(tx, sent).await.map(u64::from),
+        Op::MatchSignals => signal::match_all(tx).await,
         Op::Release(fence) => {
             let sql = "UPDATE onewrite_lease SET owner = NULL, expires_at = 0 WHERE scope = ? AND `partition` = ? AND epoch = ?";
             execute(tx, sql, binds![&*fence.scope, fence.partition, fence.epoch.cast_signed()])

@@ -25,6 +25,7 @@ mod roles;
 mod row;
 mod saga;
 mod schema;
+mod signal;
 #[cfg(feature = "sqlx")]
 pub mod sqlx;
 mod step;
@@ -42,6 +43,7 @@ pub use onewrite_core::{
     store::Copied,
 };
 pub use schema::SCHEMA_VERSION;
+pub use signal::signal;
 pub use store::MysqlStore;
 
 /// The URL scheme of this store: `mysql://user@host/database`, or `mariadb://…`.

@@ -246,7 +246,7 @@ fn option(number: Option<i64>) -> String {
     number.map_or_else(|| "NULL".into(), |number| number.to_string())
 }
 
-fn read_id(found: &mut Row, index: usize) -> Result<SagaId> {
+pub(crate) fn read_id(found: &mut Row, index: usize) -> Result<SagaId> {
     let bytes: Vec<u8> = row::get(found, index)?;
     let bytes = <[u8; 16]>::try_from(bytes)
         .map_err(|_| Error::new(Code::Corrupt, "the id of a saga has another length"))?;
@@ -290,7 +290,7 @@ async fn rows(tx: &mut Transaction<'_>, find: &FindSagas) -> Result<Vec<SavedSag
         FindSagas::Due { partitions, limit } => (
             format!(
                 concat!(
-                    "WHERE `partition` IN ({}) AND waits = 'timer' AND ended_at IS NULL AND due_at <= ",
+                    "WHERE `partition` IN ({}) AND waits IN ('timer', 'signal') AND ended_at IS NULL AND due_at <= ",
                     now!(),
                     " ORDER BY due_at LIMIT {}"
                 ),
@@ -300,7 +300,7 @@ async fn rows(tx: &mut Transaction<'_>, find: &FindSagas) -> Result<Vec<SavedSag
             binds![],
         ),
         FindSagas::Forgotten => (
-            "WHERE ended_at IS NULL AND NOT (waits IN ('lease', 'operator') AND due_at IS NULL OR waits = 'timer' AND due_at IS NOT NULL) LIMIT 100"
+            "WHERE ended_at IS NULL AND NOT (waits IN ('lease', 'operator') AND due_at IS NULL OR waits IN ('timer', 'signal') AND due_at IS NOT NULL) LIMIT 100"
                 .to_owned(),
             binds![],
         ),
@@ -309,7 +309,7 @@ async fn rows(tx: &mut Transaction<'_>, find: &FindSagas) -> Result<Vec<SavedSag
     found.into_iter().map(saga).collect()
 }
 
-fn numbers(partitions: &[Partition]) -> String {
+pub(crate) fn numbers(partitions: &[Partition]) -> String {
     // Never an empty list, which is no SQL; there is no such partition.
     let all = partitions.iter().map(ToString::to_string).chain(["-1".to_owned()]);
     all.collect::<Vec<_>>().join(",")

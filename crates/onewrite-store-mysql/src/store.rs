@@ -13,7 +13,7 @@ use onewrite_core::{
     parking::{ParkedKey, ParkedRecord},
     position::Source,
     sabotage::Defect,
-    saga::journal::{FindSagas, Journal, SavedSaga},
+    saga::journal::{Arrived, FindSagas, Journal, SavedSaga},
     store::{
         Batch, Claim, Claimed, Cursor, Find, Item, LeaseState, Op, Outcome, Page, Read, SinkState,
         Store, Watch,
@@ -28,7 +28,7 @@ use crate::{
     row::{self, binds, now},
     saga,
     schema::{self, Server},
-    trim,
+    signal, trim,
     wake::LogWatch,
 };
 
@@ -287,6 +287,16 @@ impl Store for MysqlStore {
 impl Journal for MysqlStore {
     fn sagas(&self, find: FindSagas) -> BoxFuture<'_, Result<Vec<SavedSaga>>> {
         Box::pin(async move { saga::find(&mut self.engine().await?, &find).await })
+    }
+
+    fn arrived(
+        &self,
+        partitions: Vec<Partition>,
+        limit: usize,
+    ) -> BoxFuture<'_, Result<Vec<Arrived>>> {
+        Box::pin(
+            async move { signal::arrived(&mut self.engine().await?, &partitions, limit).await },
+        )
     }
 
     fn definition<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<Option<Text>>> {

@@ -21,7 +21,7 @@ use crate::{
     error::{While, after_commit, is_unknown},
     gap, guard, parking,
     row::Time,
-    saga, statement, trim,
+    saga, signal, statement, trim,
 };
 
 /// What the door needs to know.
@@ -189,6 +189,8 @@ async fn apply(
         Op::DefineSaga(checked) => saga::define(tx, checked).await,
         Op::StartSaga(new) => saga::start(tx, new).await,
         Op::AdvanceSaga(next) => saga::advance(tx, fence, next, terms.sabotage).await,
+        Op::Signal(sent) => signal(tx, sent).await.map(u64::from),
+        Op::MatchSignals => signal::match_all(tx).await,
         Op::Release(fence) => execute(
             tx,
             "UPDATE onewrite.lease SET owner = NULL, expires_at = 'epoch' WHERE scope = $1 AND partition = $2 AND epoch = $3",

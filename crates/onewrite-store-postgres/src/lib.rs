@@ -21,6 +21,7 @@ mod read;
 mod row;
 mod saga;
 mod schema;
+mod signal;
 #[cfg(feature = "sqlx")]
 pub mod sqlx;
 mod statement;
@@ -39,6 +40,7 @@ pub use onewrite_core::{
     store::Copied,
 };
 pub use schema::SCHEMA_VERSION;
+pub use signal::signal;
 pub use store::PostgresStore;
 pub use tokio_postgres;
 

@@ -28,12 +28,12 @@ use crate::{
     commit::execute,
     error::{While, after_commit},
     row::{self, Time},
-    statement,
+    signal, statement,
 };
 
 /// An id as PostgreSQL sends it.
 #[derive(Debug, Clone, Copy)]
-struct Id(SagaId);
+pub(crate) struct Id(pub(crate) SagaId);
 
 impl<'a> FromSql<'a> for Id {
     fn from_sql(_: &Type, raw: &'a [u8]) -> Result<Self, Box<dyn StdError + Sync + Send>> {
@@ -84,7 +84,11 @@ pub(crate) async fn define(tx: &Transaction<'_>, checked: &Checked) -> Result<u6
 pub(crate) async fn start(tx: &Transaction<'_>, saga: &NewSaga) -> Result<u64> {
     let starts = Starts::of(&[(0, None, saga)]);
     let outcomes = starts.write(tx).await?;
-    Ok(outcomes.first().map_or(0, |(_, outcome)| u64::from(outcome.1)))
+    let is_new = outcomes.first().is_some_and(|(_, outcome)| outcome.1);
+    if is_new {
+        signal::wait(tx, saga.id, saga.partition, &saga.awaits).await?;
+    }
+    Ok(u64::from(is_new))
 }
 
 /// Adds one transition to a journal.
@@ -94,6 +98,12 @@ pub(crate) async fn advance(
     transition: &Transition,
     sabotage: Sabotage,
 ) -> Result<u64> {
+    if let Some(taken) = &transition.takes {
+        signal::take(tx, transition.saga, taken).await?;
+    }
+    if let Some(awaits) = &transition.awaits {
+        signal::wait_instead(tx, transition.saga, awaits).await?;
+    }
     // The item's fence was looked at before; it is only noted here.
     let advances = Advances::of(&[(0, fence, transition)], sabotage);
     let outcomes = advances.write(tx).await?;
@@ -384,11 +394,11 @@ pub(crate) async fn find(client: &Client, find: &FindSagas) -> Result<Vec<SavedS
             read(client, which, " ORDER BY s.id", &binds).await
         }
         FindSagas::Due { partitions, limit } => {
-            let which = "WHERE partition = ANY($1) AND waits = 'timer' AND ended_at IS NULL AND due_at <= clock_timestamp() ORDER BY due_at LIMIT $2";
+            let which = "WHERE partition = ANY($1) AND waits IN ('timer', 'signal') AND ended_at IS NULL AND due_at <= clock_timestamp() ORDER BY due_at LIMIT $2";
             read(client, which, " ORDER BY s.due_at", &[&small(partitions), &bound(limit)]).await
         }
         FindSagas::Forgotten => {
-            let which = "WHERE ended_at IS NULL AND NOT (waits IN ('lease', 'operator') AND due_at IS NULL OR waits = 'timer' AND due_at IS NOT NULL) LIMIT 100";
+            let which = "WHERE ended_at IS NULL AND NOT (waits IN ('lease', 'operator') AND due_at IS NULL OR waits IN ('timer', 'signal') AND due_at IS NOT NULL) LIMIT 100";
             read(client, which, "", &[]).await
         }
     }

@@ -9,7 +9,7 @@ use onewrite_core::{
     inbox::Gap,
     parking::{ParkedKey, ParkedRecord},
     position::Source,
-    saga::journal::{FindSagas, Journal, SavedSaga},
+    saga::journal::{Arrived, FindSagas, Journal, SavedSaga},
     store::{
         Batch, Claim, Claimed, Cursor, Find, LeaseState, Outcome, Page, Read, SinkState, Store,
         Watch,
@@ -20,7 +20,7 @@ use crate::{
     Options, claim, commit,
     connect::Use,
     error::{While, no_connection},
-    find, gap, guard, parking, read, row, saga, schema, trim,
+    find, gap, guard, parking, read, row, saga, schema, signal, trim,
     wake::{Listener, LogWatch},
 };
 
@@ -229,6 +229,14 @@ impl Store for PostgresStore {
 impl Journal for PostgresStore {
     fn sagas(&self, find: FindSagas) -> BoxFuture<'_, Result<Vec<SavedSaga>>> {
         Box::pin(async move { saga::find(&self.engine().await?, &find).await })
+    }
+
+    fn arrived(
+        &self,
+        partitions: Vec<Partition>,
+        limit: usize,
+    ) -> BoxFuture<'_, Result<Vec<Arrived>>> {
+        Box::pin(async move { signal::arrived(&self.engine().await?, &partitions, limit).await })
     }
 
     fn definition<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<Option<Text>>> {

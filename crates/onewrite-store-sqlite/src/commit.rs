@@ -11,7 +11,7 @@ use rusqlite::{Connection, params};
 
 use crate::{
     claim::{self, execute},
-    emit, gap, guard, parking, read, saga, schema, trim,
+    emit, gap, guard, parking, read, saga, schema, signal, trim,
     writer::in_savepoint,
 };
 
@@ -33,8 +33,8 @@ pub(crate) fn item(tx: &Connection, source: &Source, item: &Item, sabotage: Sabo
 /// savepoint. So it is with what the engine of sagas writes most.
 fn is_one_statement(item: &Item) -> bool {
     match item.ops.as_slice() {
-        [Op::StartSaga(_)] => true,
-        [Op::AdvanceSaga(transition)] => transition.standing.is_none(),
+        [Op::StartSaga(new)] => new.awaits.is_empty(),
+        [Op::AdvanceSaga(next)] => next.standing.is_none() && next.is_plain(),
         _ => false,
     }
 }
@@ -124,6 +124,8 @@ fn apply(
         Op::DefineSaga(checked) => saga::define(tx, checked),
         Op::StartSaga(new) => saga::start(tx, new),
         Op::AdvanceSaga(transition) => saga::advance(tx, fence, transition, sabotage),
+        Op::Signal(sent) => signal(tx, sent).map(u64::from),
+        Op::MatchSignals => signal::match_all(tx),
         Op::Release(fence) => claim::release(tx, fence),
         Op::Leave { scope, owner } => claim::leave(tx, scope, owner),
         Op::Suspend { sink, reason } => trim::suspend(tx, sink, reason.as_deref()),

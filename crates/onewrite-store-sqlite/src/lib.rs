@@ -24,6 +24,7 @@ mod reader;
 mod row;
 mod saga;
 mod schema;
+mod signal;
 #[cfg(feature = "sqlx")]
 pub mod sqlx;
 mod statement;
@@ -41,6 +42,7 @@ pub use onewrite_core::{
 };
 pub use rusqlite;
 pub use schema::SCHEMA_VERSION;
+pub use signal::signal;
 pub use store::SqliteStore;
 
 /// The URL scheme of this store: `sqlite:shop.db`.

@@ -13,7 +13,7 @@ use onewrite_core::{
 };
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
-use crate::{claim::execute, error::While, writer::now};
+use crate::{claim::execute, error::While, signal, writer::now};
 
 /// Sagas read at most where no limit is asked for.
 const FORGOTTEN_MAX: usize = 100;
@@ -38,7 +38,7 @@ pub(crate) fn define(tx: &Connection, checked: &Checked) -> Result<u64> {
 /// Starts a saga: one, or none when one of its name, key and run exists.
 pub(crate) fn start(tx: &Connection, saga: &NewSaga) -> Result<u64> {
     let standing = &saga.standing;
-    execute(
+    let new = execute(
         tx,
         "INSERT INTO onewrite_saga (id, name, key, run, partition, definition, input, state, waits, due_at, started_at)
          VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11) ON CONFLICT (name, key, run) DO NOTHING",
@@ -55,7 +55,11 @@ pub(crate) fn start(tx: &Connection, saga: &NewSaga) -> Result<u64> {
             standing.due.map(|due| due.0),
             saga.started_at.0,
         ],
-    )
+    )?;
+    if new > 0 {
+        signal::wait(tx, saga.id, saga.partition, &saga.awaits)?;
+    }
+    Ok(new)
 }
 
 /// Adds a transition to a journal, and says on the saga's row what changes.
@@ -66,6 +70,12 @@ pub(crate) fn advance(
     sabotage: Sabotage,
 ) -> Result<u64> {
     let saga = transition.saga.0.to_be_bytes();
+    if let Some(taken) = &transition.takes {
+        signal::take(tx, transition.saga, taken)?;
+    }
+    if let Some(awaits) = &transition.awaits {
+        signal::wait_instead(tx, transition.saga, awaits)?;
+    }
     if let Some(standing) = &transition.standing {
         let ended = standing.waits == Waits::Nothing;
         let found = execute(
@@ -146,20 +156,20 @@ fn rows(tx: &Connection, find: &FindSagas) -> Result<Vec<SavedSaga>> {
         ),
         FindSagas::Due { partitions, limit } => read(
             tx,
-            "WHERE partition IN (SELECT value FROM json_each(?1)) AND waits = 'timer' AND ended_at IS NULL AND due_at <= ?2
+            "WHERE partition IN (SELECT value FROM json_each(?1)) AND waits IN ('timer', 'signal') AND ended_at IS NULL AND due_at <= ?2
              ORDER BY due_at LIMIT ?3",
             params![list(partitions), now().0, bound(limit)],
         ),
         FindSagas::Forgotten => read(
             tx,
-            "WHERE ended_at IS NULL AND NOT (waits IN ('lease', 'operator') AND due_at IS NULL OR waits = 'timer' AND due_at IS NOT NULL)
+            "WHERE ended_at IS NULL AND NOT (waits IN ('lease', 'operator') AND due_at IS NULL OR waits IN ('timer', 'signal') AND due_at IS NOT NULL)
              LIMIT ?1",
             params![bound(&FORGOTTEN_MAX)],
         ),
     }
 }
 
-fn list(partitions: &[Partition]) -> String {
+pub(crate) fn list(partitions: &[Partition]) -> String {
     format!("{partitions:?}")
 }
 

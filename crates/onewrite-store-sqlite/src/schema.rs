@@ -15,11 +15,14 @@ use crate::{
 };
 
 /// The schema this program writes.
-pub const SCHEMA_VERSION: u32 = 2;
+pub const SCHEMA_VERSION: u32 = 3;
 
 /// Migrations in order; the first brings an empty database to version 1.
-const MIGRATIONS: &[&str] =
-    &[include_str!("../migrations/0001_spine.sql"), include_str!("../migrations/0002_saga.sql")];
+const MIGRATIONS: &[&str] = &[
+    include_str!("../migrations/0001_spine.sql"),
+    include_str!("../migrations/0002_saga.sql"),
+    include_str!("../migrations/0003_signal.sql"),
+];
 
 /// Programs of at least this version can work with the schema written here.
 const MIN_COMPATIBLE: u32 = 1;

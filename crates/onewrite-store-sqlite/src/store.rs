@@ -12,7 +12,7 @@ use onewrite_core::{
     parking::{ParkedKey, ParkedRecord},
     position::Source,
     sabotage::Sabotage,
-    saga::journal::{FindSagas, Journal, SavedSaga},
+    saga::journal::{Arrived, FindSagas, Journal, SavedSaga},
     store::{
         Batch, Claim, Claimed, Cursor, Durability, Find, LeaseState, Outcome, Page, Read,
         SinkState, Store, Watch,
@@ -24,7 +24,7 @@ use tokio::sync::watch;
 use crate::{
     Options, claim, commit, find, gap, guard, parking, read,
     reader::Reader,
-    saga, schema, trim,
+    saga, schema, signal, trim,
     writer::{Writer, now},
 };
 
@@ -221,6 +221,16 @@ impl Store for SqliteStore {
 impl Journal for SqliteStore {
     fn sagas(&self, find: FindSagas) -> BoxFuture<'_, Result<Vec<SavedSaga>>> {
         Box::pin(self.engine_read(move |connection| saga::find(connection, &find)))
+    }
+
+    fn arrived(
+        &self,
+        partitions: Vec<Partition>,
+        limit: usize,
+    ) -> BoxFuture<'_, Result<Vec<Arrived>>> {
+        Box::pin(
+            self.engine_read(move |connection| signal::arrived(connection, &partitions, limit)),
+        )
     }
 
     fn definition<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<Option<Text>>> {

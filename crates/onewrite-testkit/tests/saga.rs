@@ -127,8 +127,8 @@ impl Sagas {
         let Some(owner) = &mut state.owners[at] else { return };
         let entries = owner.saga.decide(NOW, input).expect("the machine follows its own entries");
         if !entries.is_empty() {
-            let (version, standing) = owner.saga.next_transition();
-            owner.sent = Some((version, journal::encode(&entries).unwrap().to_string(), standing));
+            let next = owner.saga.next_transition(0, NOW, &entries).unwrap();
+            owner.sent = Some((next.version, next.entries.to_string(), next.standing));
         }
         if entries.is_empty() || !self.patient {
             self.attempt(state, at);

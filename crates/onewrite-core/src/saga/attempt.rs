@@ -62,6 +62,15 @@ pub enum Input {
         /// Spreads the retries.
         jitter: f64,
     },
+    /// A signal came that a step waits for, and that nobody has taken yet.
+    Signalled {
+        /// The step's index.
+        step: usize,
+        /// The signal's id.
+        signal: Text,
+        /// What it brings.
+        payload: Json,
+    },
     /// Its time has come, or may have.
     Time,
     /// This owner carries on what another one left unfinished.

@@ -2,7 +2,10 @@
 
 use std::collections::HashSet;
 
-use super::{Compensation, Definition, Kind, RetryPolicy, Step, mapping::step_of};
+use super::{
+    Compensation, Definition, Kind, Mapping, RetryPolicy, SIGNAL_TEXT_MAX, Step, Wait,
+    mapping::step_of,
+};
 use crate::{Code, Error, Result, Text};
 
 /// Steps that a saga may have at most.
@@ -106,6 +109,12 @@ impl Checked {
     #[must_use]
     pub fn before(&self, step: usize) -> &[usize] {
         self.before.get(step).map_or(&[], Vec::as_slice)
+    }
+
+    /// Whether any step waits for a time or a signal.
+    #[must_use]
+    pub fn has_waits(&self) -> bool {
+        self.steps().iter().any(|step| step.wait.is_some())
     }
 
     /// The steps that wait for this one.
@@ -251,8 +260,11 @@ fn mappings(definition: &Definition, ancestors: &[HashSet<usize>], flaws: &mut V
     let of_steps = definition.steps.iter().zip(ancestors).filter_map(|(step, known)| {
         Some((format!("`{}`", step.name), step.input.as_ref()?, known))
     });
+    let of_signals = definition.steps.iter().zip(ancestors).filter_map(|(step, known)| {
+        Some((format!("the signal of `{}`", step.name), step.correlation()?, known))
+    });
     let of_output = definition.output.iter().map(|output| ("its output".into(), output, &every));
-    for (whose, mapping, known) in of_steps.chain(of_output) {
+    for (whose, mapping, known) in of_steps.chain(of_signals).chain(of_output) {
         let pointers = match mapping.pointers() {
             Ok(pointers) => pointers,
             Err(why) => {
@@ -282,11 +294,13 @@ fn mappings(definition: &Definition, ancestors: &[HashSet<usize>], flaws: &mut V
 
 fn times(definition: &Definition, step: &Step, flaws: &mut Vec<String>) {
     let name = &step.name;
+    waits(step, flaws);
     let whole = [step.step_timeout_ms, definition.timeout_ms];
     if step.attempt_timeout_ms == 0 || whole.contains(&Some(0)) {
         flaws.push(format!("a timeout of `{name}` or of the saga is zero"));
     }
-    if step.step_timeout_ms.is_some_and(|most| most < step.attempt_timeout_ms) {
+    let attempts = step.wait.is_none();
+    if attempts && step.step_timeout_ms.is_some_and(|most| most < step.attempt_timeout_ms) {
         flaws.push(format!("one attempt of `{name}` may take longer than the step"));
     }
     let policies =
@@ -296,8 +310,31 @@ fn times(definition: &Definition, step: &Step, flaws: &mut Vec<String>) {
             flaws.push(format!("{what} of `{name}` {why}"));
         }
     }
-    if step.kind != Kind::Compensatable && step.step_timeout_ms.is_some() {
+    if attempts && step.kind != Kind::Compensatable && step.step_timeout_ms.is_some() {
         flaws.push(format!("`{name}` has a time limit and no way out when it is over"));
+    }
+}
+
+fn waits(step: &Step, flaws: &mut Vec<String>) {
+    let name = &step.name;
+    let Some(wait) = &step.wait else { return };
+    if step.action.is_some() || step.retry.is_some() {
+        flaws.push(format!("`{name}` waits, and is to carry something out as well"));
+    }
+    match wait {
+        Wait::ForMs(0) => flaws.push(format!("`{name}` waits for no time at all")),
+        Wait::ForMs(_) => {}
+        Wait::Signal { name: signal, correlation } => {
+            if signal.is_empty() || signal.chars().count() > SIGNAL_TEXT_MAX {
+                flaws.push(format!("`{name}` waits for a signal whose name has not 1 to {SIGNAL_TEXT_MAX} characters"));
+            }
+            if !matches!(correlation, Mapping::At(_)) {
+                flaws.push(format!("the correlation of `{name}` is not one pointer"));
+            }
+            if step.step_timeout_ms.is_none() {
+                flaws.push(format!("`{name}` waits for a signal and has no `step_timeout_ms`: it could wait for ever"));
+            }
+        }
     }
 }
 

@@ -92,3 +92,39 @@ fn what_cannot_be_undone_comes_last() {
         assert!(said.contains(words), "{steps}: {said}");
     }
 }
+
+#[test]
+fn a_wait_without_an_end_or_beside_an_action_is_refused() {
+    let step = |rest: &str| {
+        let json = format!(
+            r#"{{"name":"s","steps":[{{"name":"a","compensation":{{"none":"nothing"}},{rest}}}]}}"#
+        );
+        Definition::parse(&json).map(drop).map_err(|error| error.to_string())
+    };
+    let signal = r#""wait":{"signal":{"name":"paid","correlation":"/input"}}"#;
+    assert_eq!(step(&format!(r#"{signal},"step_timeout_ms":5"#)), Ok(()));
+    assert_eq!(step(r#""wait":{"for_ms":5}"#), Ok(()));
+    for (bad, why) in [
+        (signal.to_owned(), "could wait for ever"),
+        (r#""wait":{"for_ms":0}"#.to_owned(), "no time at all"),
+        (r#""wait":{"for_ms":5},"action":"b""#.to_owned(), "carry something out as well"),
+        (
+            r#""wait":{"signal":{"name":"","correlation":"/input"}},"step_timeout_ms":5"#
+                .to_owned(),
+            "name",
+        ),
+        (
+            r#""wait":{"signal":{"name":"n","correlation":["/input"]}},"step_timeout_ms":5"#
+                .to_owned(),
+            "one pointer",
+        ),
+        (
+            r#""wait":{"signal":{"name":"n","correlation":"/steps/b"}},"step_timeout_ms":5"#
+                .to_owned(),
+            "names no step",
+        ),
+    ] {
+        let said = step(&bad).unwrap_err();
+        assert!(said.contains(why), "{bad}: {said}");
+    }
+}

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Mapping, RetryPolicy};
+use super::{Mapping, RetryPolicy, Wait};
 
 /// What a saga does: its steps, in the order in which they are declared.
 ///
@@ -41,6 +41,9 @@ pub struct Step {
     /// The participant that carries it out; the step's name unless set.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub action: Option<String>,
+    /// Instead of carrying anything out, it waits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wait: Option<Wait>,
     /// What may become of it.
     #[serde(default)]
     pub kind: Kind,
@@ -63,7 +66,8 @@ pub struct Step {
     /// How long one attempt may take, in milliseconds: afterwards its outcome is unknown.
     #[serde(default = "attempt_timeout_default")]
     pub attempt_timeout_ms: u64,
-    /// How long all attempts together may take, in milliseconds; without it, as long as the saga.
+    /// How long all attempts together may take, in milliseconds; without it, as long as the saga. Of a
+    /// step that waits for a signal, how long it waits at most; required there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub step_timeout_ms: Option<u64>,
 }
@@ -106,6 +110,7 @@ impl Step {
         Self {
             name: name.into(),
             action: None,
+            wait: None,
             kind: Kind::default(),
             compensation,
             after: None,
@@ -129,6 +134,15 @@ impl Step {
         match &self.compensation {
             Compensation::By(participant) => Some(participant),
             Compensation::None(_) => None,
+        }
+    }
+
+    /// What the signal that it waits for is about.
+    #[must_use]
+    pub fn correlation(&self) -> Option<&Mapping> {
+        match &self.wait {
+            Some(Wait::Signal { correlation, .. }) => Some(correlation),
+            Some(Wait::ForMs(_)) | None => None,
         }
     }
 

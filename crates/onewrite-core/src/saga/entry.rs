@@ -21,6 +21,15 @@ pub enum Entry {
         /// What it answered.
         output: Json,
     },
+    /// The signal that the step waited for came. It was taken in the same commit.
+    Signalled {
+        /// Which step.
+        step: Text,
+        /// The signal's id.
+        signal: Text,
+        /// What it brought.
+        output: Json,
+    },
     /// An attempt at the action or, while compensating, at the compensation failed or has an unknown
     /// outcome, and another follows.
     Retrying {

@@ -79,7 +79,7 @@ impl Saga {
         self.handed_back = matches!(entry, Entry::HandedBack).then_some(time);
         match entry {
             Entry::HandedBack => {}
-            Entry::Done { step, output, .. } => {
+            Entry::Done { step, output, .. } | Entry::Signalled { step, output, .. } => {
                 let is_forward = self.phase == Phase::Forward;
                 let state = self.state(step)?;
                 if state.stage != Stage::Open {
@@ -122,9 +122,11 @@ impl Saga {
             Entry::Expired | Entry::Cancelled { .. } => self.turn_back(time),
             Entry::Overdue => self.overdue = true,
             Entry::TakenOver => {
+                let waiting = self.waiting();
                 for step in self.runnable() {
                     let state = &mut self.steps[step];
                     if state.retry_at.is_none_or(|at| at <= time)
+                        && !waiting.contains(&step)
                         && !self.sabotage.has(Defect::NoAttempts)
                     {
                         state.attempts = state.attempts.saturating_add(1);

@@ -33,8 +33,10 @@ impl<'a> Group<'a> {
         for (place, item) in items.iter().enumerate() {
             let fence = item.fence.as_ref();
             match item.ops.as_slice() {
-                [Op::StartSaga(new)] => group.starts.push((place, fence, new)),
-                [Op::AdvanceSaga(next)] if sagas.insert(next.saga) => {
+                [Op::StartSaga(new)] if new.awaits.is_empty() => {
+                    group.starts.push((place, fence, new));
+                }
+                [Op::AdvanceSaga(next)] if next.is_plain() && sagas.insert(next.saga) => {
                     group.advances.push((place, fence, next));
                 }
                 _ => return None,

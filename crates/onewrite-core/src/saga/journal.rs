@@ -41,6 +41,8 @@ pub enum Waits {
     Lease,
     /// A time.
     Timer,
+    /// A signal, at most until a time.
+    Signal,
     /// A person.
     Operator,
     /// Nothing: it has ended.
@@ -81,7 +83,13 @@ words!(State {
     Compensated = "compensated",
 });
 
-words!(Waits { Lease = "lease", Timer = "timer", Operator = "operator", Nothing = "nothing", });
+words!(Waits {
+    Lease = "lease",
+    Timer = "timer",
+    Signal = "signal",
+    Operator = "operator",
+    Nothing = "nothing",
+});
 
 /// What a saga's row says about the present.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -90,7 +98,7 @@ pub struct Standing {
     pub state: State,
     /// What it waits for.
     pub waits: Waits,
-    /// Until when, for a timer.
+    /// Until when, for a timer and a signal.
     pub due: Option<Timestamp>,
     /// What it answered, once it is completed.
     pub output: Option<Json>,
@@ -129,6 +137,8 @@ pub struct NewSaga {
     pub input: Json,
     /// What it waits for first.
     pub standing: Standing,
+    /// The signals it waits for.
+    pub awaits: Vec<Awaited>,
     /// When, by the store's clock as its starter knows it.
     pub started_at: Timestamp,
 }
@@ -147,6 +157,51 @@ pub struct Transition {
     pub entries: Text,
     /// What the saga's row says from now on, if that changes.
     pub standing: Option<Standing>,
+    /// The signals it waits for from now on, if that changes.
+    pub awaits: Option<Awaits>,
+    /// The signal that it takes. Should somebody else have taken it, nothing of the transition is written.
+    pub takes: Option<Text>,
+}
+
+/// A step that waits for a signal.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Awaited {
+    /// Which step.
+    pub step: Text,
+    /// What the signal is called.
+    pub name: Text,
+    /// What it has to be about.
+    pub correlation: Text,
+}
+
+/// The signals that a saga waits for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Awaits {
+    /// Whose owner takes them.
+    pub partition: Partition,
+    /// All of them.
+    pub signals: Vec<Awaited>,
+}
+
+/// A signal that a saga waits for has come.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Arrived {
+    /// The saga.
+    pub saga: SagaId,
+    /// Its step.
+    pub step: Text,
+    /// The signal's id.
+    pub signal: Text,
+    /// What it brings.
+    pub payload: Json,
+}
+
+impl Transition {
+    /// Whether it has nothing to do with signals.
+    #[must_use]
+    pub fn is_plain(&self) -> bool {
+        self.awaits.is_none() && self.takes.is_none()
+    }
 }
 
 /// A transition as it was written.
@@ -253,9 +308,19 @@ pub enum FindSagas {
 /// 3. **start once**: of any number of starts of one name, key and run, one applies.
 /// 4. **same text**: a definition's id names one text for ever; another text is refused.
 /// 5. **own clock**: what is due is judged by the store's clock alone.
+/// 6. **taken once**: of any number of transitions that take one signal, one applies; a signal that is sent
+///    again while it is kept is not there twice.
 pub trait Journal: Store {
     /// Sagas with their journals.
     fn sagas(&self, find: FindSagas) -> BoxFuture<'_, Result<Vec<SavedSaga>>>;
+
+    /// Signals that have come and that sagas of these partitions wait for, the oldest of each step; at most
+    /// `limit`.
+    fn arrived(
+        &self,
+        partitions: Vec<Partition>,
+        limit: usize,
+    ) -> BoxFuture<'_, Result<Vec<Arrived>>>;
 
     /// The text of a definition, if it was stored.
     fn definition<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<Option<Text>>>;

@@ -15,10 +15,10 @@ use super::{
     Attempt, Checked, DefinitionId, Direction, Ended, Entry, Input, Json, Kind, Phase, RetryPolicy,
     SagaId, StepKey,
     fold::{Stage, StepState},
-    journal::{SavedSaga, Standing, State, Waits},
+    journal::{Awaits, SavedSaga, Standing, State, Transition, Waits, encode},
 };
 use crate::{
-    Result, Text, Timestamp,
+    Partition, Result, Text, Timestamp,
     sabotage::{Defect, Sabotage},
 };
 
@@ -54,6 +54,8 @@ pub struct Saga {
     version: u32,
     /// What its row says.
     standing: Standing,
+    /// The steps whose signals the store knows to be waited for.
+    awaiting: Vec<usize>,
     pub(super) sabotage: Sabotage,
 }
 
@@ -61,7 +63,7 @@ pub struct Saga {
 type Known<'a> = (
     (SagaId, &'a DefinitionId, &'a Json, Timestamp),
     (Phase, bool, Option<Timestamp>, &'a [StepState]),
-    (&'a [Option<(Direction, u32)>], u32, &'a Standing),
+    (&'a [Option<(Direction, u32)>], u32, &'a Standing, &'a [usize]),
 );
 
 /// Two are equal when they know the same of one saga.
@@ -84,7 +86,7 @@ impl Saga {
         (
             (self.id, self.checked.id(), &self.input, self.started_at),
             (self.phase, self.overdue, self.handed_back, &self.steps),
-            (&self.in_flight, self.version, &self.standing),
+            (&self.in_flight, self.version, &self.standing, &self.awaiting),
         )
     }
 
@@ -110,9 +112,12 @@ impl Saga {
             in_flight: vec![None; count],
             version: 0,
             standing: Standing::leased(State::Running),
+            awaiting: Vec::new(),
             sabotage,
         };
         saga.make_ready(started_at);
+        saga.standing = saga.stands();
+        saga.awaiting = saga.to_await();
         saga
     }
 
@@ -130,6 +135,7 @@ impl Saga {
             saga.version = transition.version;
         }
         saga.standing = saved.standing.clone();
+        saga.awaiting = saga.to_await();
         Ok(saga)
     }
 
@@ -156,6 +162,9 @@ impl Saga {
                 entry.into_iter().collect()
             }
             Input::Time => self.woken(now),
+            Input::Signalled { step, signal, payload } => {
+                self.signalled(step, signal, payload).into_iter().collect()
+            }
             Input::TakenOver => return self.taken_over(now),
             Input::HandBack => {
                 let owned = self.standing.waits == Waits::Lease && self.in_flight() == 0;
@@ -241,6 +250,15 @@ impl Saga {
         }
     }
 
+    /// The signal of a step did not come: it fails where there is a way out, or a person has to look.
+    pub(super) fn no_signal(&self, step: usize, reason: Text) -> Entry {
+        let (name, attempt) = (self.name(step), 1);
+        match self.checked.steps()[step].kind {
+            Kind::Retriable => Entry::Held { step: name, attempt, reason },
+            Kind::Compensatable | Kind::Pivot => Entry::Failed { step: name, attempt, reason },
+        }
+    }
+
     fn compensation_ended(
         &self,
         now: Timestamp,
@@ -297,9 +315,14 @@ impl Saga {
                 return vec![Entry::Overdue];
             }
         }
+        let waited = self.waited(now);
+        if !waited.is_empty() {
+            return waited;
+        }
         let is_due = |step: &usize| self.steps[*step].retry_at.is_some_and(|at| at <= now);
-        let waits_for_us = self.standing.waits != Waits::Lease;
-        if self.runnable().iter().any(is_due) || (waits_for_us && self.has_attempts_to_make()) {
+        let is_left = self.handed_back.is_some() || self.standing != self.stands();
+        let outdated = self.standing.waits != Waits::Lease && is_left;
+        if self.runnable().iter().any(is_due) || outdated {
             return vec![Entry::Woken];
         }
         Vec::new()
@@ -331,7 +354,8 @@ impl Saga {
         let mut attempts = Vec::new();
         for step in self.runnable() {
             let state = &self.steps[step];
-            if self.in_flight[step].is_some() || state.retry_at.is_some() {
+            let waits = state.retry_at.is_some() || self.is_wait(step);
+            if self.in_flight[step].is_some() || waits {
                 continue;
             }
             let number = state.attempts.saturating_add(1);
@@ -372,15 +396,35 @@ impl Saga {
         Attempt { saga: self.id, step, direction, number, key, input, output, deadline }
     }
 
-    /// The next transition: its number, and what its row says from then on, if that changed.
-    pub fn next_transition(&mut self) -> (u32, Option<Standing>) {
+    /// The next transition, which says that `entries` were decided at `time`, and what changes on the rows
+    /// of this saga, which belongs to `partition`.
+    ///
+    /// # Errors
+    /// As [`encode`].
+    pub fn next_transition(
+        &mut self,
+        partition: Partition,
+        time: Timestamp,
+        entries: &[Entry],
+    ) -> Result<Transition> {
+        let json = encode(entries)?;
         self.version += 1;
         let standing = self.stands();
-        if standing == self.standing {
-            return (self.version, None);
-        }
-        self.standing = standing.clone();
-        (self.version, Some(standing))
+        let standing = (standing != self.standing).then(|| {
+            self.standing = standing.clone();
+            standing
+        });
+        let awaiting = self.to_await();
+        let awaits = (awaiting != self.awaiting).then(|| {
+            self.awaiting = awaiting;
+            Awaits { partition, signals: self.awaited() }
+        });
+        let takes = entries.iter().find_map(|entry| match entry {
+            Entry::Signalled { signal, .. } => Some(signal.clone()),
+            _ => None,
+        });
+        let (saga, version) = (self.id, self.version);
+        Ok(Transition { saga, version, time, entries: json, standing, awaits, takes })
     }
 
     /// What its row is to say: the one thing that an unfinished saga waits for.
@@ -400,17 +444,16 @@ impl Saga {
         } else if self.has_attempts_to_make() || self.in_flight.iter().any(Option::is_some) {
             (Waits::Lease, None)
         } else {
-            match self.next_time() {
-                Some(at) => (Waits::Timer, Some(at)),
-                None => (Waits::Operator, None),
-            }
+            let waits = if self.waiting().is_empty() { Waits::Timer } else { Waits::Signal };
+            self.next_time().map_or((Waits::Operator, None), |at| (waits, Some(at)))
         };
         let output = (self.phase == Phase::Completed).then(|| self.output());
         Standing { state, waits, due, output }
     }
 
     fn has_attempts_to_make(&self) -> bool {
-        self.runnable().iter().any(|step| self.steps[*step].retry_at.is_none())
+        let is_one = |step: &usize| self.steps[*step].retry_at.is_none() && !self.is_wait(*step);
+        self.runnable().iter().any(is_one)
     }
 
     /// What a completed saga answers. A pointer that leads nowhere answers `null`.
@@ -429,8 +472,11 @@ impl Saga {
         if self.has_ended() {
             return None;
         }
-        let retries = self.runnable().into_iter().filter_map(|step| self.steps[step].retry_at);
-        retries.chain(self.deadline()).min()
+        let time = |step: usize| match self.is_wait(step) {
+            true => self.waits_until(step),
+            false => self.steps[step].retry_at,
+        };
+        self.runnable().into_iter().filter_map(time).chain(self.deadline()).min()
     }
 
     /// When the saga's own time is over, while that still means something.
@@ -453,7 +499,7 @@ impl Saga {
         }
     }
 
-    fn name(&self, step: usize) -> Text {
+    pub(super) fn name(&self, step: usize) -> Text {
         self.checked.steps()[step].name.clone().into()
     }
 

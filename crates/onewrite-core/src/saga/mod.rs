@@ -25,6 +25,8 @@ mod machine;
 mod mapping;
 mod participant;
 mod policy;
+mod wait;
+mod waiting;
 
 pub use attempt::{Attempt, Direction, Ended, Input};
 pub use check::{Checked, DefinitionId, STEPS_MAX};
@@ -38,3 +40,4 @@ pub use machine::{Cancelled, Saga};
 pub use mapping::Mapping;
 pub use participant::{Call, Journaling, Participant, Transacted, Transactional};
 pub use policy::RetryPolicy;
+pub use wait::{SIGNAL_TEXT_MAX, Signal, Wait};

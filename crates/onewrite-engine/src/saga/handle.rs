@@ -5,9 +5,10 @@ use std::{sync::Arc, time::Duration};
 use onewrite_core::{
     Code, Error, Result, Text,
     saga::{
-        Checked, Json, SagaId,
+        Checked, Json, SagaId, Signal,
         journal::{FindSagas, Journal, SavedSaga, State},
     },
+    store::{Batch, Durability, Item, Op, Outcome as Written},
 };
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::sync::{mpsc, oneshot};
@@ -58,8 +59,20 @@ pub(super) type Watcher = oneshot::Sender<Outcome>;
 pub(super) enum Command {
     Start(Start),
     Watch(SagaId, Watcher),
-    Cancel { id: SagaId, actor: Text, reason: Text, reply: oneshot::Sender<Result<()>> },
-    Resume { id: SagaId, actor: Text, reason: Text, reply: oneshot::Sender<Result<()>> },
+    /// Something was written that it should look at.
+    Look,
+    Cancel {
+        id: SagaId,
+        actor: Text,
+        reason: Text,
+        reply: oneshot::Sender<Result<()>>,
+    },
+    Resume {
+        id: SagaId,
+        actor: Text,
+        reason: Text,
+        reply: oneshot::Sender<Result<()>>,
+    },
 }
 
 /// Starts sagas at a runner of this process, and waits for them. Cheap to clone.
@@ -209,6 +222,26 @@ impl Sagas {
                 }
             }
         }
+    }
+
+    /// Sends a signal to the saga that waits for it, now or later, whoever runs it. Returns whether it is
+    /// new, once it is durable: one that was sent before changes nothing.
+    ///
+    /// # Errors
+    /// [`Code::InvalidInput`] for a signal that cannot be; [`Code::CommitUnknown`] when nobody knows whether
+    /// it was sent: repeat it with the same id.
+    pub async fn signal(&self, signal: Signal) -> Result<bool> {
+        signal.check()?;
+        let items = vec![Item { fence: None, ops: vec![Op::Signal(Box::new(signal))] }];
+        let batch = Batch { durability: Durability::Durable, items };
+        let sent = match self.store.commit(batch).await?.pop() {
+            Some(Written::Applied(count)) => count > 0,
+            Some(Written::Failed(error)) => return Err(error),
+            Some(Written::Fenced) | None => false,
+        };
+        // Without a runner here, another one finds it.
+        let _ = self.ask(Command::Look);
+        Ok(sent)
     }
 
     /// A saga with its journal.

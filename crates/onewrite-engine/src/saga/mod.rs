@@ -22,7 +22,7 @@ pub use handle::{Outcome, Sagas, Started};
 pub use options::SagaOptions;
 pub use participant::Participants;
 pub use plan::{
-    Attempting, Cx, Finished, Forward, Handles, InTransaction, Out, Plan, Retry, SagaType,
+    Attempting, Cx, Finished, Forward, Handles, InTransaction, Out, Part, Plan, Retry, SagaType,
     StepError, StepOptions, StepResult, Undoable, Unsettled, told,
 };
 pub use runner::SagaRunner;

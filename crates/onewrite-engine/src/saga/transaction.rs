@@ -9,10 +9,7 @@ use futures::FutureExt as _;
 use onewrite_core::{
     Code, Error, Result,
     lease::Fence,
-    saga::{
-        Call, Direction, Ended, Input, Json, Saga, Transacted, Transactional,
-        journal::{self, Transition},
-    },
+    saga::{Call, Direction, Ended, Input, Json, Saga, Transacted, Transactional},
     store::{Item, Op},
 };
 
@@ -51,9 +48,7 @@ impl Basis {
                 "nothing follows from the attempt any more",
             ));
         }
-        let (version, standing) = saga.next_transition();
-        let entries = journal::encode(&entries)?;
-        let next = Transition { saga: saga.id(), version, time, entries, standing };
+        let next = saga.next_transition(self.fence.partition, time, &entries)?;
         let ops = vec![Op::AdvanceSaga(Box::new(next))];
         Ok((saga, Item { fence: Some(self.fence.clone()), ops }))
     }

@@ -6,10 +6,10 @@ use onewrite_core::{
     Code, Text, Timestamp,
     lease::Fence,
     saga::{
-        Checked, Definition, Ended, Entry, Json, SagaId, Transacted,
+        Checked, Definition, Ended, Entry, Json, SagaId, Signal, Transacted,
         journal::{
-            self, FindSagas, Journal, NewSaga, PARTITIONS, SCOPE, SavedSaga, Standing, State,
-            Transition, Waits,
+            self, Arrived, Awaited, Awaits, FindSagas, Journal, NewSaga, PARTITIONS, SCOPE,
+            SavedSaga, Standing, State, Transition, Waits,
         },
     },
     store::{Claim, Item, Op, Outcome},
@@ -42,6 +42,7 @@ fn new(id: u128, key: &str, standing: Standing) -> NewSaga {
         definition: definition().id().clone(),
         input: Json::trusted(r#"{"é":1.10}"#),
         standing,
+        awaits: Vec::new(),
         started_at: Timestamp(1_700_000_000_000_001),
     }
 }
@@ -61,7 +62,9 @@ fn done(output: &'static str) -> Text {
 
 fn transition(saga: u128, version: u32, standing: Option<Standing>) -> Op {
     let (saga, time) = (SagaId(saga), Timestamp(1_700_000_000_000_002));
-    Op::AdvanceSaga(Box::new(Transition { saga, version, time, entries: done("7"), standing }))
+    let (entries, awaits, takes) = (done("7"), None, None);
+    let next = Transition { saga, version, time, entries, standing, awaits, takes };
+    Op::AdvanceSaga(Box::new(next))
 }
 
 fn advance(fence: Option<&Fence>, saga: u128, version: u32) -> Item {
@@ -331,4 +334,115 @@ pub async fn due(fixture: &dyn JournalFixture) {
     let woken = Item { fence: None, ops: vec![transition(3, 2, Some(running()))] };
     commit(&*store, vec![woken]).await;
     same("due: not any more", found(due(&[3], 9)).await, vec![1]);
+}
+
+fn sent(id: &str, correlation: &str, keep: Duration) -> Op {
+    let signal = Signal::new(id.to_owned(), "paid", correlation.to_owned()).keep(keep);
+    Op::Signal(Box::new(signal.payload(&id).expect("a payload")))
+}
+
+fn alone(op: Op) -> Item {
+    Item { fence: None, ops: vec![op] }
+}
+
+fn awaiting(id: u128, key: &str, correlation: &str) -> NewSaga {
+    let due = Timestamp(i64::MAX / 2);
+    let standing = Standing { waits: Waits::Signal, due: Some(due), ..running() };
+    NewSaga { awaits: vec![awaited(correlation)], ..new(id, key, standing) }
+}
+
+fn awaited(correlation: &str) -> Awaited {
+    Awaited { step: "pay".into(), name: "paid".into(), correlation: correlation.to_owned().into() }
+}
+
+fn taking(saga: u128, version: u32, takes: Option<&str>, awaits: &[&str]) -> Item {
+    let signals = awaits.iter().map(|correlation| awaited(correlation)).collect();
+    let Op::AdvanceSaga(mut next) = transition(saga, version, Some(running())) else {
+        return Item::default();
+    };
+    next.takes = takes.map(|id| id.to_owned().into());
+    next.awaits = Some(Awaits { partition: 3, signals });
+    alone(Op::AdvanceSaga(next))
+}
+
+async fn arrived(store: &dyn Journal) -> Vec<(u128, String)> {
+    let found = store.arrived(vec![3], 100).await.expect("signals can be read");
+    let pair = |one: Arrived| {
+        same("signals: the step", &*one.step, "pay");
+        same("signals: what it brings", one.payload.as_str(), &*format!("{:?}", &*one.signal));
+        (one.saga.0, one.signal.to_string())
+    };
+    found.into_iter().map(pair).collect()
+}
+
+/// 6: a signal meets what waits for it, whichever comes first, and is taken once.
+pub async fn taken_once(fixture: &dyn JournalFixture) {
+    let place = fixture.journals().await;
+    let (store, other) = (place.journal().await, place.journal().await);
+    apply(&*store, vec![Op::DefineSaga(definition())]).await;
+    // One comes before the saga that waits for it, one after.
+    let early = vec![alone(sent("s-1", "o-1", HOUR)), start(awaiting(1, "k1", "o-1"))];
+    same("taken once: early", words(&commit(&*store, early).await), "aa");
+    let late = vec![start(awaiting(2, "k2", "o-2")), alone(sent("s-2", "o-2", HOUR))];
+    same("taken once: late", words(&commit(&*store, late).await), "aa");
+    let aside = vec![alone(sent("s-3", "o-9", HOUR)), start(awaiting(3, "k3", "o-3"))];
+    commit(&*store, aside).await;
+    let both = vec![(1, "s-1".to_owned()), (2, "s-2".to_owned())];
+    same("taken once: who has a signal", arrived(&*store).await, both);
+    let elsewhere = store.arrived(vec![4], 100).await.unwrap();
+    same("taken once: of another partition", elsewhere, vec![]);
+    let again = vec![alone(sent("s-1", "o-1", HOUR))];
+    same("taken once: sent again", words(&commit(&*store, again).await), "0");
+    // Two sagas, and both see the same signal.
+    commit(&*store, vec![start(awaiting(4, "k4", "o-1"))]).await;
+    let (left, right) = tokio::join!(
+        commit(&*store, vec![taking(1, 1, Some("s-1"), &[])]),
+        commit(&*other, vec![taking(4, 1, Some("s-1"), &[])])
+    );
+    let mut words: Vec<char> = (words(&left) + &words(&right)).chars().collect();
+    words.sort_unstable();
+    same("taken once: by two at once", words, vec!['a', 'c']);
+    let journals = find(&*store, 1).await.journal.len() + find(&*store, 4).await.journal.len();
+    same("taken once: what is refused is not journaled", journals, 1);
+    same("taken once: who has a signal", arrived(&*store).await, vec![(2, "s-2".to_owned())]);
+    let again = vec![alone(sent("s-1", "o-1", HOUR))];
+    same(
+        "taken once: sent again when it is taken",
+        self::words(&commit(&*store, again).await),
+        "0",
+    );
+}
+
+/// What a saga waits for is replaced with its transition; what nobody waits for is kept, and forgotten.
+pub async fn awaits(fixture: &dyn JournalFixture) {
+    let place = fixture.journals().await;
+    let store = place.journal().await;
+    apply(&*store, vec![Op::DefineSaga(definition())]).await;
+    let started = vec![start(awaiting(1, "k1", "o-1")), start(awaiting(9, "k1", "o-1"))];
+    same("awaits: started twice", words(&commit(&*store, started).await), "a0");
+    same("awaits: forgotten", store.sagas(FindSagas::Forgotten).await.unwrap(), vec![]);
+    commit(&*store, vec![taking(1, 1, None, &["o-2"])]).await;
+    commit(&*store, vec![alone(sent("s-1", "o-1", HOUR)), alone(sent("s-2", "o-2", HOUR))]).await;
+    same("awaits: something else", arrived(&*store).await, vec![(1, "s-2".to_owned())]);
+    let refused = vec![taking(1, 1, None, &["o-1"])];
+    same("awaits: a transition that exists", words(&commit(&*store, refused).await), "c");
+    same("awaits: as before", arrived(&*store).await, vec![(1, "s-2".to_owned())]);
+    commit(&*store, vec![taking(1, 2, Some("s-2"), &[])]).await;
+    same("awaits: nothing", arrived(&*store).await, vec![]);
+    // A signal whose time is over is not there, and may be sent anew once it is forgotten.
+    commit(&*store, vec![alone(sent("s-3", "o-3", Duration::ZERO))]).await;
+    commit(&*store, vec![start(awaiting(5, "k5", "o-3"))]).await;
+    same("awaits: one whose time is over", arrived(&*store).await, vec![]);
+    commit(&*store, vec![alone(Op::MatchSignals)]).await;
+    let anew = vec![alone(sent("s-3", "o-3", HOUR))];
+    same("awaits: sent anew", words(&commit(&*store, anew).await), "a");
+    same("awaits: sent anew", arrived(&*store).await, vec![(5, "s-3".to_owned())]);
+    // A deadline is a time that comes.
+    let mut overdue = awaiting(6, "k6", "o-6");
+    overdue.standing.due = Some(Timestamp(1));
+    commit(&*store, vec![start(overdue)]).await;
+    let due = FindSagas::Due { partitions: vec![3], limit: 9 };
+    let found = store.sagas(due).await.unwrap();
+    let due: Vec<u128> = found.iter().map(|one| one.id.0).collect();
+    same("awaits: whose time is over", due, vec![6]);
 }

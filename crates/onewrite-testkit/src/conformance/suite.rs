@@ -68,7 +68,7 @@ macro_rules! journal_cases {
         $crate::conformance_cases!($mode, $fixture,
             saga {
                 as_written journal_first next_version fenced_transition start_once same_text due
-                one_commit
+                one_commit taken_once awaits
             }
         );
     };

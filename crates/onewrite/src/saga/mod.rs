@@ -2,7 +2,7 @@
 
 pub use onewrite_core::saga::{
     Call, Checked, Compensation, Definition, Direction, Ended, Entry, Json, Kind, Mapping,
-    Participant, RetryPolicy, SagaId, Step, StepKey, Transactional,
+    Participant, RetryPolicy, SagaId, Signal, Step, StepKey, Transactional, Wait,
     journal::{self, Journal, SavedSaga, State, Waits},
 };
 pub use onewrite_engine::saga::*;

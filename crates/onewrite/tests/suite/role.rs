@@ -50,6 +50,7 @@ async fn a_child_plays_its_role() {
         "saga-poison" => crate::saga::poisoned_child(&folder, sabotage).await,
         "saga-transfer" => crate::saga::transferring_child(&folder, true).await,
         "saga-transfer-apart" => crate::saga::transferring_child(&folder, false).await,
+        "saga-waiting" => crate::saga::waiting_child(&folder).await,
         "s33" => crate::s33::child(&folder, sabotage).await,
         _ => panic!("there is no role `{role}`"),
     }

@@ -5,10 +5,7 @@ use std::{sync::Arc, time::Instant};
 use onewrite_core::{
     Code, Error, Text, Timestamp,
     sabotage::Defect,
-    saga::{
-        Attempt, Call, Cancelled, Direction, Ended, Entry, Input, SagaId,
-        journal::{self, FindSagas, Transition},
-    },
+    saga::{Attempt, Call, Cancelled, Direction, Ended, Entry, Input, SagaId, journal::FindSagas},
 };
 
 use super::{Driver, Fact, Reply, Turn};
@@ -43,6 +40,7 @@ impl Driver {
             Command::Cancel { id, actor, reason, reply } => {
                 self.steer(id, Input::Cancel { actor, reason }, reply).await;
             }
+            Command::Look => self.poll_at = Instant::now(),
             Command::Resume { id, actor, reason, reply } => {
                 self.steer(id, Input::Resume { actor, reason }, reply).await;
             }
@@ -140,10 +138,8 @@ impl Driver {
                 return;
             };
             alert(id, &live.saga.checked().definition().name, &entries);
-            match journal::encode(&entries) {
-                Ok(entries) => {
-                    let (version, standing) = live.saga.next_transition();
-                    let next = Transition { saga: id, version, time: now, entries, standing };
+            match live.saga.next_transition(live.partition, now, &entries) {
+                Ok(next) => {
                     self.queue.push_back(write::transition(fence, next));
                     live.busy = true;
                 }

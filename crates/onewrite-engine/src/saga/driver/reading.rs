@@ -1,16 +1,17 @@
 //! Taking sagas up from the store: what others left unfinished, and what is due.
 
-use std::sync::Arc;
+use std::{collections::HashSet, sync::Arc};
 
 use onewrite_core::{
     Code, Error, Result,
     saga::{
         Checked, Definition, DefinitionId, Input, Saga,
-        journal::{FindSagas, SavedSaga, Waits},
+        journal::{Arrived, FindSagas, SavedSaga, Waits},
     },
+    store::{Durability, Item, Op},
 };
 
-use super::Driver;
+use super::{Driver, batch};
 
 /// Sagas read at once.
 const PAGE: usize = 500;
@@ -40,10 +41,39 @@ impl Driver {
                 self.load(&saved).await;
             }
         }
+        self.take_signals().await?;
         metrics::gauge!("onewrite_saga_live").set(self.live.len() as f64);
         self.polls = self.polls.wrapping_add(1);
         if self.polls.is_multiple_of(WATCHDOG_EVERY) {
             self.look_for_forgotten().await?;
+            let ops = vec![Op::MatchSignals];
+            let all = batch(vec![Item { fence: None, ops }], Durability::Relaxed);
+            self.store.commit(all).await?;
+        }
+        Ok(())
+    }
+
+    /// Hands signals that have come to the sagas that wait for them, each to one.
+    async fn take_signals(&mut self) -> Result<()> {
+        let partitions = self.leases.partitions();
+        if partitions.is_empty() {
+            return Ok(());
+        }
+        let (mut signals, mut steps) = (HashSet::new(), HashSet::new());
+        for arrived in self.store.arrived(partitions, PAGE).await? {
+            let Arrived { saga, step, signal, payload } = arrived;
+            if signals.contains(&signal) || !steps.insert((saga, step.clone())) {
+                continue;
+            }
+            signals.insert(signal.clone());
+            let known = self.live.contains_key(&saga);
+            if !known && let Some(saved) = self.store.sagas(FindSagas::Id(saga)).await?.pop() {
+                self.load(&saved).await;
+            }
+            let live = self.live.get(&saga);
+            if let Some(step) = live.and_then(|live| live.saga.checked().index_of(&step)) {
+                self.give(saga, Input::Signalled { step, signal, payload });
+            }
         }
         Ok(())
     }

@@ -6,20 +6,21 @@ use std::{
 };
 
 use onewrite_core::{
-    Error, Partition,
+    Error, Partition, Timestamp,
     error::Certainty,
     failpoint,
     lease::Fence,
     position::partition_of,
     retry::Backoff,
+    sabotage::Sabotage,
     saga::{
         Json, Phase, Saga, SagaId,
-        journal::{NewSaga, PARTITIONS, Standing, State, Waits},
+        journal::{Awaited, NewSaga, PARTITIONS, Standing, State, Waits},
     },
     store::{Item, Op, Outcome as Written},
 };
 
-use super::{Driver, facts::too_late};
+use super::{Driver, Live, facts::too_late};
 use crate::saga::{
     handle::{Outcome, Start},
     write::{self, Committed, Of, Write},
@@ -28,6 +29,16 @@ use crate::saga::{
 /// Pauses while the store takes nothing.
 const BACKOFF: Backoff =
     Backoff { initial: Duration::from_millis(20), cap: Duration::from_secs(2) };
+
+/// What a saga waits for first.
+fn first_waits(start: &Start, at: Timestamp) -> (Standing, Vec<Awaited>) {
+    if !start.checked.has_waits() {
+        return (Standing::leased(State::Running), Vec::new());
+    }
+    let (checked, input) = (Arc::clone(&start.checked), start.input.clone());
+    let saga = Saga::started(start.id, checked, input, at, Sabotage::default());
+    (saga.standing().clone(), saga.awaited())
+}
 
 impl Driver {
     pub(super) fn start(&mut self, start: Box<Start>, owned: bool) {
@@ -39,9 +50,10 @@ impl Driver {
             .fence(partition)
             .filter(|_| owned && room && self.leases.hold() && !self.leaving.contains(&partition));
         let started_at = self.clock.now();
+        let (first, awaits) = first_waits(&start, started_at);
         // Without the lease it is left to its owner, as due at once.
         let standing = match fence {
-            Some(_) => Standing::leased(State::Running),
+            Some(_) => first,
             None => Standing::waiting(State::Running, started_at),
         };
         let new = NewSaga {
@@ -53,6 +65,7 @@ impl Driver {
             definition: start.checked.id().clone(),
             input: start.input.clone(),
             standing,
+            awaits,
             started_at,
         };
         let mut ops = vec![Op::StartSaga(Box::new(new))];
@@ -194,6 +207,22 @@ impl Driver {
             let saga = Saga::started(id, checked, input, at, sabotage);
             self.insert(saga, partition, fence.epoch, watcher.into_iter().collect());
             self.step(id);
+            if self.live.get(&id).is_some_and(|live| !live.busy && !self.stays(live)) {
+                drop(self.unload(id));
+            }
+        }
+    }
+
+    /// Whether a saga that nothing is written of is kept in memory.
+    fn stays(&self, live: &Live) -> bool {
+        let (now, standing) = (self.clock.now(), live.saga.standing());
+        match (standing.waits, standing.due) {
+            (Waits::Lease, _) => true,
+            (Waits::Timer | Waits::Signal, due) => {
+                live.saga.in_flight() > 0
+                    || due.is_some_and(|due| due > now && due.since(now) <= self.options.keep)
+            }
+            (Waits::Operator | Waits::Nothing, _) => false,
         }
     }
 
@@ -204,16 +233,8 @@ impl Driver {
         live.busy = false;
         live.replies.drain(..).for_each(|reply| drop(reply.send(Ok(()))));
         failpoint::hit("saga.after_journal_before_attempt");
-        let standing = live.saga.standing();
-        let stays = match (standing.waits, standing.due) {
-            (Waits::Lease, _) => true,
-            (Waits::Timer, due) => {
-                live.saga.in_flight() > 0
-                    || due.is_some_and(|due| due > now && due.since(now) <= self.options.keep)
-            }
-            (Waits::Operator | Waits::Nothing, _) => false,
-        };
         let told = !live.facts.is_empty() && !live.saga.has_ended();
+        let stays = self.live.get(&id).is_some_and(|live| self.stays(live));
         if stays || told {
             self.attempt(id, now);
             if told {

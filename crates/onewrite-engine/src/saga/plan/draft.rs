@@ -48,18 +48,12 @@ impl<S: Send + Sync + 'static> Draft<S> {
         before.extend(inputs.steps());
         before.sort_unstable();
         before.dedup();
-        let names: Vec<String> = self.steps.iter().map(|step| step.name.clone()).collect();
-        let name_of = |index: usize| names.get(index).cloned().unwrap_or_default();
-        let at = |step: Option<usize>| match step {
-            None => Mapping::input(),
-            Some(index) => Mapping::output_of(&name_of(index)),
-        };
+        let name_of = |index: usize| self.steps[index].name.clone();
         let mut step = Step::new(name, Compensation::None(String::new()));
         step.kind = kind;
         step.action = Some(format!("{}.{name}", self.saga));
         step.after = Some(before.into_iter().map(name_of).collect());
-        step.input = Some(inputs.mapping(&at));
-        let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX).max(1);
+        step.input = Some(self.mapping(inputs));
         step.retry = self.options.retry.clone();
         step.compensation_retry = self.options.compensation_retry.clone();
         if let Some(time) = self.options.attempt_timeout {
@@ -74,6 +68,19 @@ impl<S: Send + Sync + 'static> Draft<S> {
             None => self.last = vec![index],
         }
         index
+    }
+
+    /// Where these values are found.
+    pub(super) fn mapping(&self, of: &impl Handles) -> Mapping {
+        of.mapping(&|step: Option<usize>| match step.and_then(|index| self.steps.get(index)) {
+            None => Mapping::input(),
+            Some(step) => Mapping::output_of(&step.name),
+        })
+    }
+
+    /// Whether what is stated next comes behind the pivot.
+    pub(super) fn is_past_pivot(&self) -> bool {
+        self.steps.iter().any(|step| step.kind != Kind::Compensatable)
     }
 
     pub(super) fn act<V, T, E, F, Fut>(&mut self, step: usize, function: F)
@@ -138,6 +145,10 @@ impl<S: Send + Sync + 'static> Draft<S> {
         };
         self.serve_compensation(step, Actor::Elsewhere(Arc::new(actor)));
     }
+}
+
+pub(super) fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX).max(1)
 }
 
 /// An effect may have happened, so an output that cannot be stored does not make the step fail for good.

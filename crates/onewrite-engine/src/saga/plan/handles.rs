@@ -18,6 +18,45 @@ impl<T> Out<T> {
     }
 }
 
+impl<T> Out<T> {
+    /// A part of it: the value at this JSON Pointer (RFC 6901), `"/customer/id"`. That there is one, and of
+    /// this type, shows only when the saga runs: a step that is to be given it fails otherwise.
+    #[must_use]
+    pub fn at<P>(self, pointer: &'static str) -> Part<P> {
+        Part { step: self.step, pointer, of: PhantomData }
+    }
+}
+
+/// A part of what is known once a step is done.
+pub struct Part<T> {
+    step: Option<usize>,
+    pointer: &'static str,
+    of: PhantomData<fn() -> T>,
+}
+
+impl<T> Clone for Part<T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<T> Copy for Part<T> {}
+
+impl<T: DeserializeOwned + Send + 'static> Handles for Part<T> {
+    type Value = T;
+
+    fn mapping(&self, at: &dyn Fn(Option<usize>) -> Mapping) -> Mapping {
+        match at(self.step) {
+            Mapping::At(whole) => Mapping::At(whole + self.pointer),
+            other => other,
+        }
+    }
+
+    fn steps(&self) -> Vec<usize> {
+        self.step.into_iter().collect()
+    }
+}
+
 impl<T> Clone for Out<T> {
     fn clone(&self) -> Self {
         *self
@@ -62,18 +101,30 @@ impl<T: DeserializeOwned + Send + 'static> Handles for Out<T> {
 
 macro_rules! handles {
     ($($name:ident $index:tt),*) => {
-        impl<$($name: DeserializeOwned + Send + 'static),*> Handles for ($(Out<$name>,)*) {
-            type Value = ($($name,)*);
+        impl<$($name: Handles),*> Handles for ($($name,)*) {
+            type Value = ($($name::Value,)*);
 
             fn mapping(&self, at: &dyn Fn(Option<usize>) -> Mapping) -> Mapping {
-                Mapping::Array(vec![$(at(self.$index.step)),*])
+                Mapping::Array(vec![$(self.$index.mapping(at)),*])
             }
 
             fn steps(&self) -> Vec<usize> {
-                [$(self.$index.step),*].into_iter().flatten().collect()
+                [$(self.$index.steps()),*].concat()
             }
         }
     };
+}
+
+impl Handles for () {
+    type Value = ();
+
+    fn mapping(&self, _: &dyn Fn(Option<usize>) -> Mapping) -> Mapping {
+        Mapping::Array(Vec::new())
+    }
+
+    fn steps(&self) -> Vec<usize> {
+        Vec::new()
+    }
 }
 
 handles!(A 0);

@@ -73,13 +73,13 @@ mod transaction;
 
 use std::{marker::PhantomData, time::Duration};
 
-use onewrite_core::saga::{Compensation, Definition, Kind, Mapping, RetryPolicy};
+use onewrite_core::saga::{Compensation, Definition, Kind, Mapping, RetryPolicy, Wait};
 use serde::{Serialize, de::DeserializeOwned};
 
-use self::draft::{Actor, Draft};
+use self::draft::{Actor, Draft, millis};
 pub use self::{
     finished::{Finished, SagaType},
-    handles::{Handles, Out},
+    handles::{Handles, Out, Part},
     step::{Cx, Retry, StepError, StepResult},
     transaction::{Attempting, InTransaction, told},
 };
@@ -135,6 +135,43 @@ impl<S: Send + Sync + 'static, I, P> Plan<S, I, P> {
             None => self.draft.last = own,
         }
         stated
+    }
+
+    /// Waits for so long, whatever happens to this process meanwhile. Nothing is kept in memory for it.
+    pub fn sleep(&mut self, name: &str, time: Duration) -> Out<()> {
+        self.wait(name, Wait::ForMs(millis(time)), None, &())
+    }
+
+    /// Waits for the [signal](onewrite_core::saga::Signal) of this name that is about the same: a text, a
+    /// number or a truth value, as it was given. The step answers what the signal brings. If none comes
+    /// within this time, the step fails; behind the pivot, where there is no way out, a person has to look.
+    ///
+    /// A signal that came before is taken at once, as long as it is kept.
+    pub fn signal<T, C>(&mut self, name: &str, signal: &str, about: C, within: Duration) -> Out<T>
+    where
+        T: DeserializeOwned + Send + 'static,
+        C: Handles,
+    {
+        let correlation = self.draft.mapping(&about);
+        let wait = Wait::Signal { name: signal.to_owned(), correlation };
+        self.wait(name, wait, Some(within), &about)
+    }
+
+    fn wait<T>(
+        &mut self,
+        name: &str,
+        wait: Wait,
+        within: Option<Duration>,
+        after: &impl Handles,
+    ) -> Out<T> {
+        let kind = if self.draft.is_past_pivot() { Kind::Retriable } else { Kind::Compensatable };
+        let index = self.draft.add(name, kind, after);
+        let step = &mut self.draft.steps[index];
+        step.wait = Some(wait);
+        step.compensation = Compensation::None("waiting changes nothing".into());
+        (step.action, step.input, step.retry) = (None, None, None);
+        step.step_timeout_ms = within.map(millis);
+        Out::new(Some(index))
     }
 
     /// Ends the plan: `output` is what a completed saga answers.

@@ -95,6 +95,7 @@ async fn a_timer_outlives_its_process() {
         definition: saga.checked().id().clone(),
         input: onewrite::saga::Json::of(&order, "the order").unwrap(),
         standing: Standing::waiting(State::Running, due),
+        awaits: Vec::new(),
         started_at: now,
     };
     let ops = vec![

@@ -8,8 +8,10 @@ mod poison;
 mod shared;
 mod stalled;
 mod transaction;
+mod waiting;
 mod world;
 
 pub(crate) use killed::child;
 pub(crate) use poison::child as poisoned_child;
 pub(crate) use transaction::child as transferring_child;
+pub(crate) use waiting::child as waiting_child;

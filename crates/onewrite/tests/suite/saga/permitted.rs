@@ -16,7 +16,7 @@ use onewrite::{
     sabotage::{Defect, Sabotage},
     saga::{
         Journal,
-        journal::{FindSagas, SavedSaga},
+        journal::{Arrived, FindSagas, SavedSaga},
     },
     sqlite::SqliteStore,
     store::{
@@ -132,6 +132,10 @@ impl Store for Held {
 impl Journal for Held {
     fn sagas(&self, find: FindSagas) -> BoxFuture<'_, Result<Vec<SavedSaga>>> {
         self.store.sagas(find)
+    }
+
+    fn arrived(&self, partitions: Vec<u16>, limit: usize) -> BoxFuture<'_, Result<Vec<Arrived>>> {
+        self.store.arrived(partitions, limit)
     }
 
     fn definition<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<Option<Text>>> {

@@ -96,6 +96,7 @@ async fn a_saga_that_cannot_be_read_leaves_the_others_alone() {
             definition: saga.checked().id().clone(),
             input: Json::of(&order, "the order").unwrap(),
             standing: onewrite::saga::journal::Standing::leased(State::Running),
+            awaits: Vec::new(),
             started_at: now,
         })));
     }

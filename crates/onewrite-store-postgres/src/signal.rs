@@ -1,0 +1,127 @@
+//! Signals: kept, matched with what waits for them, taken once.
+
+use deadpool_postgres::Transaction;
+use onewrite_core::{
+    Code, Error, Partition, Result,
+    saga::{
+        Json, SagaId, Signal,
+        journal::{Arrived, Awaited, Awaits},
+    },
+};
+
+use crate::{commit::execute, error::While, row, saga::Id};
+
+/// Sends a signal to the saga that waits for it now or later, in the caller's transaction. Returns whether
+/// it is new: one that is sent again while it is kept changes nothing.
+///
+/// # Errors
+/// [`Code::InvalidInput`] for a name, correlation or id that cannot be; what the database says.
+pub async fn signal(tx: &Transaction<'_>, signal: &Signal) -> Result<bool> {
+    signal.check()?;
+    let new = execute(
+        tx,
+        "WITH new AS (
+             INSERT INTO onewrite.saga_signal (id, name, correlation, payload, received_at, expires_at)
+             VALUES ($1, $2, $3, $4, clock_timestamp(), clock_timestamp() + make_interval(secs => $5)) ON CONFLICT DO NOTHING
+             RETURNING name, correlation
+         ), matched AS (
+             UPDATE onewrite.saga_wait w SET arrived = true FROM new WHERE w.name = new.name AND w.correlation = new.correlation AND NOT w.arrived
+         )
+         SELECT FROM new",
+        &[
+            &&*signal.id,
+            &&*signal.name,
+            &&*signal.correlation,
+            &signal.payload.as_str(),
+            &signal.keep.as_secs_f64(),
+        ],
+    )
+    .await?;
+    Ok(new > 0)
+}
+
+/// Notes the signals that a saga waits for.
+pub(crate) async fn wait(
+    tx: &Transaction<'_>,
+    saga: SagaId,
+    partition: Partition,
+    signals: &[Awaited],
+) -> Result<()> {
+    for Awaited { step, name, correlation } in signals {
+        execute(
+            tx,
+            "INSERT INTO onewrite.saga_wait (saga, step, partition, name, correlation, arrived) VALUES ($1, $2, $3, $4, $5,
+                 EXISTS (SELECT FROM onewrite.saga_signal WHERE name = $4 AND correlation = $5 AND taken_by IS NULL))",
+            &[&Id(saga), &&**step, &i32::from(partition), &&**name, &&**correlation],
+        )
+        .await?;
+    }
+    Ok(())
+}
+
+/// The same, in the place of what it waited for before.
+pub(crate) async fn wait_instead(
+    tx: &Transaction<'_>,
+    saga: SagaId,
+    awaits: &Awaits,
+) -> Result<()> {
+    execute(tx, "DELETE FROM onewrite.saga_wait WHERE saga = $1", &[&Id(saga)]).await?;
+    wait(tx, saga, awaits.partition, &awaits.signals).await
+}
+
+/// Takes a signal for a saga, unless another one has it.
+pub(crate) async fn take(tx: &Transaction<'_>, saga: SagaId, signal: &str) -> Result<()> {
+    let sql = "UPDATE onewrite.saga_signal SET taken_by = $1 WHERE id = $2 AND taken_by IS NULL";
+    match execute(tx, sql, &[&Id(saga), &signal]).await? {
+        0 => Err(Error::new(Code::SagaConflict, format!("the signal `{signal}` is taken"))),
+        _ => Ok(()),
+    }
+}
+
+/// Matches signals with what began to wait while they were sent, and forgets those whose time is over.
+pub(crate) async fn match_all(tx: &Transaction<'_>) -> Result<u64> {
+    execute(
+        tx,
+        "DELETE FROM onewrite.saga_signal WHERE id IN (
+             SELECT id FROM onewrite.saga_signal WHERE expires_at <= clock_timestamp() LIMIT 1000 FOR UPDATE SKIP LOCKED)",
+        &[],
+    )
+    .await?;
+    execute(
+        tx,
+        "UPDATE onewrite.saga_wait SET arrived = true WHERE (saga, step) IN (
+             SELECT w.saga, w.step FROM onewrite.saga_signal s JOIN onewrite.saga_wait w ON w.name = s.name AND w.correlation = s.correlation
+             WHERE s.taken_by IS NULL AND NOT w.arrived FOR UPDATE OF w SKIP LOCKED)",
+        &[],
+    )
+    .await
+}
+
+/// Signals that have come, with the steps that wait for them.
+pub(crate) async fn arrived(
+    client: &deadpool_postgres::Client,
+    partitions: &[Partition],
+    limit: usize,
+) -> Result<Vec<Arrived>> {
+    let partitions: Vec<i32> = partitions.iter().copied().map(i32::from).collect();
+    let statement = client
+        .prepare_cached(
+            "SELECT w.saga, w.step, s.id, s.payload FROM onewrite.saga_wait w
+             JOIN onewrite.saga_signal s ON s.name = w.name AND s.correlation = w.correlation AND s.taken_by IS NULL AND s.expires_at > clock_timestamp()
+             WHERE w.arrived AND w.partition = ANY($1) ORDER BY s.received_at LIMIT $2",
+        )
+        .await
+        .during("look for signals")?;
+    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+    let rows = client.query(&statement, &[&partitions, &limit]).await.during("look for signals")?;
+    let arrived = |found: &tokio_postgres::Row| {
+        let saga: Id = found.try_get(0).during("look for signals")?;
+        Ok(Arrived {
+            saga: saga.0,
+            step: row::text(found, 1)?,
+            signal: row::text(found, 2)?,
+            payload: Json::trusted(row::text(found, 3)?),
+        })
+    };
+    rows.iter().map(arrived).collect()
+}

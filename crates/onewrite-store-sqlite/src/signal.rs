@@ -1,0 +1,124 @@
+//! Signals: kept, matched with what waits for them, taken once.
+
+use onewrite_core::{
+    Code, Error, Partition, Result, Text,
+    saga::{
+        SagaId, Signal,
+        journal::{Arrived, Awaited, Awaits},
+    },
+};
+use rusqlite::{Connection, params};
+
+use crate::{claim::execute, error::While, saga::list, writer::now};
+
+/// Expired signals that are deleted at once at most.
+const FORGOTTEN_MAX: u32 = 1_000;
+
+/// Sends a signal to the saga that waits for it now or later, in the caller's transaction. Returns whether
+/// it is new: one that is sent again while it is kept changes nothing.
+///
+/// # Errors
+/// [`Code::InvalidInput`] for a name, correlation or id that cannot be; what the database says.
+pub fn signal(tx: &Connection, signal: &Signal) -> Result<bool> {
+    signal.check()?;
+    let now = now();
+    let new = execute(
+        tx,
+        "INSERT INTO onewrite_saga_signal (id, name, correlation, payload, received_at, expires_at) VALUES (?1, ?2, ?3, ?4, ?5, ?6)
+         ON CONFLICT DO NOTHING",
+        params![
+            &*signal.id,
+            &*signal.name,
+            &*signal.correlation,
+            signal.payload.as_str(),
+            now.0,
+            now.plus(signal.keep).0
+        ],
+    )?;
+    if new > 0 {
+        execute(
+            tx,
+            "UPDATE onewrite_saga_wait SET arrived = 1 WHERE name = ?1 AND correlation = ?2",
+            params![&*signal.name, &*signal.correlation],
+        )?;
+    }
+    Ok(new > 0)
+}
+
+/// Notes the signals that a saga waits for.
+pub(crate) fn wait(
+    tx: &Connection,
+    saga: SagaId,
+    partition: Partition,
+    signals: &[Awaited],
+) -> Result<()> {
+    for Awaited { step, name, correlation } in signals {
+        execute(
+            tx,
+            "INSERT INTO onewrite_saga_wait (saga, step, partition, name, correlation, arrived) VALUES (?1, ?2, ?3, ?4, ?5,
+                 EXISTS (SELECT 1 FROM onewrite_saga_signal WHERE name = ?4 AND correlation = ?5 AND taken_by IS NULL))",
+            params![saga.0.to_be_bytes(), &**step, partition, &**name, &**correlation],
+        )?;
+    }
+    Ok(())
+}
+
+/// The same, in the place of what it waited for before.
+pub(crate) fn wait_instead(tx: &Connection, saga: SagaId, awaits: &Awaits) -> Result<()> {
+    let sql = "DELETE FROM onewrite_saga_wait WHERE saga = ?1";
+    execute(tx, sql, params![saga.0.to_be_bytes()])?;
+    wait(tx, saga, awaits.partition, &awaits.signals)
+}
+
+/// Takes a signal for a saga, unless another one has it.
+pub(crate) fn take(tx: &Connection, saga: SagaId, signal: &str) -> Result<()> {
+    let sql = "UPDATE onewrite_saga_signal SET taken_by = ?1 WHERE id = ?2 AND taken_by IS NULL";
+    match execute(tx, sql, params![saga.0.to_be_bytes(), signal])? {
+        0 => Err(Error::new(Code::SagaConflict, format!("the signal `{signal}` is taken"))),
+        _ => Ok(()),
+    }
+}
+
+/// Matches signals with what began to wait while they were sent, and forgets those whose time is over.
+pub(crate) fn match_all(tx: &Connection) -> Result<u64> {
+    execute(
+        tx,
+        "DELETE FROM onewrite_saga_signal WHERE id IN (SELECT id FROM onewrite_saga_signal WHERE expires_at <= ?1 LIMIT ?2)",
+        params![now().0, FORGOTTEN_MAX],
+    )?;
+    execute(
+        tx,
+        "UPDATE onewrite_saga_wait SET arrived = 1 WHERE arrived = 0 AND (saga, step) IN (
+             SELECT w.saga, w.step FROM onewrite_saga_signal s CROSS JOIN onewrite_saga_wait w ON w.name = s.name AND w.correlation = s.correlation
+             WHERE s.taken_by IS NULL)",
+        [],
+    )
+}
+
+/// Signals that have come, with the steps that wait for them.
+pub(crate) fn arrived(
+    connection: &Connection,
+    partitions: &[Partition],
+    limit: usize,
+) -> Result<Vec<Arrived>> {
+    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+    connection
+        .prepare_cached(
+            "SELECT w.saga, w.step, s.id, s.payload FROM onewrite_saga_wait w
+             JOIN onewrite_saga_signal s ON s.name = w.name AND s.correlation = w.correlation AND s.taken_by IS NULL AND s.expires_at > ?2
+             WHERE w.arrived = 1 AND w.partition IN (SELECT value FROM json_each(?1)) ORDER BY s.received_at LIMIT ?3",
+        )
+        .and_then(|mut statement| {
+            let rows = statement.query_map(params![list(partitions), now().0, limit], |row| {
+                let text = |index| row.get::<_, String>(index).map(Text::from);
+                Ok(Arrived {
+                    saga: SagaId(u128::from_be_bytes(row.get(0)?)),
+                    step: text(1)?,
+                    signal: text(2)?,
+                    payload: onewrite_core::saga::Json::trusted(text(3)?),
+                })
+            })?;
+            rows.collect()
+        })
+        .during("look for signals")
+}

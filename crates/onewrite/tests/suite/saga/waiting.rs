@@ -1,0 +1,219 @@
+//! S15: signals and times outlive the processes that wait for them, and come to one saga once.
+
+use std::{path::Path, sync::Arc, time::Duration};
+
+use onewrite::{
+    Shutdown, Text,
+    sabotage::Sabotage,
+    saga::{
+        Cx, Finished, Journal as _, Outcome, Plan, Retry, SagaOptions, SagaRunner, SagaType, Sagas,
+        Signal, State, StepResult, Waits,
+    },
+    sqlite,
+};
+use onewrite_testkit::child::{Child, End};
+use serde::{Deserialize, Serialize};
+use tokio::task::JoinHandle;
+
+use super::world;
+use crate::{
+    rig::{PATIENCE, until},
+    role,
+};
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Booking {
+    id: String,
+}
+
+type BookingSaga = SagaType<(), Booking, (String, i64)>;
+
+fn booking_saga(within: Duration) -> BookingSaga {
+    let state = move |mut plan: Plan<(), Booking>| -> Finished<(), Booking, (String, i64)> {
+        let booking = plan.input();
+        let ticket = plan.step("hold", booking, hold).compensate(free);
+        let paid: onewrite::saga::Out<i64> =
+            plan.signal("paid", "payment", booking.at::<String>("/id"), within);
+        plan.sleep("rest", Duration::from_millis(30));
+        let both =
+            plan.step("issue", (ticket, paid), issue).no_compensation("a paper is only printed");
+        plan.finish(both)
+    };
+    SagaType::plan("booking", state).unwrap()
+}
+
+async fn hold(_: Cx<()>, booking: Booking) -> StepResult<String> {
+    Ok(format!("ticket of {}", booking.id))
+}
+
+async fn free(_: Cx<()>, _: Booking, _: Option<String>) -> Result<(), Retry> {
+    Ok(())
+}
+
+async fn issue(_: Cx<()>, both: (String, i64)) -> StepResult<(String, i64)> {
+    Ok(both)
+}
+
+struct Office {
+    sagas: Sagas,
+    shutdown: Shutdown,
+    task: JoinHandle<()>,
+}
+
+impl Office {
+    /// Nothing that waits is kept in memory.
+    fn open(store: &Arc<sqlite::SqliteStore>, within: Duration, owner: &str) -> Self {
+        let options = SagaOptions { keep: Duration::ZERO, ..world::options(Sabotage::default()) };
+        let owner = Text::from(owner.to_owned());
+        let runner = SagaRunner::new(store.clone(), options, owner);
+        let runner = runner.serve(&booking_saga(within), &Arc::new(()));
+        let (sagas, shutdown) = (runner.sagas(), Shutdown::default());
+        let task = tokio::spawn(runner.run(shutdown.clone()));
+        Self { sagas, shutdown, task }
+    }
+
+    async fn close(self) {
+        self.shutdown.begin();
+        self.task.await.unwrap();
+    }
+}
+
+const LONG: Duration = Duration::from_secs(3_600);
+
+fn booking(number: usize) -> Booking {
+    Booking { id: format!("b-{number}") }
+}
+
+fn payment(number: usize) -> Signal {
+    let id = format!("payment-{number}");
+    Signal::new(id, "payment", booking(number).id).payload(&(number as i64)).unwrap()
+}
+
+fn store(folder: &Path) -> Arc<sqlite::SqliteStore> {
+    Arc::new(world::store(folder, Sabotage::default()))
+}
+
+async fn waits(sagas: &Sagas, id: onewrite::saga::SagaId) -> Waits {
+    sagas.show(id).await.unwrap().standing.waits
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn signals_come_to_the_sagas_that_wait_for_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = store(folder.path());
+    let office = Office::open(&store, LONG, "one");
+    let saga = booking_saga(LONG);
+    // Half of the payments come before their bookings, half after; each comes twice.
+    for number in 0..10 {
+        assert!(office.sagas.signal(payment(number)).await.unwrap());
+    }
+    let mut ids = Vec::new();
+    for number in 0..20 {
+        let key = format!("b-{number}");
+        ids.push(office.sagas.start(&saga, key, &booking(number)).await.unwrap().id);
+    }
+    for id in &ids[10..] {
+        until("the wait", async || waits(&office.sagas, *id).await == Waits::Signal).await;
+    }
+    for number in 0..20 {
+        assert_eq!(office.sagas.signal(payment(number)).await.unwrap(), number >= 10);
+    }
+    for (number, id) in ids.iter().enumerate() {
+        let ended = tokio::time::timeout(PATIENCE, office.sagas.ended(*id)).await;
+        let Outcome::Completed(output) = ended.expect("it ends").unwrap() else {
+            panic!("{number} is compensated");
+        };
+        assert_eq!(output.as_str(), format!("[\"ticket of b-{number}\",{number}]"));
+    }
+    assert_eq!(store.arrived((0..32).collect(), 100).await.unwrap(), vec![]);
+    office.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_signal_in_time_the_saga_is_compensated() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = store(folder.path());
+    let office = Office::open(&store, Duration::from_millis(50), "one");
+    let saga = booking_saga(Duration::from_millis(50));
+    let started = office.sagas.start(&saga, "b-1", &booking(1)).await.unwrap();
+    let ended = tokio::time::timeout(PATIENCE, office.sagas.ended(started.id)).await;
+    assert_eq!(ended.expect("it ends").unwrap(), Outcome::Compensated);
+    // It comes too late for this one, and another one takes it.
+    assert!(office.sagas.signal(payment(1)).await.unwrap());
+    let again = office.sagas.start(&saga, "b-1 again", &booking(1)).await.unwrap();
+    let ended = tokio::time::timeout(PATIENCE, office.sagas.ended(again.id)).await;
+    assert!(matches!(ended.expect("it ends").unwrap(), Outcome::Completed(_)));
+    office.close().await;
+}
+
+/// Signals are sent in a user's own transaction: with what else it writes, or not at all.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_signal_is_sent_with_the_transaction_it_stands_in() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = store(folder.path());
+    let office = Office::open(&store, LONG, "one");
+    let saga = booking_saga(LONG);
+    let started = office.sagas.start(&saga, "b-1", &booking(1)).await.unwrap();
+    until("the wait", async || waits(&office.sagas, started.id).await == Waits::Signal).await;
+    let undone = store.write(|tx| {
+        sqlite::signal(tx, &payment(1))?;
+        Err::<(), _>(onewrite::Error::new(onewrite::Code::HandlerFailed, "on purpose"))
+    });
+    undone.await.unwrap_err();
+    assert_eq!(store.arrived((0..32).collect(), 100).await.unwrap(), vec![]);
+    assert!(store.write(|tx| sqlite::signal(tx, &payment(1))).await.unwrap());
+    let ended = tokio::time::timeout(PATIENCE, office.sagas.ended(started.id)).await;
+    assert!(matches!(ended.expect("it ends").unwrap(), Outcome::Completed(_)));
+    office.close().await;
+}
+
+/// Bookings that the child starts and pays for.
+const COUNT: usize = 20;
+
+/// The child: starts bookings and pays for them.
+pub(crate) async fn child(folder: &Path) {
+    let store = store(folder);
+    let office = Office::open(&store, LONG, "child");
+    role::ready();
+    pay_all(&office.sagas).await;
+    // Its parent kills it, here at the latest.
+    std::future::pending::<()>().await;
+}
+
+async fn pay_all(sagas: &Sagas) -> Vec<State> {
+    let saga = booking_saga(LONG);
+    let mut ids = Vec::new();
+    for number in 0..COUNT {
+        let started = sagas.start(&saga, format!("b-{number}"), &booking(number)).await.unwrap();
+        sagas.signal(payment(number)).await.unwrap();
+        ids.push(started.id);
+    }
+    let mut states = Vec::new();
+    for id in ids {
+        sagas.ended(id).await.unwrap();
+        states.push(sagas.show(id).await.unwrap().standing.state);
+    }
+    states
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_waits_outlives_a_process_that_is_killed() {
+    let folder = tempfile::tempdir().unwrap();
+    for (point, hits) in [
+        ("saga.after_start_before_attempt", 9),
+        ("saga.after_journal_before_attempt", 20),
+        ("store.before_commit", 12),
+        ("store.after_commit_before_reply", 17),
+    ] {
+        let command = role::command("saga-waiting", folder.path(), Sabotage::default(), None);
+        let mut child = Child::start(command).await.unwrap();
+        child.arm(point, hits).await.unwrap();
+        let end = tokio::time::timeout(PATIENCE, child.wait()).await;
+        assert_eq!(end.expect("the point is passed").unwrap(), End::Killed, "{point}");
+    }
+    let store = store(folder.path());
+    let office = Office::open(&store, LONG, "parent");
+    let states = tokio::time::timeout(PATIENCE, pay_all(&office.sagas)).await.expect("all end");
+    assert_eq!(states, vec![State::Completed; COUNT]);
+    office.close().await;
+}
