@@ -61,6 +61,10 @@ pub enum Defect {
     ForwardOrder = 26,
     /// A process that runs sagas never looks whether it still has its leases (S18).
     ActWithoutLease = 27,
+    /// A participant's barrier looks for its rows before it inserts them (S5: an effect twice, or behind its compensation).
+    CheckThenAct = 28,
+    /// A signal is taken whether or not it is taken already.
+    TakeTwice = 29,
 }
 
 /// The defects planted in one component. Empty, and of size zero, without the `sabotage` feature.

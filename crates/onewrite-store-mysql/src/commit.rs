@@ -215,7 +215,7 @@ async fn apply(
         }
         Op::AdvanceSaga(next) => {
             if let Some(taken) = &next.takes {
-                signal::take(tx, next.saga, taken).await?;
+                signal::take(tx, next.saga, taken, terms.sabotage).await?;
             }
             if let Some(awaits) = &next.awaits {
                 signal::wait_instead(tx, next.saga, awaits).await?;

@@ -3,6 +3,7 @@
 use mysql_async::{Conn, Row, prelude::Queryable};
 use onewrite_core::{
     Code, Error, Partition, Result,
+    sabotage::{Defect, Sabotage},
     saga::{
         Json, SagaId, Signal,
         journal::{Arrived, Awaited, Awaits},
@@ -70,10 +71,17 @@ pub(crate) async fn wait_instead(
 }
 
 /// Takes a signal for a saga, unless another one has it.
-pub(crate) async fn take(tx: &mut impl Queryable, saga: SagaId, signal: &str) -> Result<()> {
+pub(crate) async fn take(
+    tx: &mut impl Queryable,
+    saga: SagaId,
+    signal: &str,
+    sabotage: Sabotage,
+) -> Result<()> {
     let sql = "UPDATE onewrite_saga_signal SET taken_by = ? WHERE id = ? AND taken_by IS NULL";
     match execute(tx, sql, binds![saga.0.to_be_bytes().to_vec(), signal]).await? {
-        0 => Err(Error::new(Code::SagaConflict, format!("the signal `{signal}` is taken"))),
+        0 if !sabotage.has(Defect::TakeTwice) => {
+            Err(Error::new(Code::SagaConflict, format!("the signal `{signal}` is taken")))
+        }
         _ => Ok(()),
     }
 }

@@ -99,7 +99,7 @@ pub(crate) async fn advance(
     sabotage: Sabotage,
 ) -> Result<u64> {
     if let Some(taken) = &transition.takes {
-        signal::take(tx, transition.saga, taken).await?;
+        signal::take(tx, transition.saga, taken, sabotage).await?;
     }
     if let Some(awaits) = &transition.awaits {
         signal::wait_instead(tx, transition.saga, awaits).await?;

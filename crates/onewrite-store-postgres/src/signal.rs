@@ -3,6 +3,7 @@
 use deadpool_postgres::Transaction;
 use onewrite_core::{
     Code, Error, Partition, Result,
+    sabotage::{Defect, Sabotage},
     saga::{
         Json, SagaId, Signal,
         journal::{Arrived, Awaited, Awaits},
@@ -70,10 +71,17 @@ pub(crate) async fn wait_instead(
 }
 
 /// Takes a signal for a saga, unless another one has it.
-pub(crate) async fn take(tx: &Transaction<'_>, saga: SagaId, signal: &str) -> Result<()> {
+pub(crate) async fn take(
+    tx: &Transaction<'_>,
+    saga: SagaId,
+    signal: &str,
+    sabotage: Sabotage,
+) -> Result<()> {
     let sql = "UPDATE onewrite.saga_signal SET taken_by = $1 WHERE id = $2 AND taken_by IS NULL";
     match execute(tx, sql, &[&Id(saga), &signal]).await? {
-        0 => Err(Error::new(Code::SagaConflict, format!("the signal `{signal}` is taken"))),
+        0 if !sabotage.has(Defect::TakeTwice) => {
+            Err(Error::new(Code::SagaConflict, format!("the signal `{signal}` is taken")))
+        }
         _ => Ok(()),
     }
 }

@@ -71,7 +71,7 @@ pub(crate) fn advance(
 ) -> Result<u64> {
     let saga = transition.saga.0.to_be_bytes();
     if let Some(taken) = &transition.takes {
-        signal::take(tx, transition.saga, taken)?;
+        signal::take(tx, transition.saga, taken, sabotage)?;
     }
     if let Some(awaits) = &transition.awaits {
         signal::wait_instead(tx, transition.saga, awaits)?;

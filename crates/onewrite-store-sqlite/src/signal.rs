@@ -2,6 +2,7 @@
 
 use onewrite_core::{
     Code, Error, Partition, Result, Text,
+    sabotage::{Defect, Sabotage},
     saga::{
         SagaId, Signal,
         journal::{Arrived, Awaited, Awaits},
@@ -71,10 +72,12 @@ pub(crate) fn wait_instead(tx: &Connection, saga: SagaId, awaits: &Awaits) -> Re
 }
 
 /// Takes a signal for a saga, unless another one has it.
-pub(crate) fn take(tx: &Connection, saga: SagaId, signal: &str) -> Result<()> {
+pub(crate) fn take(tx: &Connection, saga: SagaId, signal: &str, sabotage: Sabotage) -> Result<()> {
     let sql = "UPDATE onewrite_saga_signal SET taken_by = ?1 WHERE id = ?2 AND taken_by IS NULL";
     match execute(tx, sql, params![saga.0.to_be_bytes(), signal])? {
-        0 => Err(Error::new(Code::SagaConflict, format!("the signal `{signal}` is taken"))),
+        0 if !sabotage.has(Defect::TakeTwice) => {
+            Err(Error::new(Code::SagaConflict, format!("the signal `{signal}` is taken")))
+        }
         _ => Ok(()),
     }
 }

@@ -4,7 +4,7 @@ use std::{ops::Deref, sync::Arc, time::Duration};
 
 use onewrite_core::{
     lease::Epoch,
-    saga::{Call, SagaId, StepKey},
+    saga::{Barrier, Call, Direction, SagaId, StepKey},
 };
 
 /// Why an action did not succeed.
@@ -78,6 +78,19 @@ impl<S> Cx<S> {
     #[must_use]
     pub fn saga(&self) -> SagaId {
         self.call.saga
+    }
+
+    /// What to pass first, within the transaction of the participant's own that carries out the effect: it
+    /// makes repetitions, empty compensations and late actions harmless.
+    ///
+    /// # Errors
+    /// [`onewrite_core::Code::InvalidInput`] for a step whose name is too long for the barrier's table.
+    pub fn barrier(&self) -> onewrite_core::Result<Barrier> {
+        let (saga, step) = (self.call.saga, &*self.call.step);
+        match self.call.direction {
+            Direction::Action => Barrier::action(saga, step),
+            Direction::Compensation => Barrier::compensation(saga, step),
+        }
     }
 
     /// The attempt's number, from 1.
