@@ -2,7 +2,7 @@
 
 use mysql_async::{Conn, Row, prelude::Queryable};
 use onewrite_core::{
-    Code, Error, Partition, Result,
+    Code, Error, Partition, Result, Text,
     sabotage::{Defect, Sabotage},
     saga::{
         Json, SagaId, Signal,
@@ -125,4 +125,28 @@ pub(crate) async fn arrived(
         })
     };
     query(conn, &sql, binds![]).await?.into_iter().map(arrived).collect()
+}
+
+/// What signals of a name bring that are about one of these.
+pub(crate) async fn about(
+    conn: &mut Conn,
+    name: &str,
+    about: &[Text],
+) -> Result<Vec<(Text, Json)>> {
+    if about.is_empty() {
+        return Ok(Vec::new());
+    }
+    let about: Vec<String> = about.iter().map(|text| row::quoted(text)).collect();
+    let sql = format!(
+        concat!(
+            "SELECT correlation, payload FROM onewrite_saga_signal
+             WHERE name = ? AND correlation IN ({}) AND taken_by IS NULL AND expires_at > ",
+            now!(),
+            " ORDER BY received_at"
+        ),
+        about.join(",")
+    );
+    let pair =
+        |mut found: Row| Ok((row::text(&mut found, 0)?, Json::trusted(row::text(&mut found, 1)?)));
+    query(conn, &sql, binds![name]).await?.into_iter().map(pair).collect()
 }

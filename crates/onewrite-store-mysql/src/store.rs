@@ -13,7 +13,10 @@ use onewrite_core::{
     parking::{ParkedKey, ParkedRecord},
     position::Source,
     sabotage::Defect,
-    saga::journal::{Arrived, FindSagas, Journal, SavedSaga},
+    saga::{
+        Json,
+        journal::{Arrived, FindSagas, Journal, SavedSaga},
+    },
     store::{
         Batch, Claim, Claimed, Cursor, Find, Item, LeaseState, Op, Outcome, Page, Read, SinkState,
         Store, Watch,
@@ -297,6 +300,14 @@ impl Journal for MysqlStore {
         Box::pin(
             async move { signal::arrived(&mut self.engine().await?, &partitions, limit).await },
         )
+    }
+
+    fn signals<'a>(
+        &'a self,
+        name: &'a str,
+        about: Vec<Text>,
+    ) -> BoxFuture<'a, Result<Vec<(Text, Json)>>> {
+        Box::pin(async move { signal::about(&mut self.engine().await?, name, &about).await })
     }
 
     fn definition<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<Option<Text>>> {

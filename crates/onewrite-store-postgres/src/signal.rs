@@ -2,7 +2,7 @@
 
 use deadpool_postgres::Transaction;
 use onewrite_core::{
-    Code, Error, Partition, Result,
+    Code, Error, Partition, Result, Text,
     sabotage::{Defect, Sabotage},
     saga::{
         Json, SagaId, Signal,
@@ -132,4 +132,23 @@ pub(crate) async fn arrived(
         })
     };
     rows.iter().map(arrived).collect()
+}
+
+/// What signals of a name bring that are about one of these.
+pub(crate) async fn about(
+    client: &deadpool_postgres::Client,
+    name: &str,
+    about: &[Text],
+) -> Result<Vec<(Text, Json)>> {
+    let about: Vec<&str> = about.iter().map(|text| &**text).collect();
+    let statement = client
+        .prepare_cached(
+            "SELECT correlation, payload FROM onewrite.saga_signal
+             WHERE name = $1 AND correlation = ANY($2) AND taken_by IS NULL AND expires_at > clock_timestamp() ORDER BY received_at",
+        )
+        .await
+        .during("look for signals")?;
+    let rows = client.query(&statement, &[&name, &about]).await.during("look for signals")?;
+    let pair = |found| Ok((row::text(found, 0)?, Json::trusted(row::text(found, 1)?)));
+    rows.iter().map(pair).collect()
 }

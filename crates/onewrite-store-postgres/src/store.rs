@@ -9,7 +9,10 @@ use onewrite_core::{
     inbox::Gap,
     parking::{ParkedKey, ParkedRecord},
     position::Source,
-    saga::journal::{Arrived, FindSagas, Journal, SavedSaga},
+    saga::{
+        Json,
+        journal::{Arrived, FindSagas, Journal, SavedSaga},
+    },
     store::{
         Batch, Claim, Claimed, Cursor, Find, LeaseState, Outcome, Page, Read, SinkState, Store,
         Watch,
@@ -237,6 +240,14 @@ impl Journal for PostgresStore {
         limit: usize,
     ) -> BoxFuture<'_, Result<Vec<Arrived>>> {
         Box::pin(async move { signal::arrived(&self.engine().await?, &partitions, limit).await })
+    }
+
+    fn signals<'a>(
+        &'a self,
+        name: &'a str,
+        about: Vec<Text>,
+    ) -> BoxFuture<'a, Result<Vec<(Text, Json)>>> {
+        Box::pin(async move { signal::about(&self.engine().await?, name, &about).await })
     }
 
     fn definition<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<Option<Text>>> {

@@ -4,7 +4,7 @@ use onewrite_core::{
     Code, Error, Partition, Result, Text,
     sabotage::{Defect, Sabotage},
     saga::{
-        SagaId, Signal,
+        Json, SagaId, Signal,
         journal::{Arrived, Awaited, Awaits},
     },
 };
@@ -118,8 +118,31 @@ pub(crate) fn arrived(
                     saga: SagaId(u128::from_be_bytes(row.get(0)?)),
                     step: text(1)?,
                     signal: text(2)?,
-                    payload: onewrite_core::saga::Json::trusted(text(3)?),
+                    payload: Json::trusted(text(3)?),
                 })
+            })?;
+            rows.collect()
+        })
+        .during("look for signals")
+}
+
+/// What signals of a name bring that are about one of these.
+pub(crate) fn about(
+    connection: &Connection,
+    name: &str,
+    about: &[Text],
+) -> Result<Vec<(Text, Json)>> {
+    let about: Vec<&str> = about.iter().map(|text| &**text).collect();
+    let about = Json::of(&about, "a list of texts")?;
+    connection
+        .prepare_cached(
+            "SELECT correlation, payload FROM onewrite_saga_signal
+             WHERE name = ?1 AND correlation IN (SELECT value FROM json_each(?2)) AND taken_by IS NULL AND expires_at > ?3 ORDER BY received_at",
+        )
+        .and_then(|mut statement| {
+            let rows = statement.query_map(params![name, about.as_str(), now().0], |row| {
+                let text = |index| row.get::<_, String>(index).map(Text::from);
+                Ok((text(0)?, Json::trusted(text(1)?)))
             })?;
             rows.collect()
         })

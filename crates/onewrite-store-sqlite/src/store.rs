@@ -12,7 +12,10 @@ use onewrite_core::{
     parking::{ParkedKey, ParkedRecord},
     position::Source,
     sabotage::Sabotage,
-    saga::journal::{Arrived, FindSagas, Journal, SavedSaga},
+    saga::{
+        Json,
+        journal::{Arrived, FindSagas, Journal, SavedSaga},
+    },
     store::{
         Batch, Claim, Claimed, Cursor, Durability, Find, LeaseState, Outcome, Page, Read,
         SinkState, Store, Watch,
@@ -231,6 +234,15 @@ impl Journal for SqliteStore {
         Box::pin(
             self.engine_read(move |connection| signal::arrived(connection, &partitions, limit)),
         )
+    }
+
+    fn signals<'a>(
+        &'a self,
+        name: &'a str,
+        about: Vec<Text>,
+    ) -> BoxFuture<'a, Result<Vec<(Text, Json)>>> {
+        let name = name.to_owned();
+        Box::pin(self.engine_read(move |connection| signal::about(connection, &name, &about)))
     }
 
     fn definition<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<Option<Text>>> {

@@ -1,10 +1,13 @@
 //! Attempts, and the facts that a saga is told.
 
+use serde::{Deserialize, Serialize};
+
 use super::{Json, SagaId, StepKey};
 use crate::{Result, Text, Timestamp};
 
 /// Which way a step is carried out.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Direction {
     /// Its action.
     Action,

@@ -322,6 +322,14 @@ pub trait Journal: Store {
         limit: usize,
     ) -> BoxFuture<'_, Result<Vec<Arrived>>>;
 
+    /// What signals of this name bring that are about one of these and that nobody has taken, each with what
+    /// it is about, in the order in which they came.
+    fn signals<'a>(
+        &'a self,
+        name: &'a str,
+        about: Vec<Text>,
+    ) -> BoxFuture<'a, Result<Vec<(Text, Json)>>>;
+
     /// The text of a definition, if it was stored.
     fn definition<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<Option<Text>>>;
 }

@@ -15,6 +15,7 @@
 mod attempt;
 pub mod barrier;
 mod check;
+mod command;
 mod definition;
 mod entry;
 mod fold;
@@ -32,6 +33,7 @@ mod waiting;
 pub use attempt::{Attempt, Direction, Ended, Input};
 pub use barrier::{Barrier, Passage};
 pub use check::{Checked, DefinitionId, STEPS_MAX};
+pub use command::{Answer, Command, REPLY, Reply};
 pub use definition::{Compensation, Definition, Kind, Step};
 pub use entry::Entry;
 pub use fold::Phase;

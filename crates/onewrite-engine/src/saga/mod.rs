@@ -7,6 +7,7 @@
 //! at the same time. A stalled one may still be waiting for an answer; the step's key makes that harmless.
 
 mod attempt;
+mod commands;
 mod driver;
 mod gate;
 mod handle;
@@ -18,6 +19,7 @@ mod runner;
 mod transaction;
 mod write;
 
+pub use commands::Commands;
 pub use handle::{Outcome, Sagas, Started};
 pub use options::SagaOptions;
 pub use participant::Participants;

@@ -437,6 +437,16 @@ pub async fn awaits(fixture: &dyn JournalFixture) {
     let anew = vec![alone(sent("s-3", "o-3", HOUR))];
     same("awaits: sent anew", words(&commit(&*store, anew).await), "a");
     same("awaits: sent anew", arrived(&*store).await, vec![(5, "s-3".to_owned())]);
+    let about = vec!["o-3".into(), "o-1".into(), "o-7".into()];
+    let found = store.signals("paid", about).await.unwrap();
+    let found: Vec<_> = found.iter().map(|(about, brings)| (&**about, brings.as_str())).collect();
+    let free = vec![("o-1", r#""s-1""#), ("o-3", r#""s-3""#)];
+    same("awaits: signals that nobody has taken", found, free);
+    same(
+        "awaits: of another name",
+        store.signals("due", vec!["o-1".into()]).await.unwrap(),
+        vec![],
+    );
     // A deadline is a time that comes.
     let mut overdue = awaiting(6, "k6", "o-6");
     overdue.standing.due = Some(Timestamp(1));

@@ -1,8 +1,9 @@
 //! Sagas: what a user states, runs and reads of them.
 
 pub use onewrite_core::saga::{
-    Barrier, Call, Checked, Compensation, Definition, Direction, Ended, Entry, Json, Kind, Mapping,
-    Participant, Passage, RetryPolicy, SagaId, Signal, Step, StepKey, Transactional, Wait, barrier,
+    Answer, Barrier, Call, Checked, Command, Compensation, Definition, Direction, Ended, Entry,
+    Json, Kind, Mapping, Participant, Passage, REPLY, Reply, RetryPolicy, SagaId, Signal, Step,
+    StepKey, Transactional, Wait, barrier,
     journal::{self, Journal, SavedSaga, State, Waits},
 };
 pub use onewrite_engine::saga::*;

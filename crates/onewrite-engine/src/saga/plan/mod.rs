@@ -71,7 +71,7 @@ mod handles;
 mod step;
 mod transaction;
 
-use std::{marker::PhantomData, time::Duration};
+use std::{marker::PhantomData, sync::Arc, time::Duration};
 
 use onewrite_core::saga::{Compensation, Definition, Kind, Mapping, RetryPolicy, Wait};
 use serde::{Serialize, de::DeserializeOwned};
@@ -83,6 +83,7 @@ pub use self::{
     step::{Cx, Retry, StepError, StepResult},
     transaction::{Attempting, InTransaction, told},
 };
+use super::Commands;
 
 /// How the steps that follow are tried; see [`onewrite_core::saga::Step`] for what is not set.
 #[derive(Debug, Clone, Default)]
@@ -222,6 +223,23 @@ impl<S: Send + Sync + 'static, I> Plan<S, I> {
         Unsettled { draft: &mut self.draft, step, of: PhantomData }
     }
 
+    /// States a step that can be compensated, and that somebody elsewhere carries out who is asked by a
+    /// command: an event of this type ([`onewrite_core::saga::Command`]).
+    pub fn command<H, T>(
+        &mut self,
+        name: &str,
+        inputs: H,
+        commands: &Commands,
+        kind: &str,
+    ) -> Unsettled<'_, S, H::Value, T>
+    where
+        H: Handles,
+    {
+        let step = self.draft.add(name, Kind::Compensatable, &inputs);
+        self.draft.serve_action(step, asked(commands, kind));
+        Unsettled { draft: &mut self.draft, step, of: PhantomData }
+    }
+
     /// States the step that decides, in a transaction of the saga's own store: when it says no, or is given
     /// up, nothing of it takes effect any more.
     pub fn pivot_in<H, T>(
@@ -317,11 +335,34 @@ impl<S: Send + Sync + 'static, I> Plan<S, I, Forward> {
         self.forward(step)
     }
 
+    /// States a step behind the pivot that somebody elsewhere carries out who is asked by a command: an
+    /// event of this type ([`onewrite_core::saga::Command`]). Should they say no, a person has to look.
+    pub fn command<H, T>(
+        &mut self,
+        name: &str,
+        inputs: H,
+        commands: &Commands,
+        kind: &str,
+    ) -> Out<T>
+    where
+        H: Handles,
+    {
+        let step = self.draft.add(name, Kind::Retriable, &inputs);
+        self.draft.serve_action(step, asked(commands, kind));
+        self.forward(step)
+    }
+
     fn forward<T>(&mut self, step: usize) -> Out<T> {
         self.draft.steps[step].compensation =
             Compensation::None("it comes after the pivot and only goes forward".into());
         Out::new(Some(step))
     }
+}
+
+/// A participant that is asked by a command.
+fn asked<S>(commands: &Commands, kind: &str) -> Actor<S> {
+    let participant = commands.participant(kind.to_owned());
+    Actor::Elsewhere(Arc::new(move |_, call| participant.act(call)))
 }
 
 /// A step whose compensation is not settled yet.
@@ -346,6 +387,12 @@ where
         Fut: Future<Output = Result<(), Retry>> + Send + 'static,
     {
         self.draft.compensate(self.step, function);
+        Out::new(Some(self.step))
+    }
+
+    /// Somebody elsewhere makes the step good again who is asked by a command: an event of this type.
+    pub fn compensate_by(self, commands: &Commands, kind: &str) -> Out<T> {
+        self.draft.serve_compensation(self.step, asked(commands, kind));
         Out::new(Some(self.step))
     }
 

@@ -2,6 +2,7 @@
 //! variant, which must show the failure.
 
 mod bank;
+mod command;
 mod killed;
 mod permitted;
 mod poison;

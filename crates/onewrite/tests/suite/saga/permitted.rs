@@ -138,6 +138,14 @@ impl Journal for Held {
         self.store.arrived(partitions, limit)
     }
 
+    fn signals<'a>(
+        &'a self,
+        name: &'a str,
+        about: Vec<Text>,
+    ) -> BoxFuture<'a, Result<Vec<(Text, onewrite::saga::Json)>>> {
+        self.store.signals(name, about)
+    }
+
     fn definition<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<Option<Text>>> {
         self.store.definition(id)
     }
