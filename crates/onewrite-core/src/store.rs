@@ -12,7 +12,7 @@ use crate::{
     parking::{ParkedKey, ParkedRecord, Request},
     position::Source,
     saga::{
-        Checked, Signal,
+        Checked, SagaId, Signal,
         journal::{NewSaga, Transition},
     },
 };
@@ -144,6 +144,13 @@ pub enum Op {
     /// Sends a signal to the saga that waits for it, now or later. Applies to one, or to none when it was sent
     /// before.
     Signal(Box<Signal>),
+    /// Takes a signal that means nothing to its saga. Applies to one, or to none when it is taken.
+    DropSignal {
+        /// The saga.
+        saga: SagaId,
+        /// The signal's id.
+        signal: Text,
+    },
     /// Matches signals with what began to wait while they were sent, and forgets signals whose time is over.
     MatchSignals,
     /// Gives a lease back, so that another member can take it at once.

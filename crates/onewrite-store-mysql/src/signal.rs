@@ -5,7 +5,7 @@ use onewrite_core::{
     Code, Error, Partition, Result, Text,
     sabotage::{Defect, Sabotage},
     saga::{
-        Json, SagaId, Signal,
+        Json, REQUEST, SagaId, Signal,
         journal::{Arrived, Awaited, Awaits},
     },
 };
@@ -107,24 +107,30 @@ pub(crate) async fn arrived(
 ) -> Result<Vec<Arrived>> {
     let sql = format!(
         concat!(
-            "SELECT w.saga, w.step, s.id, s.payload FROM onewrite_saga_wait w
+            "SELECT w.saga, w.step, s.id, s.payload, s.received_at FROM onewrite_saga_wait w
              JOIN onewrite_saga_signal s ON s.name = w.name AND s.correlation = w.correlation AND s.taken_by IS NULL AND s.expires_at > ",
             now!(),
-            " WHERE w.arrived = 1 AND w.`partition` IN ({}) ORDER BY s.received_at LIMIT {}"
+            " WHERE w.arrived = 1 AND w.`partition` IN ({partitions})
+             UNION ALL
+             SELECT g.id, NULL, s.id, s.payload, s.received_at FROM onewrite_saga_signal s
+             JOIN onewrite_saga g ON g.id = UNHEX(REPLACE(s.correlation, '-', ''))
+             WHERE s.name = ? AND s.taken_by IS NULL AND s.expires_at > ",
+            now!(),
+            " AND g.`partition` IN ({partitions}) ORDER BY 5 LIMIT {limit}"
         ),
-        numbers(partitions),
-        limit
+        partitions = numbers(partitions),
+        limit = limit,
     );
     let arrived = |mut found: Row| {
         let found = &mut found;
         Ok(Arrived {
             saga: read_id(found, 0)?,
-            step: row::text(found, 1)?,
+            step: row::option(found, 1)?,
             signal: row::text(found, 2)?,
             payload: Json::trusted(row::text(found, 3)?),
         })
     };
-    query(conn, &sql, binds![]).await?.into_iter().map(arrived).collect()
+    query(conn, &sql, binds![&*REQUEST]).await?.into_iter().map(arrived).collect()
 }
 
 /// What signals of a name bring that are about one of these.

@@ -190,6 +190,9 @@ async fn apply(
         Op::StartSaga(new) => saga::start(tx, new).await,
         Op::AdvanceSaga(next) => saga::advance(tx, fence, next, terms.sabotage).await,
         Op::Signal(sent) => signal(tx, sent).await.map(u64::from),
+        Op::DropSignal { saga, signal } => {
+            Ok(signal::take(tx, *saga, signal, terms.sabotage).await.map_or(0, |()| 1))
+        }
         Op::MatchSignals => signal::match_all(tx).await,
         Op::Release(fence) => execute(
             tx,

@@ -5,7 +5,7 @@ use onewrite_core::{
     Code, Error, Partition, Result, Text,
     sabotage::{Defect, Sabotage},
     saga::{
-        Json, SagaId, Signal,
+        Json, REQUEST, SagaId, Signal,
         journal::{Arrived, Awaited, Awaits},
     },
 };
@@ -114,19 +114,27 @@ pub(crate) async fn arrived(
     let partitions: Vec<i32> = partitions.iter().copied().map(i32::from).collect();
     let statement = client
         .prepare_cached(
-            "SELECT w.saga, w.step, s.id, s.payload FROM onewrite.saga_wait w
+            "SELECT w.saga, w.step, s.id, s.payload, s.received_at FROM onewrite.saga_wait w
              JOIN onewrite.saga_signal s ON s.name = w.name AND s.correlation = w.correlation AND s.taken_by IS NULL AND s.expires_at > clock_timestamp()
-             WHERE w.arrived AND w.partition = ANY($1) ORDER BY s.received_at LIMIT $2",
+             WHERE w.arrived AND w.partition = ANY($1)
+             UNION ALL
+             SELECT g.id, NULL, s.id, s.payload, s.received_at FROM onewrite.saga_signal s
+             JOIN onewrite.saga g ON g.id = CASE WHEN s.name = $3 THEN s.correlation::uuid END
+             WHERE s.name = $3 AND s.taken_by IS NULL AND s.expires_at > clock_timestamp() AND g.partition = ANY($1)
+             ORDER BY 5 LIMIT $2",
         )
         .await
         .during("look for signals")?;
     let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-    let rows = client.query(&statement, &[&partitions, &limit]).await.during("look for signals")?;
+    let rows = client
+        .query(&statement, &[&partitions, &limit, &&*REQUEST])
+        .await
+        .during("look for signals")?;
     let arrived = |found: &tokio_postgres::Row| {
         let saga: Id = found.try_get(0).during("look for signals")?;
         Ok(Arrived {
             saga: saga.0,
-            step: row::text(found, 1)?,
+            step: row::option(found, 1)?,
             signal: row::text(found, 2)?,
             payload: Json::trusted(row::text(found, 3)?),
         })

@@ -125,6 +125,7 @@ fn apply(
         Op::StartSaga(new) => saga::start(tx, new),
         Op::AdvanceSaga(transition) => saga::advance(tx, fence, transition, sabotage),
         Op::Signal(sent) => signal(tx, sent).map(u64::from),
+        Op::DropSignal { saga, signal } => Ok(signal::take(tx, *saga, signal, sabotage).map_or(0, |()| 1)),
         Op::MatchSignals => signal::match_all(tx),
         Op::Release(fence) => claim::release(tx, fence),
         Op::Leave { scope, owner } => claim::leave(tx, scope, owner),

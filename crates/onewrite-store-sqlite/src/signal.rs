@@ -4,7 +4,7 @@ use onewrite_core::{
     Code, Error, Partition, Result, Text,
     sabotage::{Defect, Sabotage},
     saga::{
-        Json, SagaId, Signal,
+        Json, REQUEST, SagaId, Signal,
         journal::{Arrived, Awaited, Awaits},
     },
 };
@@ -107,16 +107,20 @@ pub(crate) fn arrived(
     let limit = i64::try_from(limit).unwrap_or(i64::MAX);
     connection
         .prepare_cached(
-            "SELECT w.saga, w.step, s.id, s.payload FROM onewrite_saga_wait w
+            "SELECT w.saga, w.step, s.id, s.payload, s.received_at FROM onewrite_saga_wait w
              JOIN onewrite_saga_signal s ON s.name = w.name AND s.correlation = w.correlation AND s.taken_by IS NULL AND s.expires_at > ?2
-             WHERE w.arrived = 1 AND w.partition IN (SELECT value FROM json_each(?1)) ORDER BY s.received_at LIMIT ?3",
+             WHERE w.arrived = 1 AND w.partition IN (SELECT value FROM json_each(?1))
+             UNION ALL
+             SELECT g.id, NULL, s.id, s.payload, s.received_at FROM onewrite_saga_signal s JOIN onewrite_saga g ON g.id = unhex(replace(s.correlation, '-', ''))
+             WHERE s.name = ?4 AND s.taken_by IS NULL AND s.expires_at > ?2 AND g.partition IN (SELECT value FROM json_each(?1))
+             ORDER BY 5 LIMIT ?3",
         )
         .and_then(|mut statement| {
-            let rows = statement.query_map(params![list(partitions), now().0, limit], |row| {
+            let rows = statement.query_map(params![list(partitions), now().0, limit, &*REQUEST], |row| {
                 let text = |index| row.get::<_, String>(index).map(Text::from);
                 Ok(Arrived {
                     saga: SagaId(u128::from_be_bytes(row.get(0)?)),
-                    step: text(1)?,
+                    step: row.get::<_, Option<String>>(1)?.map(Text::from),
                     signal: text(2)?,
                     payload: Json::trusted(text(3)?),
                 })

@@ -184,9 +184,7 @@ impl Sagas {
                 known.iter().any(|entry| matches!(entry, Entry::Done { step: name, .. } if **name == *self.name(step)))
             };
             if compensates {
-                let turned = known.iter().any(|entry| {
-                    matches!(entry, Entry::Failed { .. } | Entry::Cancelled { .. } | Entry::Expired)
-                });
+                let turned = known.iter().any(|entry| entry.turns_back());
                 state.permitted &= turned;
                 let behind = self.checked.behind(step);
                 let open = |step: &&usize| {

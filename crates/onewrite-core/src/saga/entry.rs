@@ -93,3 +93,11 @@ pub enum Entry {
         reason: Text,
     },
 }
+
+impl Entry {
+    /// Whether a saga that goes forward is compensated from here on.
+    #[must_use]
+    pub fn turns_back(&self) -> bool {
+        matches!(self, Self::Failed { .. } | Self::Cancelled { .. } | Self::Expired)
+    }
+}

@@ -183,13 +183,13 @@ pub struct Awaits {
     pub signals: Vec<Awaited>,
 }
 
-/// A signal that a saga waits for has come.
+/// A signal that a saga waits for has come, or a request for a saga.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Arrived {
     /// The saga.
     pub saga: SagaId,
-    /// Its step.
-    pub step: Text,
+    /// Its step; none for a request, which is for the saga as a whole.
+    pub step: Option<Text>,
     /// The signal's id.
     pub signal: Text,
     /// What it brings.
@@ -314,8 +314,8 @@ pub trait Journal: Store {
     /// Sagas with their journals.
     fn sagas(&self, find: FindSagas) -> BoxFuture<'_, Result<Vec<SavedSaga>>>;
 
-    /// Signals that have come and that sagas of these partitions wait for, the oldest of each step; at most
-    /// `limit`.
+    /// Signals that have come and that sagas of these partitions wait for, and requests for these sagas, the
+    /// oldest first; at most `limit`.
     fn arrived(
         &self,
         partitions: Vec<Partition>,

@@ -27,6 +27,7 @@ mod machine;
 mod mapping;
 mod participant;
 mod policy;
+mod request;
 mod wait;
 mod waiting;
 
@@ -44,4 +45,5 @@ pub use machine::{Cancelled, Saga};
 pub use mapping::Mapping;
 pub use participant::{Call, Journaling, Participant, Transacted, Transactional};
 pub use policy::RetryPolicy;
+pub use request::{REQUEST, Request, Verb};
 pub use wait::{SIGNAL_TEXT_MAX, Signal, Wait};

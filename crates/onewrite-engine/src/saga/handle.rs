@@ -1,11 +1,14 @@
 //! What starts sagas and waits for them.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use onewrite_core::{
     Code, Error, Result, Text,
     saga::{
-        Checked, Json, SagaId, Signal,
+        Checked, Entry, Input, Json, REQUEST, Request, SagaId, Signal, Verb,
         journal::{FindSagas, Journal, SavedSaga, State},
     },
     store::{Batch, Durability, Item, Op, Outcome as Written},
@@ -17,6 +20,9 @@ use super::plan::SagaType;
 
 /// How often a saga that another process runs is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
+
+/// How long a request waits for an answer.
+const HEARD_WITHIN: Duration = Duration::from_secs(30);
 
 /// Characters that a saga's key may have: what every store can index.
 const KEY_MAX: usize = 255;
@@ -45,6 +51,7 @@ pub(super) struct Start {
     pub(super) id: SagaId,
     pub(super) checked: Arc<Checked>,
     pub(super) key: Text,
+    pub(super) run: u32,
     pub(super) input: Json,
     pub(super) reply: oneshot::Sender<Result<bool>>,
     /// Who waits for its end.
@@ -61,16 +68,10 @@ pub(super) enum Command {
     Watch(SagaId, Watcher),
     /// Something was written that it should look at.
     Look,
-    Cancel {
+    /// What a person wants of a saga.
+    Want {
         id: SagaId,
-        actor: Text,
-        reason: Text,
-        reply: oneshot::Sender<Result<()>>,
-    },
-    Resume {
-        id: SagaId,
-        actor: Text,
-        reason: Text,
+        input: Input,
         reply: oneshot::Sender<Result<()>>,
     },
 }
@@ -104,7 +105,7 @@ impl Sagas {
         I: Serialize,
     {
         let input = Json::of(input, "the saga's input")?;
-        self.start_checked(Arc::clone(saga.checked()), key.into(), input, None).await
+        self.start_checked(Arc::clone(saga.checked()), key.into(), 0, input, None).await
     }
 
     /// As [`Self::start`], and refuses what was started before.
@@ -126,8 +127,45 @@ impl Sagas {
         if is_new {
             return Ok(id);
         }
-        let what = format!("the saga `{}` about `{key}` was started before, as {id}", saga.name());
-        Err(Error::new(Code::SagaExists, what))
+        Err(exists(&saga.name(), &key, id))
+    }
+
+    /// Starts a saga about `key` anew: one that has ended is followed by another run of its own; one that has
+    /// not is cancelled and its end waited for, however long its compensations take.
+    ///
+    /// # Errors
+    /// As [`Self::start`] and [`Self::cancel`]; [`Code::InvalidInput`] when the one before is past its pivot,
+    /// [`Code::SagaExists`] when somebody else started one meanwhile.
+    pub async fn start_anew<S, I, O>(
+        &self,
+        saga: &SagaType<S, I, O>,
+        key: impl Into<Text>,
+        input: &I,
+        (actor, reason): (&str, &str),
+    ) -> Result<SagaId>
+    where
+        S: Send + Sync + 'static,
+        I: Serialize,
+    {
+        let (key, input): (Text, _) = (key.into(), Json::of(input, "the saga's input")?);
+        let find = || FindSagas::Key { name: saga.name(), key: key.clone() };
+        let mut last = self.store.sagas(find()).await?.pop();
+        if let Some(known) = last.as_ref().filter(|known| known.ended_at.is_none()) {
+            let cancelled = self.cancel(known.id, actor.to_owned(), reason.to_owned()).await;
+            let saved = self.show(known.id).await?;
+            if saved.ended_at.is_none() {
+                cancelled?;
+                self.ended(known.id).await?;
+            }
+            last = self.store.sagas(find()).await?.pop();
+        }
+        let run = last.as_ref().map_or(0, |known| known.run.saturating_add(1));
+        let checked = Arc::clone(saga.checked());
+        let started = self.start_checked(checked, key.clone(), run, input, None).await?;
+        if started.is_new {
+            return Ok(started.id);
+        }
+        Err(exists(&saga.name(), &key, started.id))
     }
 
     /// Starts a saga and waits for its end. One that was started before is waited for.
@@ -148,7 +186,7 @@ impl Sagas {
         let input = Json::of(input, "the saga's input")?;
         let (watcher, ended) = oneshot::channel();
         let checked = Arc::clone(saga.checked());
-        let started = self.start_checked(checked, key.into(), input, Some(watcher)).await?;
+        let started = self.start_checked(checked, key.into(), 0, input, Some(watcher)).await?;
         let outcome = match ended.await {
             Ok(outcome) => outcome,
             Err(_) => self.ended(started.id).await?,
@@ -169,13 +207,14 @@ impl Sagas {
         key: impl Into<Text>,
         input: Json,
     ) -> Result<Started> {
-        self.start_checked(checked, key.into(), input, None).await
+        self.start_checked(checked, key.into(), 0, input, None).await
     }
 
     async fn start_checked(
         &self,
         checked: Arc<Checked>,
         key: Text,
+        run: u32,
         input: Json,
         watcher: Option<Watcher>,
     ) -> Result<Started> {
@@ -183,10 +222,10 @@ impl Sagas {
             let what = format!("the key of a saga has 1 to {KEY_MAX} characters");
             return Err(Error::new(Code::InvalidInput, what));
         }
-        let id = SagaId(uuid::Uuid::now_v7().as_u128());
+        let id = SagaId(new_id().as_u128());
         let (reply, answer) = oneshot::channel();
         let name: Text = checked.definition().name.clone().into();
-        let start = Start { id, checked, key: key.clone(), input, reply, watcher };
+        let start = Start { id, checked, key: key.clone(), run, input, reply, watcher };
         self.ask(Command::Start(start))?;
         if answer.await.map_err(|_| stopped())?? {
             return Ok(Started { id, is_new: true });
@@ -253,41 +292,104 @@ impl Sagas {
         found.ok_or_else(|| Error::new(Code::NotFound, format!("there is no saga {id}")))
     }
 
-    /// Compensates a saga that this process runs, unless its pivot was attempted. Returns once the
-    /// decision is durable.
+    /// Compensates a saga, whoever runs it, unless its pivot was attempted. Returns once the decision is
+    /// durable.
     ///
     /// # Errors
-    /// [`Code::NotFound`] when this process does not run it, [`Code::InvalidInput`] when it is too late.
+    /// [`Code::NotFound`], [`Code::InvalidInput`] when it is too late; [`Code::CommitUnknown`] when nobody
+    /// who runs it has answered in half a minute: the request stands for an hour.
     pub async fn cancel(
         &self,
         id: SagaId,
         actor: impl Into<Text>,
         reason: impl Into<Text>,
     ) -> Result<()> {
-        let (reply, answer) = oneshot::channel();
-        self.ask(Command::Cancel { id, actor: actor.into(), reason: reason.into(), reply })?;
-        answer.await.map_err(|_| stopped())?
+        self.want(id, Verb::Cancel, actor.into(), reason.into()).await
     }
 
-    /// Lets steps that wait for a person try again, in a saga that this process runs. Returns once the
-    /// decision is durable.
+    /// Lets steps that wait for a person try again, whoever runs the saga. Returns once the decision is
+    /// durable.
     ///
     /// # Errors
-    /// [`Code::NotFound`] when this process does not run it.
+    /// As [`Self::cancel`].
     pub async fn resume(
         &self,
         id: SagaId,
         actor: impl Into<Text>,
         reason: impl Into<Text>,
     ) -> Result<()> {
+        self.want(id, Verb::Resume, actor.into(), reason.into()).await
+    }
+
+    /// Asks the runner here, or whoever runs the saga by a request.
+    async fn want(&self, id: SagaId, verb: Verb, actor: Text, reason: Text) -> Result<()> {
+        let request = Request { id: new_id().to_string().into(), verb, actor, reason };
         let (reply, answer) = oneshot::channel();
-        self.ask(Command::Resume { id, actor: actor.into(), reason: reason.into(), reply })?;
-        answer.await.map_err(|_| stopped())?
+        let here = self.ask(Command::Want { id, input: request.clone().input(), reply });
+        if here.is_ok()
+            && let Ok(answered) = answer.await
+            && answered.as_ref().err().is_none_or(|error| error.code() != Code::NotFound)
+        {
+            return answered;
+        }
+        let saved = self.show(id).await?;
+        if saved.ended_at.is_some() {
+            return Err(too_late(id));
+        }
+        self.signal(request.signal(id)?).await?;
+        self.heard(id, &request).await
+    }
+
+    /// Waits until the owner has taken a request, and says what became of it.
+    async fn heard(&self, id: SagaId, request: &Request) -> Result<()> {
+        let until = Instant::now() + HEARD_WITHIN;
+        while self.stands(id, request).await? {
+            if Instant::now() >= until {
+                let what = format!(
+                    "nobody who runs the saga {id} has answered; the request stands for an hour"
+                );
+                return Err(Error::new(Code::CommitUnknown, what));
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+        let saved = self.show(id).await?;
+        let mut turned_back = false;
+        for transition in &saved.journal {
+            turned_back |= transition.entries()?.iter().any(Entry::turns_back);
+        }
+        match request.verb {
+            Verb::Cancel if !turned_back => Err(too_late(id)),
+            Verb::Cancel | Verb::Resume => Ok(()),
+        }
+    }
+
+    /// Whether nobody has taken a request yet.
+    async fn stands(&self, id: SagaId, request: &Request) -> Result<bool> {
+        let about = vec![Text::from(id.to_string())];
+        let found = self.store.signals(&REQUEST, about).await?;
+        let is_it = |payload: &Json| {
+            payload.read::<Request>("a request").is_ok_and(|found| found == *request)
+        };
+        Ok(found.iter().any(|(_, payload)| is_it(payload)))
     }
 
     fn ask(&self, command: Command) -> Result<()> {
         self.commands.send(command).map_err(|_| stopped())
     }
+}
+
+fn exists(name: &str, key: &str, id: SagaId) -> Error {
+    let what = format!("the saga `{name}` about `{key}` was started before, as {id}");
+    Error::new(Code::SagaExists, what)
+}
+
+fn new_id() -> uuid::Uuid {
+    uuid::Uuid::now_v7()
+}
+
+pub(super) fn too_late(id: SagaId) -> Error {
+    let what = format!("the saga {id} has passed its pivot or has ended: it is too late");
+    Error::new(Code::InvalidInput, what)
 }
 
 fn stopped() -> Error {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use onewrite_core::{
-    Partition, Result,
+    Partition, Result, Text,
     lease::Fence,
     saga::{SagaId, journal},
     store::{Batch, Durability, Item, Op, Outcome},
@@ -25,12 +25,16 @@ pub(super) enum Of {
     Start(Box<Start>, Partition),
     /// A transition of a saga of this partition.
     Saga(SagaId, Partition),
+    /// Nobody's.
+    Nobody(Partition),
 }
 
 impl Of {
     pub(super) fn partition(&self) -> Partition {
         match self {
-            Self::Start(_, partition) | Self::Saga(_, partition) => *partition,
+            Self::Start(_, partition) | Self::Saga(_, partition) | Self::Nobody(partition) => {
+                *partition
+            }
         }
     }
 }
@@ -43,6 +47,12 @@ pub(super) fn transition(fence: Fence, transition: journal::Transition) -> Write
     let of = Of::Saga(transition.saga, fence.partition);
     let ops = vec![Op::AdvanceSaga(Box::new(transition))];
     Write { item: Item { fence: Some(fence), ops }, of }
+}
+
+/// Takes a signal that means nothing to this saga.
+pub(super) fn drop_signal(saga: SagaId, partition: Partition, signal: Text) -> Write {
+    let ops = vec![Op::DropSignal { saga, signal }];
+    Write { item: Item { fence: None, ops }, of: Of::Nobody(partition) }
 }
 
 /// Commits writes together.

@@ -6,7 +6,7 @@ use onewrite_core::{
     Code, Text, Timestamp,
     lease::Fence,
     saga::{
-        Checked, Definition, Ended, Entry, Json, SagaId, Signal, Transacted,
+        Checked, Definition, Ended, Entry, Json, Request, SagaId, Signal, Transacted, Verb,
         journal::{
             self, Arrived, Awaited, Awaits, FindSagas, Journal, NewSaga, PARTITIONS, SCOPE,
             SavedSaga, Standing, State, Transition, Waits,
@@ -368,7 +368,7 @@ fn taking(saga: u128, version: u32, takes: Option<&str>, awaits: &[&str]) -> Ite
 async fn arrived(store: &dyn Journal) -> Vec<(u128, String)> {
     let found = store.arrived(vec![3], 100).await.expect("signals can be read");
     let pair = |one: Arrived| {
-        same("signals: the step", &*one.step, "pay");
+        same("signals: the step", one.step.as_deref(), Some("pay"));
         same("signals: what it brings", one.payload.as_str(), &*format!("{:?}", &*one.signal));
         (one.saga.0, one.signal.to_string())
     };
@@ -447,6 +447,19 @@ pub async fn awaits(fixture: &dyn JournalFixture) {
         store.signals("due", vec!["o-1".into()]).await.unwrap(),
         vec![],
     );
+    // A request is for a saga that need not wait for anything.
+    let (id, actor, reason) = ("r-1".into(), "ann".into(), "so".into());
+    let request = Request { id, verb: Verb::Cancel, actor, reason };
+    let asks = |saga: u128| Op::Signal(Box::new(request.signal(SagaId(saga)).expect("a signal")));
+    same("awaits: a request", words(&commit(&*store, vec![alone(asks(5))]).await), "a");
+    let found = store.arrived(vec![3], 9).await.unwrap();
+    let found = found.into_iter().find(|one| one.step.is_none()).expect("a request");
+    same("awaits: whose request", (found.saga, &*found.signal), (SagaId(5), "r-1"));
+    same("awaits: what is wanted", found.payload.read("a request").ok(), Some(request.clone()));
+    let drop = || Op::DropSignal { saga: SagaId(5), signal: "r-1".into() };
+    same("awaits: dropped", words(&commit(&*store, vec![alone(drop())]).await), "a");
+    same("awaits: dropped again", words(&commit(&*store, vec![alone(drop())]).await), "0");
+    same("awaits: one signal is left", arrived(&*store).await.len(), 1);
     // A deadline is a time that comes.
     let mut overdue = awaiting(6, "k6", "o-6");
     overdue.standing.due = Some(Timestamp(1));

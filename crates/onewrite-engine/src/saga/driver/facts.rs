@@ -11,7 +11,7 @@ use onewrite_core::{
 use super::{Driver, Fact, Reply, Turn};
 use crate::saga::{
     attempt::{self, How, Report},
-    handle::Command,
+    handle::{Command, too_late},
     participant::Serving,
     write,
 };
@@ -37,13 +37,8 @@ impl Driver {
                     live.watchers.push(watcher);
                 }
             }
-            Command::Cancel { id, actor, reason, reply } => {
-                self.steer(id, Input::Cancel { actor, reason }, reply).await;
-            }
+            Command::Want { id, input, reply } => self.steer(id, input, reply).await,
             Command::Look => self.poll_at = Instant::now(),
-            Command::Resume { id, actor, reason, reply } => {
-                self.steer(id, Input::Resume { actor, reason }, reply).await;
-            }
         }
     }
 
@@ -67,7 +62,7 @@ impl Driver {
             let _ = reply.send(Err(Error::new(Code::NotFound, what)));
             return;
         };
-        live.facts.push_back(Fact { input, reply: Some(reply) });
+        live.facts.push_back(Fact { input, reply: Some(reply), request: None });
         self.step(id);
     }
 
@@ -104,7 +99,7 @@ impl Driver {
 
     pub(super) fn give(&mut self, id: SagaId, fact: Input) {
         if let Some(live) = self.live.get_mut(&id) {
-            live.facts.push_back(Fact { input: fact, reply: None });
+            live.facts.push_back(Fact { input: fact, reply: None, request: None });
             self.step(id);
         }
     }
@@ -115,13 +110,16 @@ impl Driver {
         let now = self.clock.now();
         let Some(live) = self.live.get_mut(&id) else { return };
         while !live.busy {
-            let Some(Fact { input, reply }) = live.facts.pop_front() else { break };
+            let Some(Fact { input, reply, request }) = live.facts.pop_front() else { break };
             let wants_cancel = matches!(input, Input::Cancel { .. });
             let entries = match live.saga.decide(now, input) {
                 Ok(entries) if entries.is_empty() => {
                     let late = wants_cancel && live.saga.can_cancel() == Cancelled::TooLate;
                     if let Some(reply) = reply {
                         let _ = reply.send(if late { Err(too_late(id)) } else { Ok(()) });
+                    }
+                    if let Some(signal) = request {
+                        self.queue.push_back(write::drop_signal(id, live.partition, signal));
                     }
                     continue;
                 }
@@ -139,7 +137,8 @@ impl Driver {
             };
             alert(id, &live.saga.checked().definition().name, &entries);
             match live.saga.next_transition(live.partition, now, &entries) {
-                Ok(next) => {
+                Ok(mut next) => {
+                    next.takes = next.takes.or(request);
                     self.queue.push_back(write::transition(fence, next));
                     live.busy = true;
                 }
@@ -250,11 +249,6 @@ pub(super) fn report(turn: &Turn) -> impl FnOnce(How) -> Report + Send + use<> {
     let Attempt { saga, step, direction, number, .. } = attempt;
     let (saga, step, direction, number) = (*saga, *step, *direction, *number);
     move |how| Report { saga, epoch, step, direction, number, gate, how }
-}
-
-pub(super) fn too_late(id: SagaId) -> Error {
-    let what = format!("the saga {id} has passed its pivot or has ended: it cannot be cancelled");
-    Error::new(Code::InvalidInput, what)
 }
 
 /// Tells what a person should know.

@@ -60,6 +60,8 @@ struct Live {
 struct Fact {
     input: Input,
     reply: Option<Reply>,
+    /// The request that it is, if it is kept in the store.
+    request: Option<Text>,
 }
 
 type Reply = oneshot::Sender<onewrite_core::Result<()>>;

@@ -3,15 +3,16 @@
 use std::{collections::HashSet, sync::Arc};
 
 use onewrite_core::{
-    Code, Error, Result,
+    Code, Error, Partition, Result, Text,
     saga::{
-        Checked, Definition, DefinitionId, Input, Saga,
+        Checked, Definition, DefinitionId, Input, Json, Request, Saga, SagaId,
         journal::{Arrived, FindSagas, SavedSaga, Waits},
     },
     store::{Durability, Item, Op},
 };
 
-use super::{Driver, batch};
+use super::{Driver, Fact, batch};
+use crate::saga::write;
 
 /// Sagas read at once.
 const PAGE: usize = 500;
@@ -32,7 +33,7 @@ impl Driver {
             return Ok(());
         }
         self.recover().await?;
-        let partitions = self.leases.partitions();
+        let partitions = self.staying();
         let room = self.options.live_max.saturating_sub(self.live.len());
         if room > 0 && !partitions.is_empty() {
             let waiting = self.timers.len();
@@ -53,29 +54,68 @@ impl Driver {
         Ok(())
     }
 
-    /// Hands signals that have come to the sagas that wait for them, each to one.
+    /// Hands signals that have come, and requests, to their sagas; each signal to one.
     async fn take_signals(&mut self) -> Result<()> {
         let partitions = self.leases.partitions();
         if partitions.is_empty() {
             return Ok(());
         }
         let (mut signals, mut steps) = (HashSet::new(), HashSet::new());
-        for arrived in self.store.arrived(partitions, PAGE).await? {
-            let Arrived { saga, step, signal, payload } = arrived;
-            if signals.contains(&signal) || !steps.insert((saga, step.clone())) {
+        for Arrived { saga, step, signal, payload } in self.store.arrived(partitions, PAGE).await? {
+            // A step takes one signal, and a saga any number of requests.
+            let is_first = step.is_none() || steps.insert((saga, step.clone()));
+            if !is_first || !signals.insert(signal.clone()) {
                 continue;
             }
-            signals.insert(signal.clone());
-            let known = self.live.contains_key(&saga);
-            if !known && let Some(saved) = self.store.sagas(FindSagas::Id(saga)).await?.pop() {
-                self.load(&saved).await;
+            let mut ended = false;
+            if !self.live.contains_key(&saga) {
+                for saved in self.store.sagas(FindSagas::Id(saga)).await? {
+                    ended = saved.ended_at.is_some();
+                    self.load(&saved).await;
+                }
             }
-            let live = self.live.get(&saga);
-            if let Some(step) = live.and_then(|live| live.saga.checked().index_of(&step)) {
-                self.give(saga, Input::Signalled { step, signal, payload });
+            match step {
+                Some(step) => self.signalled(saga, &step, signal, payload),
+                None if ended => self.drop_signal(saga, signal),
+                None => self.requested(saga, signal, &payload),
             }
         }
         Ok(())
+    }
+
+    fn signalled(&mut self, id: SagaId, step: &str, signal: Text, payload: Json) {
+        let live = self.live.get(&id);
+        if let Some(step) = live.and_then(|live| live.saga.checked().index_of(step)) {
+            self.give(id, Input::Signalled { step, signal, payload });
+        }
+    }
+
+    /// Hands a request to its saga, if it is here.
+    fn requested(&mut self, id: SagaId, signal: Text, payload: &Json) {
+        let Some(live) = self.live.get_mut(&id) else { return };
+        match payload.read::<Request>("a request") {
+            Ok(request) => {
+                let input = request.input();
+                live.facts.push_back(Fact { input, reply: None, request: Some(signal) });
+                self.step(id);
+            }
+            Err(error) => {
+                tracing::warn!(saga = %id, %error, "a request for a saga cannot be read; it is dropped");
+                self.drop_signal(id, signal);
+            }
+        }
+    }
+
+    /// Takes a request of which nothing can come any more.
+    fn drop_signal(&mut self, id: SagaId, signal: Text) {
+        self.queue.push_back(write::drop_signal(id, Partition::default(), signal));
+    }
+
+    /// The partitions that are not to be given back: what is handed back there is for their next owner.
+    fn staying(&self) -> Vec<Partition> {
+        let mut held = self.leases.partitions();
+        held.retain(|partition| !self.leaving.contains(partition));
+        held
     }
 
     /// Takes over what the last owners of new partitions left unfinished.
@@ -113,7 +153,8 @@ impl Driver {
     /// anything of it is attempted. One that cannot be read is left alone, and the others go on.
     pub(super) async fn load(&mut self, saved: &SavedSaga) {
         let known = self.live.contains_key(&saved.id) || self.starting.contains(&saved.id);
-        let skip = known || saved.ended_at.is_some();
+        let leaves = self.leaving.contains(&saved.partition);
+        let skip = known || leaves || saved.ended_at.is_some();
         let Some(fence) = self.leases.fence(saved.partition).filter(|_| !skip) else { return };
         let recovered = match self.checked(&saved.definition).await {
             Ok(checked) => Saga::recovered(saved, checked, self.options.sabotage),

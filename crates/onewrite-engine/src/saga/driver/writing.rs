@@ -20,9 +20,9 @@ use onewrite_core::{
     store::{Item, Op, Outcome as Written},
 };
 
-use super::{Driver, Live, facts::too_late};
+use super::{Driver, Live};
 use crate::saga::{
-    handle::{Outcome, Start},
+    handle::{Outcome, Start, too_late},
     write::{self, Committed, Of, Write},
 };
 
@@ -60,7 +60,7 @@ impl Driver {
             id: start.id,
             name: name.clone().into(),
             key: start.key.clone(),
-            run: 0,
+            run: start.run,
             partition,
             definition: start.checked.id().clone(),
             input: start.input.clone(),
@@ -148,6 +148,7 @@ impl Driver {
             (Of::Saga(id, _), Written::Applied(_) | Written::Failed(_))
                 if !self.is_under_way(id, fence) => {}
             (Of::Saga(id, _), Written::Applied(_)) => self.advanced(id),
+            (Of::Nobody(_), _) => {}
             (Of::Saga(_, partition), Written::Fenced) => self.lost(partition, fence),
             (Of::Saga(id, _), Written::Failed(error)) => {
                 tracing::warn!(saga = %id, %error, "a transition was refused; the saga is read again");

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use onewrite::{
     Code, Store as _,
-    saga::{Journal as _, Outcome, Waits, journal::FindSagas},
+    saga::{Journal as _, Outcome, State, Waits, journal::FindSagas},
 };
 
 use super::world::{self, COUNT, Running, World, judge, order, order_saga, run_all};
@@ -96,5 +96,74 @@ async fn a_saga_is_cancelled_or_it_is_too_late() {
         assert_eq!(found[0].standing.waits, Waits::Nothing);
     }
     assert!(cancelled > 0, "some are cancelled in time");
+    running.stop().await;
+}
+
+/// What is asked of a saga reaches whoever runs it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_saga_is_cancelled_through_any_process() {
+    let folder = tempfile::tempdir().unwrap();
+    let world = World::open_gated(folder.path(), true, true).await;
+    let store = Arc::new(world::store(folder.path(), sound()));
+    let owner = Running::start(store.clone(), &world, "a", sound());
+    let saga = order_saga();
+    let mut ids = Vec::new();
+    for number in 0..6 {
+        let order = world::Order { key: format!("far-{number}"), fails: None };
+        ids.push(owner.sagas.start(&saga, order.key.clone(), &order).await.unwrap().id);
+    }
+    // It shares none of their partitions yet, or some: either way it is heard.
+    let other = Running::start(store.clone(), &world, "b", sound());
+    for id in &ids {
+        other.sagas.cancel(*id, "ann", "from afar").await.unwrap();
+        let saved = other.sagas.show(*id).await.unwrap();
+        let entries: Vec<_> = saved.journal.iter().flat_map(|one| one.entries().unwrap()).collect();
+        assert!(
+            entries.iter().any(onewrite::saga::Entry::turns_back),
+            "it is durable: {entries:?}"
+        );
+    }
+    std::fs::write(folder.path().join(world::GATE), "").unwrap();
+    for id in &ids {
+        let ended = tokio::time::timeout(PATIENCE, other.sagas.ended(*id)).await;
+        assert_eq!(ended.expect("it ends").unwrap(), Outcome::Compensated);
+        let late = other.sagas.cancel(*id, "ann", "again").await.unwrap_err();
+        assert_eq!(late.code(), Code::InvalidInput, "{late}");
+    }
+    assert_eq!(store.arrived((0..32).collect(), 100).await.unwrap(), vec![], "no request is left");
+    owner.stop().await;
+    other.stop().await;
+}
+
+/// S36: starting anew cancels what runs, waits for its end, and starts another run.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_saga_is_started_anew() {
+    let folder = tempfile::tempdir().unwrap();
+    let world = World::open_gated(folder.path(), true, true).await;
+    let store = Arc::new(world::store(folder.path(), sound()));
+    let running = Running::start(store.clone(), &world, "a", sound());
+    let (saga, order) = (order_saga(), world::Order { key: "anew".into(), fails: None });
+    let first = running.sagas.start(&saga, "anew", &order).await.unwrap().id;
+    let again = {
+        let (sagas, saga, order) = (running.sagas.clone(), saga.clone(), order.clone());
+        tokio::spawn(async move {
+            sagas.start_anew(&saga, "anew", &order, ("ann", "another address")).await
+        })
+    };
+    let turned = async || running.sagas.show(first).await.unwrap().standing.state != State::Running;
+    until("the first one is cancelled", turned).await;
+    std::fs::write(folder.path().join(world::GATE), "").unwrap();
+    let second = again.await.unwrap().unwrap();
+    assert_eq!(running.sagas.ended(first).await.unwrap(), Outcome::Compensated);
+    assert!(matches!(running.sagas.ended(second).await.unwrap(), Outcome::Completed(_)));
+    let third =
+        running.sagas.start_anew(&saga, "anew", &order, ("ann", "once more")).await.unwrap();
+    assert!(matches!(running.sagas.ended(third).await.unwrap(), Outcome::Completed(_)));
+    let runs = [first, second, third];
+    for (run, id) in runs.into_iter().enumerate() {
+        assert_eq!(running.sagas.show(id).await.unwrap().run as usize, run);
+    }
+    let known = running.sagas.start(&saga, "anew", &order).await.unwrap();
+    assert_eq!((known.id, known.is_new), (third, false), "the last run is the one that is known");
     running.stop().await;
 }
