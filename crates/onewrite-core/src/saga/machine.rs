@@ -15,10 +15,10 @@ use super::{
     Attempt, Checked, DefinitionId, Direction, Ended, Entry, Input, Json, Kind, Phase, RetryPolicy,
     SagaId, StepKey,
     fold::{Stage, StepState},
-    journal::{Awaits, SavedSaga, Standing, State, Transition, Waits, encode},
+    journal::{SavedSaga, Standing, State, Waits},
 };
 use crate::{
-    Partition, Result, Text, Timestamp,
+    Result, Text, Timestamp,
     sabotage::{Defect, Sabotage},
 };
 
@@ -49,13 +49,13 @@ pub struct Saga {
     pub(super) handed_back: Option<Timestamp>,
     pub(super) steps: Vec<StepState>,
     /// The attempts in flight here, by step. Not a fact: lost with this process.
-    in_flight: Vec<Option<(Direction, u32)>>,
+    pub(super) in_flight: Vec<Option<(Direction, u32)>>,
     /// The number of its last transition.
-    version: u32,
+    pub(super) version: u32,
     /// What its row says.
-    standing: Standing,
+    pub(super) standing: Standing,
     /// The steps whose signals the store knows to be waited for.
-    awaiting: Vec<usize>,
+    pub(super) awaiting: Vec<usize>,
     pub(super) sabotage: Sabotage,
 }
 
@@ -250,15 +250,6 @@ impl Saga {
         }
     }
 
-    /// The signal of a step did not come: it fails where there is a way out, or a person has to look.
-    pub(super) fn no_signal(&self, step: usize, reason: Text) -> Entry {
-        let (name, attempt) = (self.name(step), 1);
-        match self.checked.steps()[step].kind {
-            Kind::Retriable => Entry::Held { step: name, attempt, reason },
-            Kind::Compensatable | Kind::Pivot => Entry::Failed { step: name, attempt, reason },
-        }
-    }
-
     fn compensation_ended(
         &self,
         now: Timestamp,
@@ -394,99 +385,6 @@ impl Saga {
             Direction::Compensation => state.output.clone(),
         };
         Attempt { saga: self.id, step, direction, number, key, input, output, deadline }
-    }
-
-    /// The next transition, which says that `entries` were decided at `time`, and what changes on the rows
-    /// of this saga, which belongs to `partition`.
-    ///
-    /// # Errors
-    /// As [`encode`].
-    pub fn next_transition(
-        &mut self,
-        partition: Partition,
-        time: Timestamp,
-        entries: &[Entry],
-    ) -> Result<Transition> {
-        let json = encode(entries)?;
-        self.version += 1;
-        let standing = self.stands();
-        let standing = (standing != self.standing).then(|| {
-            self.standing = standing.clone();
-            standing
-        });
-        let awaiting = self.to_await();
-        let awaits = (awaiting != self.awaiting).then(|| {
-            self.awaiting = awaiting;
-            Awaits { partition, signals: self.awaited() }
-        });
-        let takes = entries.iter().find_map(|entry| match entry {
-            Entry::Signalled { signal, .. } => Some(signal.clone()),
-            _ => None,
-        });
-        let (saga, version) = (self.id, self.version);
-        Ok(Transition { saga, version, time, entries: json, standing, awaits, takes })
-    }
-
-    /// What its row is to say: the one thing that an unfinished saga waits for.
-    fn stands(&self) -> Standing {
-        let held = self.steps.iter().any(|state| state.held);
-        let state = match self.phase {
-            Phase::Completed => State::Completed,
-            Phase::Compensated => State::Compensated,
-            _ if held => State::NeedsOperator,
-            Phase::Forward => State::Running,
-            Phase::Compensating => State::Compensating,
-        };
-        let (waits, due) = if self.has_ended() {
-            (Waits::Nothing, None)
-        } else if self.handed_back.is_some() {
-            (Waits::Timer, self.handed_back)
-        } else if self.has_attempts_to_make() || self.in_flight.iter().any(Option::is_some) {
-            (Waits::Lease, None)
-        } else {
-            let waits = if self.waiting().is_empty() { Waits::Timer } else { Waits::Signal };
-            self.next_time().map_or((Waits::Operator, None), |at| (waits, Some(at)))
-        };
-        let output = (self.phase == Phase::Completed).then(|| self.output());
-        Standing { state, waits, due, output }
-    }
-
-    fn has_attempts_to_make(&self) -> bool {
-        let is_one = |step: &usize| self.steps[*step].retry_at.is_none() && !self.is_wait(*step);
-        self.runnable().iter().any(is_one)
-    }
-
-    /// What a completed saga answers. A pointer that leads nowhere answers `null`.
-    fn output(&self) -> Json {
-        let Some(mapping) = &self.checked.definition().output else { return Json::NULL };
-        let outputs = |name: &str| {
-            let found = self.checked.index_of(name)?;
-            self.steps.get(found)?.output.clone()
-        };
-        mapping.resolve(&self.input, &outputs).unwrap_or(Json::NULL)
-    }
-
-    /// When [`Input::Time`] is due, if it ever is.
-    #[must_use]
-    pub fn next_time(&self) -> Option<Timestamp> {
-        if self.has_ended() {
-            return None;
-        }
-        let time = |step: usize| match self.is_wait(step) {
-            true => self.waits_until(step),
-            false => self.steps[step].retry_at,
-        };
-        self.runnable().into_iter().filter_map(time).chain(self.deadline()).min()
-    }
-
-    /// When the saga's own time is over, while that still means something.
-    fn deadline(&self) -> Option<Timestamp> {
-        let limit = Duration::from_millis(self.checked.definition().timeout_ms?);
-        (self.phase == Phase::Forward && !self.overdue).then(|| self.started_at.plus(limit))
-    }
-
-    fn is_expired(&self, now: Timestamp) -> bool {
-        self.deadline().is_some_and(|deadline| deadline <= now)
     }
 
     /// Whether it can be cancelled now.

@@ -28,6 +28,7 @@ mod mapping;
 mod participant;
 mod policy;
 mod request;
+mod standing;
 mod wait;
 mod waiting;
 

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use super::{Entry, Json, Phase, Saga, Wait, fold::Stage, journal::Awaited, wait::correlation_of};
+use super::{
+    Entry, Json, Kind, Phase, Saga, Wait, fold::Stage, journal::Awaited, wait::correlation_of,
+};
 use crate::{Text, Timestamp};
 
 impl Saga {
@@ -87,6 +89,15 @@ impl Saga {
             }
         }
         entries
+    }
+
+    /// The signal of a step did not come: it fails where there is a way out, or a person has to look.
+    fn no_signal(&self, step: usize, reason: Text) -> Entry {
+        let (name, attempt) = (self.name(step), 1);
+        match self.checked.steps()[step].kind {
+            Kind::Retriable => Entry::Held { step: name, attempt, reason },
+            Kind::Compensatable | Kind::Pivot => Entry::Failed { step: name, attempt, reason },
+        }
     }
 
     /// The signal that a step waits for has come.
