@@ -3,6 +3,7 @@
 
 mod bank;
 mod command;
+mod examples;
 mod killed;
 mod permitted;
 mod poison;

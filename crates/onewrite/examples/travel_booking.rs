@@ -1,0 +1,146 @@
+//! A trip of flight, hotel, car and payment: when there is no car, hotel and flight are cancelled.
+//!
+//! Run it with `cargo run -p onewrite --example travel_booking`.
+
+use std::sync::{Arc, Mutex};
+
+use onewrite::{
+    Result, Shutdown,
+    saga::{
+        Cx, Finished, Journal, Outcome, Plan, Retry, SagaOptions, SagaRunner, SagaType, StepError,
+        StepResult,
+    },
+    sqlite::{Options, SqliteStore},
+};
+use serde::{Deserialize, Serialize};
+
+/// What a customer wants.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Trip {
+    to: String,
+    cars: u32,
+}
+
+/// The agencies, as a customer sees them: what is booked at each, by the step's key, so that a repetition
+/// books nothing twice. They would be services elsewhere, which are handed the key.
+#[derive(Default)]
+pub struct Agencies {
+    booked: Mutex<Vec<(String, String)>>,
+    diary: Mutex<Vec<String>>,
+}
+
+impl Agencies {
+    fn book(&self, key: &str, what: &str) -> String {
+        let mut booked = self.booked.lock().unwrap_or_else(|broken| broken.into_inner());
+        if !booked.iter().any(|(known, _)| known == key) {
+            booked.push((key.to_owned(), what.to_owned()));
+            self.note(format!("booked {what}"));
+        }
+        format!("{what} for {key}")
+    }
+
+    /// What was never booked cannot be cancelled, and need not be.
+    fn cancel(&self, key: &str, what: &str) {
+        let mut booked = self.booked.lock().unwrap_or_else(|broken| broken.into_inner());
+        let before = booked.len();
+        booked.retain(|(known, _)| known != key);
+        if booked.len() < before {
+            self.note(format!("cancelled {what}"));
+        }
+    }
+
+    fn note(&self, line: String) {
+        self.diary.lock().unwrap_or_else(|broken| broken.into_inner()).push(line);
+    }
+}
+
+fn book_trip(mut plan: Plan<Agencies, Trip>) -> Finished<Agencies, Trip, String> {
+    let trip = plan.input();
+    let flight = plan.step("flight", trip, book_flight).compensate(cancel_flight);
+    let hotel = plan.step("hotel", trip, book_hotel).compensate(cancel_hotel);
+    let car = plan.step("car", trip, book_car).compensate(cancel_car);
+    // What cannot be undone comes last.
+    let (plan, paid) = plan.pivot("payment", (flight, hotel, car), pay);
+    plan.finish(paid)
+}
+
+async fn book_flight(cx: Cx<Agencies>, trip: Trip) -> StepResult<String> {
+    Ok(cx.book(cx.key().as_str(), &format!("a flight to {}", trip.to)))
+}
+
+async fn cancel_flight(cx: Cx<Agencies>, trip: Trip, _: Option<String>) -> Result<(), Retry> {
+    cx.cancel(&action_key(&cx, "flight"), &format!("a flight to {}", trip.to));
+    Ok(())
+}
+
+async fn book_hotel(cx: Cx<Agencies>, trip: Trip) -> StepResult<String> {
+    Ok(cx.book(cx.key().as_str(), &format!("a hotel in {}", trip.to)))
+}
+
+async fn cancel_hotel(cx: Cx<Agencies>, trip: Trip, _: Option<String>) -> Result<(), Retry> {
+    cx.cancel(&action_key(&cx, "hotel"), &format!("a hotel in {}", trip.to));
+    Ok(())
+}
+
+async fn book_car(cx: Cx<Agencies>, trip: Trip) -> StepResult<String> {
+    if trip.cars == 0 {
+        return Err(StepError::abort("no car is left"));
+    }
+    Ok(cx.book(cx.key().as_str(), "a car"))
+}
+
+async fn cancel_car(cx: Cx<Agencies>, _: Trip, _: Option<String>) -> Result<(), Retry> {
+    cx.cancel(&action_key(&cx, "car"), "a car");
+    Ok(())
+}
+
+async fn pay(
+    cx: Cx<Agencies>,
+    (flight, hotel, car): (String, String, String),
+) -> StepResult<String> {
+    cx.note("paid".into());
+    Ok(format!("{flight}; {hotel}; {car}"))
+}
+
+/// What the action was booked under.
+fn action_key(cx: &Cx<Agencies>, step: &str) -> String {
+    onewrite::saga::StepKey::action(cx.saga(), step).to_string()
+}
+
+/// Books two trips, and says what happened at the agencies.
+///
+/// # Errors
+/// What the store says.
+pub async fn run(folder: &std::path::Path) -> Result<Vec<String>> {
+    let saga = SagaType::plan("book_trip", book_trip)?;
+    let agencies = Arc::new(Agencies::default());
+    let store: Arc<dyn Journal> =
+        Arc::new(SqliteStore::open(Options::new(folder.join("trips.db")))?);
+    let runner = SagaRunner::new(store, SagaOptions::default(), "travel").serve(&saga, &agencies);
+    let (sagas, shutdown) = (runner.sagas(), Shutdown::default());
+    let running = tokio::spawn(runner.run(shutdown.clone()));
+    for (key, cars) in [("trip-1", 1), ("trip-2", 0)] {
+        let trip = Trip { to: "Lisbon".into(), cars };
+        let told = match sagas.run(&saga, key, &trip).await? {
+            Outcome::Completed(_) => format!("{key} is booked"),
+            Outcome::Compensated => format!("{key} is cancelled"),
+        };
+        agencies.note(told);
+    }
+    shutdown.begin();
+    let _ = running.await;
+    let diary = agencies.diary.lock().unwrap_or_else(|broken| broken.into_inner());
+    Ok(diary.clone())
+}
+
+#[allow(dead_code, reason = "tests call `run`")]
+#[tokio::main]
+async fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
+    let folder = std::env::temp_dir().join(format!("onewrite-travel-{}", std::process::id()));
+    std::fs::create_dir_all(&folder)?;
+    for line in run(&folder).await? {
+        println!("{line}");
+    }
+    std::fs::remove_dir_all(&folder)?;
+    Ok(())
+}
