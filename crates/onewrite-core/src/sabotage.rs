@@ -61,6 +61,8 @@ pub enum Defect {
     ForwardOrder = 26,
     /// A process that runs sagas never looks whether it still has its leases (S18).
     ActWithoutLease = 27,
+    /// A participant's barrier looks for its rows before it inserts them (S5: an effect twice, or behind its compensation).
+    CheckThenAct = 28,
 }
 
 /// The defects planted in one component. Empty, and of size zero, without the `sabotage` feature.

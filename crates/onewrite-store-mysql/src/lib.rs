@@ -9,6 +9,7 @@
 //! key's hash until the transaction ends; whoever reads the log next moves committed rows there in that
 //! order, one process at a time. Facts are stored in the tables of `migrations/`, each documented there.
 
+pub mod barrier;
 mod claim;
 mod client;
 mod commit;

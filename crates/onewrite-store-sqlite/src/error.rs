@@ -33,7 +33,8 @@ pub(crate) fn code_of(error: &rusqlite::Error) -> Code {
 }
 
 fn is_missing_table(error: &rusqlite::Error) -> bool {
-    matches!(error, rusqlite::Error::SqliteFailure(_, Some(text)) if text.starts_with("no such table: onewrite_"))
+    matches!(error, rusqlite::Error::SqliteFailure(_, Some(text))
+        if text.starts_with("no such table: onewrite_") || text == "no such table: dtm_barrier")
 }
 
 /// Whether this commit was refused by a deferred foreign key: perhaps a debt of the guard.

@@ -7,6 +7,7 @@
 //!
 //! Facts are stored in the tables of `migrations/`, each documented there.
 
+pub mod barrier;
 mod claim;
 mod commit;
 mod connect;

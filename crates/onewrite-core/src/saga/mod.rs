@@ -13,6 +13,7 @@
 //! Source of the idea: Garcia-Molina, Salem, "Sagas", SIGMOD 1987.
 
 mod attempt;
+pub mod barrier;
 mod check;
 mod definition;
 mod entry;
@@ -27,6 +28,7 @@ mod participant;
 mod policy;
 
 pub use attempt::{Attempt, Direction, Ended, Input};
+pub use barrier::{Barrier, Passage};
 pub use check::{Checked, DefinitionId, STEPS_MAX};
 pub use definition::{Compensation, Definition, Kind, Step};
 pub use entry::Entry;

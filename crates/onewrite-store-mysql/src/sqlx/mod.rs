@@ -2,6 +2,7 @@
 //!
 //! The same statements as for `mysql_async`, run on the user's own open transaction.
 
+pub mod barrier;
 mod client;
 mod emit;
 mod inbox;

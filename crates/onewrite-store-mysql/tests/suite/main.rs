@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
+mod barrier;
 mod book;
 mod conformance;
 mod crash;
@@ -12,6 +13,8 @@ mod receive;
 mod rig;
 mod roles;
 mod settings;
+#[cfg(feature = "sqlx")]
+mod sqlx_barrier;
 #[cfg(feature = "sqlx")]
 mod sqlx_conformance;
 #[cfg(feature = "sqlx")]

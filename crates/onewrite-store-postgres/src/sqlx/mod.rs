@@ -2,6 +2,7 @@
 //!
 //! The same statements as for `tokio-postgres`, run on the user's own open transaction.
 
+pub mod barrier;
 mod emit;
 mod inbox;
 mod rows;

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
+mod barrier;
 mod conformance;
 mod consumer;
 mod copies;
@@ -19,6 +20,8 @@ mod retention;
 mod rig;
 mod roles;
 mod sql;
+#[cfg(feature = "sqlx")]
+mod sqlx_barrier;
 #[cfg(feature = "sqlx")]
 mod sqlx_conformance;
 mod subscribe;

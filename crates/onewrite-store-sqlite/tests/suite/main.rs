@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test may panic")]
 
+mod barrier;
 mod broken;
 mod broken_inbox;
 mod conformance;
@@ -9,5 +10,7 @@ mod emit;
 mod guard;
 #[cfg(feature = "sqlx")]
 mod sqlx;
+#[cfg(feature = "sqlx")]
+mod sqlx_barrier;
 #[cfg(feature = "sqlx")]
 mod sqlx_conformance;

@@ -15,6 +15,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a case fails by panicking")]
 #![allow(clippy::needless_pass_by_value, reason = "a case that builds its values gives them away")]
 
+pub mod barrier;
 pub mod cursor;
 pub mod feed;
 pub mod foreign;
@@ -37,7 +38,11 @@ use onewrite_core::{
     inbox::{Inbox, Policy},
     position::START,
     sabotage::Sabotage,
-    saga::{Ended, Journaling, Json, Transacted, journal::Journal},
+    saga::{
+        Ended, Journaling, Json, SagaId, Transacted,
+        barrier::{Barrier, Passage},
+        journal::Journal,
+    },
     store::{Batch, Durability, Item, Op, Outcome, Read, Store},
 };
 
@@ -102,6 +107,42 @@ pub trait JournalPlace: Send + Sync {
 
     /// The rows of that table that are committed.
     fn carried_out(&self) -> BoxFuture<'_, i64>;
+}
+
+/// A participant's barrier under test, with one client.
+pub trait BarrierFixture: Sync {
+    /// A place with an empty ledger and the barrier's table.
+    fn participant(&self) -> BoxFuture<'_, Box<dyn BarrierPlace>>;
+}
+
+/// One call of a participant.
+#[derive(Debug, Clone)]
+pub struct BarrierCall {
+    /// What it passes.
+    pub barrier: Barrier,
+    /// What its effect writes into the ledger.
+    pub amount: i64,
+    /// Whether its transaction is committed; else it is rolled back.
+    pub commits: bool,
+}
+
+/// Where a participant and its ledger live. Dropping it may remove the data.
+pub trait BarrierPlace: Send + Sync {
+    /// Makes the barrier's table, where it is missing.
+    fn create(&self) -> BoxFuture<'_, Result<()>>;
+
+    /// Answers a call in a transaction on a connection of its own: passes the barrier, and on
+    /// [`Passage::Act`] alone writes the amount into the ledger.
+    fn call(&self, call: BarrierCall) -> BoxFuture<'_, Result<Passage>>;
+
+    /// The amounts that were committed, in that order.
+    fn ledger(&self) -> BoxFuture<'_, Vec<i64>>;
+
+    /// Forgets what is older than `kept`.
+    fn forget(&self, kept: Duration) -> BoxFuture<'_, Result<u64>>;
+
+    /// Makes the rows of a step `hours` older.
+    fn age<'a>(&'a self, saga: SagaId, step: &'a str, hours: u32) -> BoxFuture<'a, ()>;
 }
 
 /// An open transaction of a user.

@@ -16,6 +16,14 @@ macro_rules! journal_suite {
     };
 }
 
+/// Makes one test of each case of the barrier's suite.
+#[macro_export]
+macro_rules! barrier_suite {
+    ($fixture:expr) => {
+        $crate::barrier_cases!(tests, $fixture);
+    };
+}
+
 /// Makes one test of each case of the broker's suite, in both halves.
 #[macro_export]
 macro_rules! broker_suite {
@@ -69,6 +77,19 @@ macro_rules! journal_cases {
             saga {
                 as_written journal_first next_version fenced_transition start_once same_text due
                 one_commit
+            }
+        );
+    };
+}
+
+#[doc(hidden)]
+#[macro_export]
+macro_rules! barrier_cases {
+    ($mode:ident, $fixture:expr) => {
+        $crate::conformance_cases!($mode, $fixture,
+            barrier {
+                repeated empty_compensation late_action compensated_once rolled_back apart
+                foreign_calls every_order at_random kept made_once
             }
         );
     };

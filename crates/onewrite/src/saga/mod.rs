@@ -1,8 +1,8 @@
 //! Sagas: what a user states, runs and reads of them.
 
 pub use onewrite_core::saga::{
-    Call, Checked, Compensation, Definition, Direction, Ended, Entry, Json, Kind, Mapping,
-    Participant, RetryPolicy, SagaId, Step, StepKey, Transactional,
+    Barrier, Call, Checked, Compensation, Definition, Direction, Ended, Entry, Json, Kind, Mapping,
+    Participant, Passage, RetryPolicy, SagaId, Step, StepKey, Transactional, barrier,
     journal::{self, Journal, SavedSaga, State, Waits},
 };
 pub use onewrite_engine::saga::*;
