@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use onewrite_core::{
-    Code, Error, Result,
+    Code, Error, Partition, Result,
     saga::{
         Checked, Definition, DefinitionId, Input, Saga,
         journal::{FindSagas, SavedSaga, Waits},
@@ -31,7 +31,10 @@ impl Driver {
             return Ok(());
         }
         self.recover().await?;
-        let partitions = self.leases.partitions();
+        // What is on its way to another owner takes up nothing: it would be handed back, be due, and be taken
+        // up again, and never get there.
+        let stays = |partition: &Partition| !self.leaving.contains(partition);
+        let partitions: Vec<_> = self.leases.partitions().into_iter().filter(stays).collect();
         let room = self.options.live_max.saturating_sub(self.live.len());
         if room > 0 && !partitions.is_empty() {
             let waiting = self.timers.len();
