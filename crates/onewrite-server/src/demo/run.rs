@@ -81,7 +81,9 @@ async fn strike_all(
     for (number, blow) in plan.iter().enumerate() {
         let share = |number: usize| feed.total() * number / (plan.len() + 1);
         feed.allow(share(number + 1).max(1));
-        let trickle = Trickle { feed, from: feed.allowed(), to: share(number + 2) };
+        // One order is left to the end: a shop that is done with all of them is not struck any more.
+        let to = share(number + 2).min(feed.total().saturating_sub(1));
+        let trickle = Trickle { feed, from: feed.allowed(), to };
         strike(args, blow, actors, &trickle, blows, watch).await?;
     }
     feed.allow(feed.total());
