@@ -10,11 +10,13 @@ const SAGA_BETWEEN: &[&str] =
     &["saga.after_attempt_before_journal", "store.after_commit_before_reply"];
 
 impl Flow {
-    /// The last passing at which a process may be killed: a node has its share of the sagas alone to pass with.
-    fn hits_max(self) -> u32 {
+    /// The last passing of `point` at which a process may be killed. A saga passes the others at each of its
+    /// steps, and every step is to have its turn.
+    fn hits_max(self, point: &str) -> u32 {
         match self {
             Self::Choreography => 5,
-            Self::Orchestration => 3,
+            Self::Orchestration if point == "saga.after_start_before_attempt" => 3,
+            Self::Orchestration => 10,
         }
     }
 
@@ -59,7 +61,6 @@ pub(crate) fn plan(
     actors: &[Actor],
 ) -> Vec<Blow> {
     let (all, between) = flow.points();
-    let hits_max = flow.hits_max();
     // A seed of its own, so that the same blows fall whatever the orders are.
     let mut random = StdRng::seed_from_u64(seed ^ 0x6f6e_6577_7269_7465);
     let mut blows: Vec<Blow> = (0..kills)
@@ -69,7 +70,7 @@ pub(crate) fn plan(
             let able: Vec<usize> =
                 (0..actors.len()).filter(|actor| passes(&actors[*actor], point)).collect();
             let actor = able.choose(&mut random).copied()?;
-            Some(Blow::Kill { actor, point, hits: random.random_range(1..=hits_max) })
+            Some(Blow::Kill { actor, point, hits: random.random_range(1..=flow.hits_max(point)) })
         })
         .collect();
     let owners: Vec<usize> =
