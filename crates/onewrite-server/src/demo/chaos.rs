@@ -10,13 +10,13 @@ const SAGA_BETWEEN: &[&str] =
     &["saga.after_attempt_before_journal", "store.after_commit_before_reply"];
 
 impl Flow {
-    /// The last passing of `point` at which a process may be killed. A saga passes the others at each of its
-    /// steps, and every step is to have its turn.
-    fn hits_max(self, point: &str) -> u32 {
+    /// The last passing of `point` at which one of so many processes may be killed. Nodes share the sagas; each
+    /// saga passes the point of its start once, and the others at each step, which are all to have their turn.
+    fn hits_max(self, point: &str, processes: usize) -> u32 {
         match self {
             Self::Choreography => 5,
-            Self::Orchestration if point == "saga.after_start_before_attempt" => 3,
-            Self::Orchestration => 10,
+            Self::Orchestration if point == "saga.after_start_before_attempt" => 1,
+            Self::Orchestration => (10 / u32::try_from(processes).unwrap_or(1).max(1)).max(1),
         }
     }
 
@@ -70,7 +70,8 @@ pub(crate) fn plan(
             let able: Vec<usize> =
                 (0..actors.len()).filter(|actor| passes(&actors[*actor], point)).collect();
             let actor = able.choose(&mut random).copied()?;
-            Some(Blow::Kill { actor, point, hits: random.random_range(1..=flow.hits_max(point)) })
+            let hits_max = flow.hits_max(point, actors.len());
+            Some(Blow::Kill { actor, point, hits: random.random_range(1..=hits_max) })
         })
         .collect();
     let owners: Vec<usize> =

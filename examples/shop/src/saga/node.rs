@@ -11,6 +11,10 @@ use onewrite::{
 use super::{OrderSaga, Services, order_saga};
 use crate::{Order, Role, service::listen};
 
+/// Attempts in flight at one participant. Each holds a connection, and a server has few of them; more would
+/// only stand in line for the same accounts and articles.
+const IN_FLIGHT_MAX: usize = 2;
+
 /// How to run a node.
 #[derive(Clone)]
 pub struct NodeOptions {
@@ -38,7 +42,11 @@ pub async fn run(options: NodeOptions, ready: impl FnOnce(), shutdown: Shutdown)
     let saga = order_saga()?;
     let journal = services.of(Role::Order)?.journal();
     let owner = format!("node-{}-{}", std::process::id(), options.listen.port());
-    let settings = SagaOptions { lease_ttl: options.lease_ttl, ..SagaOptions::default() };
+    let settings = SagaOptions {
+        lease_ttl: options.lease_ttl,
+        participant_max: IN_FLIGHT_MAX,
+        ..SagaOptions::default()
+    };
     let runner = SagaRunner::new(journal, settings, owner).serve(&saga, &services);
     let node = Arc::new(Node { saga, sagas: runner.sagas() });
     let listener = listen(options.listen).await?;
