@@ -22,6 +22,8 @@ pub struct Verdict {
     pub duplicated: u64,
     /// Effects that came before an earlier event of their key.
     pub out_of_order: u64,
+    /// What else contradicts the sagas, order by order. Nothing of events.
+    pub faults: Vec<String>,
     /// Whether every cent is on an account or in exactly one completed order.
     pub money_balanced: bool,
     /// Whether every unit is in the store or in exactly one completed order.
@@ -35,8 +37,27 @@ impl Verdict {
         self.lost == 0
             && self.duplicated == 0
             && self.out_of_order == 0
+            && self.faults.is_empty()
             && self.money_balanced
             && self.stock_balanced
+    }
+}
+
+impl Verdict {
+    /// Counts effects, money and stock, given the orders that ended well.
+    pub(crate) async fn weigh(
+        &mut self,
+        books: &Books,
+        completed: &BTreeSet<&String>,
+    ) -> Result<()> {
+        for role in Role::ALL {
+            let database = books.of(role)?;
+            self.duplicated += database.number(DUPLICATED).await?.cast_unsigned();
+            self.out_of_order += database.number(OUT_OF_ORDER).await?.cast_unsigned();
+        }
+        self.money_balanced = money_balances(books, completed).await?;
+        self.stock_balanced = stock_balances(books, completed).await?;
+        Ok(())
     }
 }
 
@@ -63,15 +84,9 @@ pub async fn judge(books: &Books, acknowledged: &[String]) -> Result<Verdict> {
     verdict.compensated = in_state("cancelled");
     let ended = |id: &String| states.get(id).is_some_and(|state| state != "pending");
     verdict.lost = acknowledged.iter().filter(|id| !ended(id)).count() as u64;
-    for role in Role::ALL {
-        let database = books.of(role)?;
-        verdict.duplicated += database.number(DUPLICATED).await?.cast_unsigned();
-        verdict.out_of_order += database.number(OUT_OF_ORDER).await?.cast_unsigned();
-    }
     let completed: BTreeSet<&String> =
         states.iter().filter(|(_, state)| *state == "completed").map(|(id, _)| id).collect();
-    verdict.money_balanced = money_balances(books, &completed).await?;
-    verdict.stock_balanced = stock_balances(books, &completed).await?;
+    verdict.weigh(books, &completed).await?;
     Ok(verdict)
 }
 
@@ -82,7 +97,7 @@ async fn money_balances(books: &Books, completed: &BTreeSet<&String>) -> Result<
         .await?;
     let sold = orders
         .number(
-            "SELECT CAST(coalesce(sum(cents), 0) AS BIGINT) FROM orders WHERE state = 'completed'",
+            "SELECT CAST(coalesce(sum(cents), 0) AS BIGINT) FROM orders WHERE state IN ('completed', 'confirmed')",
         )
         .await?;
     let sql = "SELECT order_id, CAST(sum(cents) AS TEXT) FROM payments GROUP BY order_id";
@@ -112,6 +127,9 @@ fn is_owed_for(completed: &BTreeSet<&String>, sums: &BTreeMap<String, String>) -
         && completed.iter().all(|id| sums.contains_key(*id))
 }
 
-async fn pairs(database: &dyn Database, sql: &'static str) -> Result<BTreeMap<String, String>> {
+pub(crate) async fn pairs(
+    database: &dyn Database,
+    sql: &'static str,
+) -> Result<BTreeMap<String, String>> {
     Ok(database.pairs(sql).await?.into_iter().collect())
 }

@@ -44,6 +44,15 @@ impl Books {
         Ok(self.of(Role::Order)?.number(sql).await?.cast_unsigned())
     }
 
+    /// How many sagas have ended.
+    ///
+    /// # Errors
+    /// What the database says.
+    pub async fn sagas_ended(&self) -> Result<u64> {
+        let sql = "SELECT count(*) FROM onewrite_saga WHERE state IN ('completed', 'compensated')";
+        Ok(self.of(Role::Order)?.number(sql).await?.cast_unsigned())
+    }
+
     /// How long orders took from placed to ended, in microseconds, shortest first.
     ///
     /// # Errors

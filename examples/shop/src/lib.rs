@@ -18,6 +18,9 @@
 //! [`rows`]; [`database`] puts it into the transactions of each kind of database, and [`broker`] says
 //! how events travel. [`service`] wires a reaction to its inbox, its outbox and the network; [`naive`]
 //! is the same shop with dual writes, to compare; [`audit`] judges what the databases say in the end.
+//!
+//! [`saga`] is the same shop again, with the flow stated in one place: the orders are sagas, and the
+//! services take part in them.
 
 pub mod audit;
 mod books;
@@ -29,6 +32,7 @@ pub mod order;
 pub mod payment;
 pub mod reaction;
 pub mod rows;
+pub mod saga;
 pub mod service;
 pub mod shipping;
 pub mod stock;

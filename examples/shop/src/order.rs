@@ -35,10 +35,21 @@ pub(crate) async fn react<R: Rows>(
         "PaymentFailed" | "PaymentRefunded" => ("cancelled", "OrderCancelled"),
         other => return Err(format!("the order service does not know `{other}` events").into()),
     };
+    end(rows, &order, state, &event.kind).await?;
+    Ok(vec![order.event(kind)?])
+}
+
+/// Ends an order, for a reason.
+pub(crate) async fn end<R: Rows>(
+    rows: &mut R,
+    order: &Order,
+    state: &str,
+    reason: &str,
+) -> Result<(), ReactionError> {
     rows.execute(
         "UPDATE orders SET state = $1, reason = $2, ended_at = $3 WHERE id = $4",
-        &[state.into(), (&*event.kind).into(), now().into(), (&order.id).into()],
+        &[state.into(), reason.into(), now().into(), (&order.id).into()],
     )
     .await?;
-    Ok(vec![order.event(kind)?])
+    Ok(())
 }

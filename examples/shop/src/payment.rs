@@ -24,6 +24,18 @@ pub(crate) async fn react<R: Rows>(
 }
 
 async fn charge<R: Rows>(rows: &mut R, order: &Order) -> Result<Vec<Event>, ReactionError> {
+    let kind = if take(rows, order).await? { "PaymentCompleted" } else { "PaymentFailed" };
+    Ok(vec![order.event(kind)?])
+}
+
+/// The compensation of a charge.
+async fn refund<R: Rows>(rows: &mut R, order: &Order) -> Result<Vec<Event>, ReactionError> {
+    give_back(rows, order).await?;
+    Ok(vec![order.event("PaymentRefunded")?])
+}
+
+/// Takes the price of an order from its customer's account, if that holds enough.
+pub(crate) async fn take<R: Rows>(rows: &mut R, order: &Order) -> Result<bool, ReactionError> {
     let first = if order.customer.starts_with("poor") { POOR_CENTS } else { ACCOUNT_CENTS };
     rows.execute(
         "INSERT INTO accounts (customer, opened_with, cents) VALUES ($1, $2, $2) ON CONFLICT DO NOTHING",
@@ -37,21 +49,20 @@ async fn charge<R: Rows>(rows: &mut R, order: &Order) -> Result<Vec<Event>, Reac
         )
         .await?;
     if paid == 0 {
-        return Ok(vec![order.event("PaymentFailed")?]);
+        return Ok(false);
     }
     book(rows, order, order.cents).await?;
-    Ok(vec![order.event("PaymentCompleted")?])
+    Ok(true)
 }
 
-/// The compensation of a charge.
-async fn refund<R: Rows>(rows: &mut R, order: &Order) -> Result<Vec<Event>, ReactionError> {
+/// Gives it back.
+pub(crate) async fn give_back<R: Rows>(rows: &mut R, order: &Order) -> Result<(), ReactionError> {
     rows.execute(
         "UPDATE accounts SET cents = cents + $1 WHERE customer = $2",
         &[order.cents.into(), (&order.customer).into()],
     )
     .await?;
-    book(rows, order, -order.cents).await?;
-    Ok(vec![order.event("PaymentRefunded")?])
+    book(rows, order, -order.cents).await
 }
 
 async fn book<R: Rows>(rows: &mut R, order: &Order, cents: i64) -> Result<(), ReactionError> {

@@ -2,7 +2,11 @@
 
 use onewrite::{Event, Record};
 
-use crate::{ReactionError, Role, order, payment, rows::Rows, shipping, stock};
+use crate::{
+    ReactionError, Role, order, payment,
+    rows::{Rows, Value},
+    shipping, stock,
+};
 
 impl Role {
     /// What this service does about one event: writes rows and returns the events to emit.
@@ -46,7 +50,14 @@ pub(crate) async fn noted<R: Rows>(
 async fn note_effect<R: Rows>(rows: &mut R, record: &Record) -> Result<(), ReactionError> {
     let sequence = i64::try_from(record.sequence).unwrap_or(i64::MAX);
     let key: &str = record.event.order_key();
-    let values = [(&*record.source).into(), record.id().into(), key.into(), sequence.into()];
+    note(rows, [(&*record.source).into(), record.id().into(), key.into(), sequence.into()]).await
+}
+
+/// Notes an effect: who caused it, its id, its key and its place in the order of its key.
+pub(crate) async fn note<R: Rows>(
+    rows: &mut R,
+    values: [Value<'_>; 4],
+) -> Result<(), ReactionError> {
     rows.execute(
         "INSERT INTO effects (source, event_id, event_key, sequence) VALUES ($1, $2, $3, $4)",
         &values,

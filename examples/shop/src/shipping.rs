@@ -18,7 +18,13 @@ pub(crate) async fn react<R: Rows>(
     if order.country == UNREACHABLE {
         return Ok(vec![order.event("ShippingFailed")?]);
     }
+    schedule(rows, &order).await?;
+    Ok(vec![order.event("ShippingScheduled")?])
+}
+
+/// Schedules the shipment of an order.
+pub(crate) async fn schedule<R: Rows>(rows: &mut R, order: &Order) -> Result<(), ReactionError> {
     let values = [(&order.id).into(), (&order.country).into()];
     rows.execute("INSERT INTO shipments (order_id, country) VALUES ($1, $2)", &values).await?;
-    Ok(vec![order.event("ShippingScheduled")?])
+    Ok(())
 }

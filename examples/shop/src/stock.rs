@@ -27,6 +27,18 @@ pub(crate) async fn react<R: Rows>(
 }
 
 async fn reserve<R: Rows>(rows: &mut R, order: &Order) -> Result<Vec<Event>, ReactionError> {
+    let kind = if set_aside(rows, order).await? { "StockReserved" } else { "StockFailed" };
+    Ok(vec![order.event(kind)?])
+}
+
+/// The compensation of a reservation.
+async fn release<R: Rows>(rows: &mut R, order: &Order) -> Result<Vec<Event>, ReactionError> {
+    put_back(rows, order).await?;
+    Ok(vec![order.event("StockReleased")?])
+}
+
+/// Sets aside what is ordered, if there is enough of it.
+pub(crate) async fn set_aside<R: Rows>(rows: &mut R, order: &Order) -> Result<bool, ReactionError> {
     let first = if order.sku.starts_with("rare") { RARE_UNITS } else { STOCK_UNITS };
     rows.execute(
         "INSERT INTO articles (sku, delivered, units) VALUES ($1, $2, $2) ON CONFLICT DO NOTHING",
@@ -40,21 +52,20 @@ async fn reserve<R: Rows>(rows: &mut R, order: &Order) -> Result<Vec<Event>, Rea
         )
         .await?;
     if reserved == 0 {
-        return Ok(vec![order.event("StockFailed")?]);
+        return Ok(false);
     }
     book(rows, order, order.quantity).await?;
-    Ok(vec![order.event("StockReserved")?])
+    Ok(true)
 }
 
-/// The compensation of a reservation.
-async fn release<R: Rows>(rows: &mut R, order: &Order) -> Result<Vec<Event>, ReactionError> {
+/// Puts it back.
+pub(crate) async fn put_back<R: Rows>(rows: &mut R, order: &Order) -> Result<(), ReactionError> {
     rows.execute(
         "UPDATE articles SET units = units + $1 WHERE sku = $2",
         &[order.quantity.into(), (&order.sku).into()],
     )
     .await?;
-    book(rows, order, -order.quantity).await?;
-    Ok(vec![order.event("StockReleased")?])
+    book(rows, order, -order.quantity).await
 }
 
 async fn book<R: Rows>(rows: &mut R, order: &Order, units: i64) -> Result<(), ReactionError> {

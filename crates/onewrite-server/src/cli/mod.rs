@@ -38,6 +38,9 @@ enum Verb {
     /// One process of the demo.
     #[command(hide = true)]
     DemoService(demo::service::ServiceArgs),
+    /// One process of the demo that runs sagas.
+    #[command(hide = true)]
+    DemoNode(demo::node::NodeArgs),
     /// Deliver a store's events to its sinks.
     Relay(relay::RelayArgs),
     /// List, show, retry or discard parked keys.
@@ -72,6 +75,7 @@ impl Cli {
         match self.verb {
             Verb::Demo(args) => return demo::run(args).await,
             Verb::DemoService(args) => demo::service::run(args).await?,
+            Verb::DemoNode(args) => demo::node::run(args).await?,
             Verb::Relay(args) => relay::run(args).await?,
             Verb::DeadLetter(verb) => dead_letter::run(verb).await?,
             Verb::Guard(verb) => guard::run(verb).await?,

@@ -1,107 +1,29 @@
-//! The processes of a demo: who they are, how they are started and started again.
+//! The processes of a demo: who they are.
 
-use std::{fs, io::Write as _, net::SocketAddr, os::unix::fs::OpenOptionsExt as _, time::Duration};
+use std::{fs, io::Write as _, net::SocketAddr, os::unix::fs::OpenOptionsExt as _};
 
 use onewrite::{Code, Error, Result};
 use onewrite_shop::Role;
-use onewrite_testkit::child::{Child, End};
-use tokio::process::Command;
 
-use super::{DemoArgs, service, stage::Stage};
-
-/// A process that was asked to end and has not within this time is killed.
-const END_WITHIN: Duration = Duration::from_secs(5);
-/// The same for one that is to settle what is in flight.
-const SETTLE_WITHIN: Duration = Duration::from_secs(30);
-
-/// One process, restarted under the same address whenever it dies.
-pub(crate) struct Actor {
-    pub(crate) role: Role,
-    pub(crate) address: SocketAddr,
-    pub(crate) relays: bool,
-    /// Whether it serves the API and receives events.
-    pub(crate) serves: bool,
-    arguments: Vec<String>,
-    /// Its URLs: they may hold passwords, and anybody may list the arguments of a process.
-    environment: Vec<(&'static str, String)>,
-    child: Option<Child>,
-}
-
-impl Actor {
-    pub(crate) async fn start(&mut self) -> Result<()> {
-        let failed = |error: std::io::Error| {
-            Error::new(
-                Code::Stopped,
-                format!("start a process of the {} service", self.role.name()),
-            )
-            .with_source(error)
-        };
-        let program = std::env::current_exe().map_err(failed)?;
-        let mut command = Command::new(program);
-        command.args(&self.arguments).envs(self.environment.iter().cloned());
-        // The one before has ended, whether this one starts or not.
-        self.child = None;
-        self.child = Some(Child::start(command).await.map_err(failed)?);
-        Ok(())
-    }
-
-    /// The running process.
-    pub(crate) fn child(&mut self) -> Result<&mut Child> {
-        let role = self.role.name();
-        self.child.as_mut().ok_or_else(|| {
-            Error::new(Code::Stopped, format!("a process of the {role} service does not run"))
-        })
-    }
-
-    /// Asks it to end and waits: it settles what is in flight.
-    pub(crate) async fn end(&mut self) -> Result<()> {
-        let failed = |error: std::io::Error| {
-            Error::new(Code::Stopped, "end a process of the demo").with_source(error)
-        };
-        let Some(mut child) = self.child.take() else { return Ok(()) };
-        child.terminate().map_err(failed)?;
-        let role = self.role.name();
-        let broken = |what: String| {
-            let what = format!("a process of the {role} service {what} when asked to end");
-            Err(Error::new(Code::InvariantBroken, what))
-        };
-        match tokio::time::timeout(SETTLE_WITHIN, child.wait()).await {
-            Ok(end) => match end.map_err(failed)? {
-                End::Exit(0) => Ok(()),
-                end => broken(format!("ended with {end:?}")),
-            },
-            // It is killed where its handle is dropped.
-            Err(_) => broken("did not end".into()),
-        }
-    }
-}
-
-/// Asks every process to end: each settles what is in flight.
-pub(crate) async fn end(actors: &mut [Actor]) -> Result<()> {
-    for actor in actors {
-        actor.end().await?;
-    }
-    Ok(())
-}
-
-/// Ends every process that still runs, whatever it is doing.
-pub(crate) async fn stop(actors: &mut [Actor]) {
-    let mut running: Vec<_> = actors.iter_mut().filter_map(|actor| actor.child.take()).collect();
-    // A process that has ended by itself cannot be asked: nothing has to be done then.
-    for child in &running {
-        let _ = child.resume();
-        let _ = child.terminate();
-    }
-    for child in &mut running {
-        if tokio::time::timeout(END_WITHIN, child.wait()).await.is_err() {
-            let _ = child.kill();
-            let _ = child.wait().await;
-        }
-    }
-}
+use super::{
+    actor::Actor,
+    args::{DemoArgs, Flow},
+    node, service,
+    stage::Stage,
+};
 
 /// Lays out the processes and writes the configuration that `flow` and `why` read.
 pub(crate) fn lay_out(args: &DemoArgs, stage: &Stage) -> Result<Vec<Actor>> {
+    let actors = match args.flow {
+        Flow::Choreography => services(args, stage)?,
+        Flow::Orchestration => nodes(args, stage)?,
+    };
+    write_configuration(args, stage, &actors)?;
+    Ok(actors)
+}
+
+/// The processes that react to each other's events.
+fn services(args: &DemoArgs, stage: &Stage) -> Result<Vec<Actor>> {
     let mut actors = Vec::new();
     let processes = args.consumers.max(args.relays);
     let mut held = Vec::new();
@@ -111,15 +33,10 @@ pub(crate) fn lay_out(args: &DemoArgs, stage: &Stage) -> Result<Vec<Actor>> {
             // Held until all are chosen, so that none is handed out twice.
             held.push(listener);
             let (serves, relays) = (index < args.consumers, index < args.relays);
-            actors.push(Actor {
-                role,
-                address,
-                relays,
-                serves,
-                arguments: Vec::new(),
-                environment: Vec::new(),
-                child: None,
-            });
+            let who = format!("a process of the {} service", role.name());
+            let mut actor = Actor::new(who, role, address);
+            (actor.relays, actor.serves) = (relays, serves);
+            actors.push(actor);
         }
     }
     let peers: Vec<String> = Role::ALL
@@ -141,7 +58,26 @@ pub(crate) fn lay_out(args: &DemoArgs, stage: &Stage) -> Result<Vec<Actor>> {
     if args.dual_write {
         actors.retain(|actor| actor.serves);
     }
-    write_configuration(stage, &actors)?;
+    Ok(actors)
+}
+
+/// The processes that run sagas. Each takes orders, and may take part for any service.
+fn nodes(args: &DemoArgs, stage: &Stage) -> Result<Vec<Actor>> {
+    let stores = stage.stores().iter().map(|(role, url)| format!("{}={url}", role.name()));
+    let stores = stores.collect::<Vec<_>>().join(service::BETWEEN_PEERS);
+    let (mut actors, mut held) = (Vec::new(), Vec::new());
+    for number in 1..=args.nodes() {
+        let (address, listener) = free_address()?;
+        held.push(listener);
+        let mut actor = Actor::new(format!("node {number}"), Role::Order, address);
+        (actor.serves, actor.runs_sagas) = (true, true);
+        let (address, lease_ms) = (address.to_string(), args.lease_ms.to_string());
+        let arguments = ["demo-node", "--listen", &address, "--lease-ms", &lease_ms];
+        let flag = args.without_barrier.then_some("--without-barrier");
+        actor.arguments = arguments.into_iter().chain(flag).map(str::to_owned).collect();
+        actor.environment = vec![(node::STORES, stores.clone())];
+        actors.push(actor);
+    }
     Ok(actors)
 }
 
@@ -177,11 +113,14 @@ fn free_address() -> Result<(SocketAddr, std::net::TcpListener)> {
         })
 }
 
-fn write_configuration(stage: &Stage, actors: &[Actor]) -> Result<()> {
+fn write_configuration(args: &DemoArgs, stage: &Stage, actors: &[Actor]) -> Result<()> {
     let mut text = String::from("# Written by `onewrite demo`.\n");
     for role in Role::ALL {
         let (name, store) = (role.name(), stage.configured_store(role));
         text.push_str(&format!("\n[[service]]\nname = {name:?}\nstore = {store:?}\n"));
+        if args.flow == Flow::Orchestration {
+            continue;
+        }
         for (subscriber, kinds) in role.subscribers() {
             let (name, urls) = (subscriber.name(), addresses(actors, stage, *subscriber));
             text.push_str(&format!(

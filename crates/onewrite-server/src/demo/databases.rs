@@ -66,7 +66,9 @@ impl Databases {
     async fn drop(&self, name: &str) -> Result<()> {
         let force = self.force();
         let sql = format!("DROP DATABASE IF EXISTS {name}{force}");
-        Server::connect(&self.server).await?.run(&sql).await
+        let mut server = Server::connect(&self.server).await?;
+        server.forget_passages(name).await?;
+        server.run(&sql).await
     }
 
     /// Those that were made, when they are to stay.
@@ -102,6 +104,27 @@ impl Server {
             return Ok(Self::Postgres(postgres::Options::from_url(url)?.connect().await?));
         }
         Ok(Self::Mysql(Box::new(mysql::Options::from_url(url)?.connect().await?)))
+    }
+
+    /// Forgets which sagas of the database `name` have passed a barrier, where that is not in the
+    /// participants' own databases.
+    async fn forget_passages(&mut self, name: &str) -> Result<()> {
+        let Self::Mysql(conn) = self else { return Ok(()) };
+        let there = format!(
+            "SELECT count(*) FROM information_schema.tables WHERE (table_schema, table_name)
+             IN (('dtm_barrier', 'barrier'), ('{name}', 'onewrite_saga'))"
+        );
+        let failed = |error| mysql::failed("look for the barrier's table", error);
+        let found: Option<u64> = conn.query_first(there).await.map_err(failed)?;
+        if found != Some(2) {
+            return Ok(());
+        }
+        let id = "lower(concat_ws('-', substr(hex(id), 1, 8), substr(hex(id), 9, 4),
+            substr(hex(id), 13, 4), substr(hex(id), 17, 4), substr(hex(id), 21)))";
+        self.run(&format!(
+            "DELETE FROM dtm_barrier.barrier WHERE gid IN (SELECT {id} FROM {name}.onewrite_saga)"
+        ))
+        .await
     }
 
     async fn run(&mut self, sql: &str) -> Result<()> {

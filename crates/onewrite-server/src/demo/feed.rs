@@ -37,6 +37,10 @@ impl Feed {
         })
     }
 
+    pub(crate) fn orders(&self) -> &[Order] {
+        &self.orders
+    }
+
     pub(crate) fn total(&self) -> usize {
         self.orders.len()
     }

@@ -11,7 +11,7 @@ use onewrite_testkit::child::End;
 
 use super::{
     DemoArgs, Verdict,
-    cast::{self, Actor},
+    actor::{self, Actor},
     chaos::{self, Blow},
     feed::Feed,
     stage::Stage,
@@ -58,8 +58,8 @@ pub(crate) async fn perform(
     drop(customers);
     let elapsed = began.elapsed();
     let acknowledged = feed.acknowledged().await;
-    let orders = Orders { placed: feed.total(), acknowledged: &acknowledged };
-    let ended = if args.hold { Ok(()) } else { cast::end(actors).await };
+    let orders = Orders { all: feed.orders(), acknowledged: &acknowledged };
+    let ended = if args.hold { Ok(()) } else { actor::end(actors).await };
     let verdict = Verdict::reach(args, &books, &orders, blows, elapsed).await?;
     match ended {
         // What broke says more than how its processes ended.
@@ -77,11 +77,13 @@ async fn strike_all(
     feed: &Feed,
     blows: &mut Blows,
 ) -> Result<()> {
-    let plan = chaos::plan(args.seed, args.kills(feed.total()), args.stalls, actors);
+    let plan = chaos::plan(args.flow, args.seed, args.kills(feed.total()), args.stalls, actors);
     for (number, blow) in plan.iter().enumerate() {
         let share = |number: usize| feed.total() * number / (plan.len() + 1);
         feed.allow(share(number + 1).max(1));
-        let trickle = Trickle { feed, from: feed.allowed(), to: share(number + 2) };
+        // One order is left to the end: a shop that is done with all of them is not struck any more.
+        let to = share(number + 2).min(feed.total().saturating_sub(1));
+        let trickle = Trickle { feed, from: feed.allowed(), to };
         strike(args, blow, actors, &trickle, blows, watch).await?;
     }
     feed.allow(feed.total());
@@ -102,7 +104,7 @@ async fn strike(
     match blow {
         Blow::Kill { actor, point, hits } => {
             let actor = &mut actors[*actor];
-            watch.say(format!("killing {} at {point}", actor.role.name()));
+            watch.say(format!("killing {} at {point}", actor.who));
             watch.excuse(STRIKE_WITHIN);
             let child = actor.child()?;
             child.arm(point, *hits).await.map_err(failed)?;
@@ -121,7 +123,7 @@ async fn strike(
             if end != End::Killed {
                 return Err(Error::new(
                     Code::InvariantBroken,
-                    format!("a process of the {} service ended with {end:?}", actor.role.name()),
+                    format!("{} ended with {end:?}", actor.who),
                 ));
             }
             blows.killed(point);
@@ -130,7 +132,7 @@ async fn strike(
         }
         Blow::Stall { actor } => {
             let actor = &mut actors[*actor];
-            watch.say(format!("stalling {}", actor.role.name()));
+            watch.say(format!("stalling {}", actor.who));
             let time = Duration::from_millis(args.lease_ms * 2);
             watch.excuse(time);
             let child = actor.child()?;

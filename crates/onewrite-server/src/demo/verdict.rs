@@ -3,10 +3,10 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use onewrite::Result;
-use onewrite_shop::{Books, audit};
+use onewrite_shop::{Books, Order, audit, saga};
 use serde_json::json;
 
-use super::DemoArgs;
+use super::args::{DemoArgs, Flow};
 use crate::report;
 
 /// What was done to the processes.
@@ -28,8 +28,8 @@ impl Blows {
 
 /// What was ordered.
 pub(crate) struct Orders<'a> {
-    /// How many orders there were to place.
-    pub(crate) placed: usize,
+    /// Those that there were to place.
+    pub(crate) all: &'a [Order],
     /// The ids of those that were acknowledged.
     pub(crate) acknowledged: &'a [String],
 }
@@ -54,7 +54,12 @@ impl Verdict {
         blows: Blows,
         elapsed: Duration,
     ) -> Result<Self> {
-        let audit = audit::judge(books, orders.acknowledged).await?;
+        let audit = match args.flow {
+            Flow::Choreography => audit::judge(books, orders.acknowledged).await?,
+            Flow::Orchestration => {
+                saga::audit::judge(books, orders.all, orders.acknowledged).await?
+            }
+        };
         let times = books.latencies_us().await?;
         let (p50_ms, p99_ms) = (percentile(&times, 0.5), percentile(&times, 0.99));
         let takeovers = if args.dual_write { 0 } else { books.takeovers().await? };
@@ -62,7 +67,7 @@ impl Verdict {
             audit,
             blows,
             takeovers,
-            placed: orders.placed,
+            placed: orders.all.len(),
             acknowledged: orders.acknowledged.len(),
             elapsed,
             p50_ms,
@@ -88,7 +93,7 @@ impl Verdict {
 
     pub(crate) fn print(&self, args: &DemoArgs) {
         let kills: u64 = self.blows.kills.values().sum();
-        let mode = if args.dual_write { "dual-write" } else { "outbox" };
+        let mode = args.mode();
         let audit = &self.audit;
         let balanced = audit.money_balanced && audit.stock_balanced;
         let mut rows = vec![
@@ -107,7 +112,10 @@ impl Verdict {
             [
                 "duplicated".into(),
                 audit.duplicated.to_string(),
-                "events with more than one effect".into(),
+                match args.flow {
+                    Flow::Choreography => "events with more than one effect".into(),
+                    Flow::Orchestration => "steps with more than one effect".into(),
+                },
             ],
             [
                 "out of order".into(),
@@ -120,6 +128,11 @@ impl Verdict {
                 format!("money {}, stock {}", audit.money_balanced, audit.stock_balanced),
             ],
         ];
+        if args.flow == Flow::Orchestration {
+            let first = audit.faults.first().cloned();
+            let what = first.unwrap_or_else(|| "saga and databases say the same".into());
+            rows.push(["faults".into(), audit.faults.len().to_string(), what]);
+        }
         let mut points = self.blows.kills.iter().map(|(point, times)| format!("{times}× {point}"));
         rows.push(["kills".into(), kills.to_string(), points.next().unwrap_or_default()]);
         rows.extend(points.map(|point| [String::new(), String::new(), point]));
@@ -149,7 +162,7 @@ impl Verdict {
         report::json(&json!({
             "mode": mode, "seed": args.seed, "orders": audit.orders, "placed": self.placed, "acknowledged": self.acknowledged,
             "completed": audit.completed, "compensated": audit.compensated, "lost": audit.lost,
-            "duplicated": audit.duplicated, "out_of_order": audit.out_of_order, "balanced": balanced,
+            "duplicated": audit.duplicated, "out_of_order": audit.out_of_order, "balanced": balanced, "faults": audit.faults,
             "money_balanced": audit.money_balanced, "stock_balanced": audit.stock_balanced,
             "kills": kills, "kills_by_point": self.blows.kills, "stalls": self.blows.stalls, "takeovers": self.takeovers,
             "elapsed_ms": u64::try_from(self.elapsed.as_millis()).unwrap_or(u64::MAX),

@@ -9,7 +9,10 @@ use indicatif::{ProgressBar, ProgressStyle};
 use onewrite::{Result, error::Retry};
 use onewrite_shop::Books;
 
-use super::{DemoArgs, feed::Feed};
+use super::{
+    args::{DemoArgs, Flow},
+    feed::Feed,
+};
 
 /// Without progress for so long, what has not ended is lost.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -72,7 +75,11 @@ impl<'a> Watch<'a> {
 
     /// How many orders have ended. A database that cannot be asked now shows no progress.
     async fn ended(&self, last: u64) -> Result<u64> {
-        match self.books.ended().await {
+        let ended = match self.args.flow {
+            Flow::Choreography => self.books.ended().await,
+            Flow::Orchestration => self.books.sagas_ended().await,
+        };
+        match ended {
             Err(error) if error.retry() != Retry::Never => Ok(last),
             ended => ended,
         }

@@ -12,6 +12,7 @@ mod failpoints;
 mod flow;
 mod languages;
 mod leaving;
+mod orchestration;
 mod peer;
 mod relay;
 mod restore;

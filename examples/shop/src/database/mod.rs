@@ -10,10 +10,11 @@ use std::sync::Arc;
 use onewrite::{
     BoxFuture, Code, Error, Event, Record, Result, Store,
     inbox::{Inbox, InboxOptions},
+    saga::Journal,
     store::{Batch, Durability, Item, Op, Outcome},
 };
 
-use crate::{Order, Role, broker::scheme};
+use crate::{Order, Role, broker::scheme, saga::deed::Act};
 
 /// The database of one service.
 ///
@@ -43,6 +44,16 @@ pub trait Database: Send + Sync {
     /// Writes the rows of a reaction without inbox and outbox, as a naive service does. Returns the
     /// events that should follow.
     fn react(&self, role: Role, record: Record) -> BoxFuture<'_, Result<Vec<Event>>>;
+
+    /// The sagas that are kept in it.
+    fn journal(&self) -> Arc<dyn Journal>;
+
+    /// Creates the table of the barrier, unless it exists.
+    fn create_barrier(&self) -> BoxFuture<'_, Result<()>>;
+
+    /// Takes part in a saga: passes the barrier, and carries out what is to be carried out behind it. Fails
+    /// with a [`Refusal`](crate::saga::deed::Refusal) where the business says no.
+    fn take_part(&self, act: Act) -> BoxFuture<'_, Result<()>>;
 
     /// The rows that `sql` finds, two columns of text.
     fn pairs(&self, sql: &'static str) -> BoxFuture<'_, Result<Vec<(String, String)>>>;

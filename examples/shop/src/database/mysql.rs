@@ -10,6 +10,7 @@ use onewrite::{
         mysql_async::{self, Params, Transaction, prelude::Queryable as _},
     },
     other,
+    saga::{Journal, Passage},
 };
 
 use super::Database;
@@ -17,6 +18,7 @@ use crate::{
     Order, ReactionError, Role, order,
     reaction::noted,
     rows::{Rows, Value, failed},
+    saga::deed::Act,
 };
 
 /// Every committed reaction, for the audit; and what reactions stand in line for.
@@ -92,6 +94,30 @@ impl Database for Mysql {
                     .map_err(|error| Error::new(Code::HandlerFailed, error.to_string()))?;
                 failpoint::hit("receiver.after_handler_before_commit");
                 Ok(events)
+            })
+        }))
+    }
+
+    fn journal(&self) -> Arc<dyn Journal> {
+        Arc::new(self.0.clone())
+    }
+
+    fn create_barrier(&self) -> BoxFuture<'_, Result<()>> {
+        Box::pin(async move {
+            let mut conn = self.0.options().connect().await?;
+            mysql::barrier::create(&mut conn).await?;
+            conn.disconnect().await.map_err(other)
+        })
+    }
+
+    fn take_part(&self, act: Act) -> BoxFuture<'_, Result<()>> {
+        Box::pin(self.0.write(move |tx| {
+            Box::pin(async move {
+                let passage = match act.barrier() {
+                    Some(barrier) => mysql::barrier::pass(tx, barrier).await?,
+                    None => Passage::Act,
+                };
+                act.follow(&mut MysqlRows(tx), passage).await.map_err(failed)
             })
         }))
     }

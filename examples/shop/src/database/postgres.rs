@@ -13,6 +13,7 @@ use onewrite::{
             types::{ToSql, Type},
         },
     },
+    saga::{Journal, Passage},
 };
 
 use super::Database;
@@ -20,6 +21,7 @@ use crate::{
     Order, ReactionError, Role, order,
     reaction::noted,
     rows::{Rows, Value, failed},
+    saga::deed::Act,
 };
 
 /// Every committed reaction, for the audit.
@@ -95,10 +97,34 @@ impl Database for Postgres {
         }))
     }
 
-    fn pairs(&self, sql: &'static str) -> BoxFuture<'_, Result<Vec<(String, String)>>> {
+    fn journal(&self) -> Arc<dyn Journal> {
+        Arc::new(self.0.clone())
+    }
+
+    fn create_barrier(&self) -> BoxFuture<'_, Result<()>> {
+        Box::pin(async move {
+            let client = self.0.options().connect().await?;
+            postgres::barrier::create(&client).await
+        })
+    }
+
+    fn take_part(&self, act: Act) -> BoxFuture<'_, Result<()>> {
         Box::pin(self.0.write(move |tx| {
             Box::pin(async move {
-                let rows = tx.query(sql, &[]).await.map_err(other)?;
+                let passage = match act.barrier() {
+                    Some(barrier) => postgres::barrier::pass(tx, barrier).await?,
+                    None => Passage::Act,
+                };
+                act.follow(&mut PostgresRows(tx), passage).await.map_err(failed)
+            })
+        }))
+    }
+
+    fn pairs(&self, sql: &'static str) -> BoxFuture<'_, Result<Vec<(String, String)>>> {
+        let sql = dialect(sql);
+        Box::pin(self.0.write(move |tx| {
+            Box::pin(async move {
+                let rows = tx.query(&sql, &[]).await.map_err(other)?;
                 let pair = |row: &postgres::tokio_postgres::Row| {
                     Ok((row.try_get(0).map_err(other)?, row.try_get(1).map_err(other)?))
                 };
@@ -108,13 +134,19 @@ impl Database for Postgres {
     }
 
     fn number(&self, sql: &'static str) -> BoxFuture<'_, Result<i64>> {
+        let sql = dialect(sql);
         Box::pin(self.0.write(move |tx| {
             Box::pin(async move {
-                let row = tx.query_one(sql, &[]).await.map_err(other)?;
+                let row = tx.query_one(&sql, &[]).await.map_err(other)?;
                 row.try_get(0).map_err(other)
             })
         }))
     }
+}
+
+/// A statement of the shop in this server's words: the store's tables stand in a schema of their own.
+fn dialect(sql: &str) -> String {
+    sql.replace("onewrite_saga", "onewrite.saga")
 }
 
 struct PostgresRows<'a>(&'a Transaction<'a>);

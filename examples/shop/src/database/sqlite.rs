@@ -6,6 +6,7 @@ use onewrite::{
     BoxFuture, Code, Error, Event, Record, Result, Store, failpoint,
     inbox::{Inbox, InboxOptions},
     other,
+    saga::{Journal, Passage},
     sqlite::{
         self, SqliteInbox, SqliteStore,
         rusqlite::{Connection, Row, types::ValueRef},
@@ -17,6 +18,7 @@ use crate::{
     Order, ReactionError, Role, order,
     reaction::noted,
     rows::{Rows, Value, at_once, failed},
+    saga::deed::Act,
 };
 
 /// Every committed reaction, for the audit.
@@ -75,6 +77,24 @@ impl Database for Sqlite {
                 .map_err(|error| Error::new(Code::HandlerFailed, error.to_string()))?;
             failpoint::hit("receiver.after_handler_before_commit");
             Ok(events)
+        }))
+    }
+
+    fn journal(&self) -> Arc<dyn Journal> {
+        Arc::new(self.0.clone())
+    }
+
+    fn create_barrier(&self) -> BoxFuture<'_, Result<()>> {
+        Box::pin(self.0.write(sqlite::barrier::create))
+    }
+
+    fn take_part(&self, act: Act) -> BoxFuture<'_, Result<()>> {
+        Box::pin(self.0.write(move |tx| {
+            let passage = match act.barrier() {
+                Some(barrier) => sqlite::barrier::pass(tx, barrier)?,
+                None => Passage::Act,
+            };
+            at_once(act.follow(&mut SqliteRows(tx), passage)).map_err(failed)
         }))
     }
 

@@ -70,6 +70,40 @@ async fn runners_share_sagas_and_hand_them_over() {
     assert_eq!(judge(&**store, &world).await, Vec::<String>::new());
 }
 
+/// What is due in a partition that changes hands does not keep it from getting there.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_saga_that_is_started_while_its_partition_changes_hands_ends() {
+    let folder = tempfile::tempdir().unwrap();
+    let world = World::open_gated(folder.path(), true, true).await;
+    let stores = [(); 2].map(|()| Arc::new(world::store(folder.path(), sound())));
+    let first = Running::start(stores[0].clone(), &world, "a", sound());
+    let (saga, mut started) = (order_saga(), Vec::new());
+    let start = async |number| {
+        let order = order(number);
+        first.sagas.start(&saga, order.key.clone(), &order).await.unwrap().id
+    };
+    // They wait at the gate, and so their partitions stay where they are.
+    for number in 0..COUNT {
+        started.push(start(number).await);
+    }
+    let second = Running::start(stores[1].clone(), &world, "b", sound());
+    until("b is given what is idle", async || {
+        let leases = stores[0].leases().await.unwrap();
+        leases.iter().any(|lease| lease.owner.as_deref() == Some("b"))
+    })
+    .await;
+    for number in COUNT..3 * COUNT {
+        started.push(start(number).await);
+    }
+    std::fs::write(folder.path().join(world::GATE), "").unwrap();
+    for id in started {
+        let ended = tokio::time::timeout(PATIENCE, first.sagas.ended(id)).await;
+        ended.expect("every saga ends").unwrap();
+    }
+    first.stop().await;
+    second.stop().await;
+}
+
 /// S10: what is cancelled before its pivot is compensated; behind it, it is too late.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_saga_is_cancelled_or_it_is_too_late() {
