@@ -131,7 +131,7 @@ fn held_by(tx: &Connection, claim: &Claim) -> Result<Vec<Fence>> {
 }
 
 /// Whether `fence` is still the current owner's.
-pub(crate) fn holds(tx: &Connection, fence: &Fence, sabotage: Sabotage) -> Result<bool> {
+fn holds(tx: &Connection, fence: &Fence, sabotage: Sabotage) -> Result<bool> {
     if sabotage.has(Defect::NoFence) {
         return Ok(true);
     }
@@ -142,6 +142,35 @@ pub(crate) fn holds(tx: &Connection, fence: &Fence, sabotage: Sabotage) -> Resul
         params![&*fence.scope, fence.partition, epoch],
     )?;
     Ok(found == 1)
+}
+
+/// What was found of the leases that the items of one batch are written under: looked at once, for nobody
+/// else writes meanwhile.
+#[derive(Default)]
+pub(crate) struct Held {
+    known: Vec<(Fence, bool)>,
+}
+
+impl Held {
+    /// Whether `fence` is still the current owner's.
+    pub(crate) fn holds(
+        &mut self,
+        tx: &Connection,
+        fence: &Fence,
+        sabotage: Sabotage,
+    ) -> Result<bool> {
+        if let Some((_, holds)) = self.known.iter().find(|(known, _)| known == fence) {
+            return Ok(*holds);
+        }
+        let holds = holds(tx, fence, sabotage)?;
+        self.known.push((fence.clone(), holds));
+        Ok(holds)
+    }
+
+    /// The batch itself has changed a lease, or may have.
+    pub(crate) fn forget(&mut self) {
+        self.known.clear();
+    }
 }
 
 /// Gives a lease back; another owner's lease is left alone.

@@ -10,18 +10,25 @@ use onewrite_core::{
 use rusqlite::{Connection, params};
 
 use crate::{
-    claim::{self, execute},
+    claim::{self, Held, execute},
     emit, gap, guard, parking, read, saga, schema, signal, trim,
     writer::in_savepoint,
 };
 
 /// Writes one item. A fence that no longer holds changes nothing.
-pub(crate) fn item(tx: &Connection, source: &Source, item: &Item, sabotage: Sabotage) -> Outcome {
+pub(crate) fn item(
+    tx: &Connection,
+    source: &Source,
+    item: &Item,
+    held: &mut Held,
+    sabotage: Sabotage,
+) -> Outcome {
     if let Some(count) = move_alone(tx, item, sabotage) {
         return Outcome::Applied(count);
     }
-    let write = || write(tx, source, item, sabotage);
-    let written = if is_one_statement(item) { write() } else { in_savepoint(tx, write) };
+    let alone = is_one_statement(item);
+    let mut write = || write(tx, source, item, held, sabotage);
+    let written = if alone { write() } else { in_savepoint(tx, write) };
     match written {
         Ok(count) => Outcome::Applied(count),
         Err(error) if error.code() == Code::Fenced => Outcome::Fenced,
@@ -68,14 +75,23 @@ fn move_alone(tx: &Connection, item: &Item, sabotage: Sabotage) -> Option<u64> {
     moved.ok().filter(|count| *count == 1)
 }
 
-fn write(tx: &Connection, source: &Source, item: &Item, sabotage: Sabotage) -> Result<u64> {
+fn write(
+    tx: &Connection,
+    source: &Source,
+    item: &Item,
+    held: &mut Held,
+    sabotage: Sabotage,
+) -> Result<u64> {
     if let Some(fence) = &item.fence
-        && !claim::holds(tx, fence, sabotage)?
+        && !held.holds(tx, fence, sabotage)?
     {
         return Err(Error::new(Code::Fenced, "the lease has another owner"));
     }
     let mut touched = 0;
     for op in &item.ops {
+        if matches!(op, Op::Release(_)) {
+            held.forget();
+        }
         touched = apply(tx, source, item.fence.as_ref(), op, sabotage)?;
     }
     Ok(touched)

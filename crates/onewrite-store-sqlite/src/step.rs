@@ -9,7 +9,7 @@ use onewrite_core::{
 };
 use rusqlite::Connection;
 
-use crate::{SqliteStore, commit};
+use crate::{SqliteStore, claim::Held, commit};
 
 impl SqliteStore {
     /// Runs a step's function in the next group commit, together with the item that journals its output.
@@ -43,7 +43,8 @@ impl SqliteStore {
                     Ok(output) => output,
                     Err(ended) => return roll_back(Transacted::Ended(ended)),
                 };
-                match commit::item(tx, &source, &journal(output)?, sabotage) {
+                let mut held = Held::default();
+                match commit::item(tx, &source, &journal(output)?, &mut held, sabotage) {
                     Outcome::Applied(count) => Ok(count),
                     refused => roll_back(Transacted::Written(refused)),
                 }

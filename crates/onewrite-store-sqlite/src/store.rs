@@ -25,7 +25,9 @@ use rusqlite::Connection;
 use tokio::sync::watch;
 
 use crate::{
-    Options, claim, commit, find, gap, guard, parking, read,
+    Options,
+    claim::{self, Held},
+    commit, find, gap, guard, parking, read,
     reader::Reader,
     saga, schema, signal, trim,
     writer::{Writer, now},
@@ -139,7 +141,9 @@ impl Store for SqliteStore {
     fn commit(&self, batch: Batch) -> BoxFuture<'_, Result<Vec<Outcome>>> {
         let (source, sabotage) = (self.current_source(), self.sabotage());
         Box::pin(self.engine_write(batch.durability, move |tx| {
-            Ok(batch.items.iter().map(|item| commit::item(tx, &source, item, sabotage)).collect())
+            let mut held = Held::default();
+            let write = |item| commit::item(tx, &source, item, &mut held, sabotage);
+            Ok(batch.items.iter().map(write).collect())
         }))
     }
 

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 /// What a customer wants.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Trip {
+struct Trip {
     to: String,
     cars: u32,
 }
@@ -24,7 +24,7 @@ pub struct Trip {
 /// The agencies, as a customer sees them: what is booked at each, by the step's key, so that a repetition
 /// books nothing twice. They would be services elsewhere, which are handed the key.
 #[derive(Default)]
-pub struct Agencies {
+struct Agencies {
     booked: Mutex<Vec<(String, String)>>,
     diary: Mutex<Vec<String>>,
 }
@@ -111,7 +111,7 @@ fn action_key(cx: &Cx<Agencies>, step: &str) -> String {
 ///
 /// # Errors
 /// What the store says.
-pub async fn run(folder: &std::path::Path) -> Result<Vec<String>> {
+pub(crate) async fn run(folder: &std::path::Path) -> Result<Vec<String>> {
     let saga = SagaType::plan("book_trip", book_trip)?;
     let agencies = Arc::new(Agencies::default());
     let store: Arc<dyn Journal> =

@@ -21,14 +21,14 @@ use serde::{Deserialize, Serialize};
 
 /// What a couple wants.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Wedding {
+struct Wedding {
     couple: String,
     day: u32,
 }
 
 /// The planner's diary.
 #[derive(Default)]
-pub struct Planner {
+struct Planner {
     diary: Mutex<Vec<String>>,
 }
 
@@ -97,7 +97,7 @@ async fn celebrate(cx: Cx<Planner>, (wedding, word): (Wedding, String)) -> StepR
 ///
 /// # Errors
 /// What the store says.
-pub async fn run(folder: &Path) -> Result<Vec<String>> {
+pub(crate) async fn run(folder: &Path) -> Result<Vec<String>> {
     let store = SqliteStore::open(Options::new(folder.join("weddings.db")))?;
     let tables =
         "CREATE TABLE calendar (vendor TEXT, day INTEGER, couple TEXT, PRIMARY KEY (vendor, day));

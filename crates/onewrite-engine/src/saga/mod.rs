@@ -15,6 +15,7 @@ mod leases;
 mod options;
 mod participant;
 mod plan;
+mod publish;
 mod runner;
 mod transaction;
 mod write;

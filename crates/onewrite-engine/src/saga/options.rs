@@ -21,6 +21,9 @@ pub struct SagaOptions {
     pub keep: Duration,
     /// Attempts in flight at one participant at most: the others wait their turn.
     pub participant_max: usize,
+    /// Whether others are told, by events of the store's log, which steps are done and compensated and how
+    /// sagas end: `STEP.Completed`, `STEP.Failed`, `STEP.Compensated`, `SAGA.Completed`, `SAGA.Compensated`.
+    pub publish: bool,
     /// Defects planted by tests.
     pub sabotage: Sabotage,
 }
@@ -36,6 +39,7 @@ impl Default for SagaOptions {
             live_max: 10_000,
             keep: Duration::from_secs(30),
             participant_max: 1_000,
+            publish: false,
             sabotage: Sabotage::from_env(),
         }
     }

@@ -13,7 +13,7 @@ use onewrite_core::{
     store::{Item, Op},
 };
 
-use super::{attempt::shortened, leases::Clock};
+use super::{attempt::shortened, leases::Clock, publish::events};
 
 /// A transaction that has ended.
 #[derive(Debug)]
@@ -33,6 +33,8 @@ pub(super) struct Basis {
     pub(super) direction: Direction,
     pub(super) clock: Clock,
     pub(super) fence: Fence,
+    /// Whether others are told.
+    pub(super) publish: bool,
 }
 
 impl Basis {
@@ -49,7 +51,8 @@ impl Basis {
             ));
         }
         let next = saga.next_transition(self.fence.partition, time, &entries)?;
-        let ops = vec![Op::AdvanceSaga(Box::new(next))];
+        let mut ops = if self.publish { events(&saga, &entries)? } else { Vec::new() };
+        ops.push(Op::AdvanceSaga(Box::new(next)));
         Ok((saga, Item { fence: Some(self.fence.clone()), ops }))
     }
 }

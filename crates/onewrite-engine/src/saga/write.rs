@@ -43,9 +43,10 @@ impl Of {
 pub(super) type Committed = (Vec<Write>, Result<Vec<Outcome>>);
 
 /// One transition, under the lease of its partition.
-pub(super) fn transition(fence: Fence, transition: journal::Transition) -> Write {
+pub(super) fn transition(fence: Fence, transition: journal::Transition, told: Vec<Op>) -> Write {
     let of = Of::Saga(transition.saga, fence.partition);
-    let ops = vec![Op::AdvanceSaga(Box::new(transition))];
+    let mut ops = told;
+    ops.push(Op::AdvanceSaga(Box::new(transition)));
     Write { item: Item { fence: Some(fence), ops }, of }
 }
 

@@ -13,6 +13,7 @@ use crate::saga::{
     attempt::{self, How, Report},
     handle::{Command, too_late},
     participant::Serving,
+    publish::events,
     write,
 };
 
@@ -136,10 +137,15 @@ impl Driver {
                 return;
             };
             alert(id, &live.saga.checked().definition().name, &entries);
-            match live.saga.next_transition(live.partition, now, &entries) {
-                Ok(mut next) => {
+            let publish = self.options.publish;
+            let next = live.saga.next_transition(live.partition, now, &entries).and_then(|next| {
+                let told = if publish { events(&live.saga, &entries)? } else { Vec::new() };
+                Ok((next, told))
+            });
+            match next {
+                Ok((mut next, told)) => {
                     next.takes = next.takes.or(request);
-                    self.queue.push_back(write::transition(fence, next));
+                    self.queue.push_back(write::transition(fence, next, told));
                     live.busy = true;
                 }
                 Err(error) => {

@@ -91,6 +91,8 @@ pub(super) struct Driver {
     definitions: HashMap<DefinitionId, Arc<Checked>>,
     queue: VecDeque<Write>,
     commits: JoinSet<Committed>,
+    /// How many writes of each partition are in commits under way.
+    writing: HashMap<Partition, usize>,
     /// Starts under a lease whose commit is under way: no reading of sagas may take them for another's.
     starting: HashSet<SagaId>,
     reports: mpsc::UnboundedSender<Report>,
@@ -134,6 +136,7 @@ impl Driver {
             definitions: HashMap::new(),
             queue: VecDeque::new(),
             commits: JoinSet::new(),
+            writing: HashMap::new(),
             starting: HashSet::new(),
             reports,
             reported,

@@ -84,7 +84,7 @@ impl Driver {
             }
             let waits = self.queue.iter().any(|write| write.of.partition() == partition)
                 || self.live.values().any(|live| live.partition == partition)
-                || !self.commits.is_empty();
+                || self.writing.get(&partition).is_some_and(|count| *count > 0);
             if !waits {
                 self.drop_partition(partition);
                 let item = Item { fence: Some(fence.clone()), ops: vec![Op::Release(fence)] };

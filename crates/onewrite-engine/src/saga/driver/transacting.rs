@@ -47,7 +47,8 @@ impl Driver {
             }
         };
         live.busy = true;
-        let basis = Basis { saga: live.saga.clone(), step, direction, clock: self.clock, fence };
+        let (saga, clock, publish) = (live.saga.clone(), self.clock, self.options.publish);
+        let basis = Basis { saga, step, direction, clock, fence, publish };
         tokio::spawn(async move {
             let transaction = transaction::make(one, call, basis).await;
             // Without a driver nobody wants to know.

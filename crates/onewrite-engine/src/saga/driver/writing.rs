@@ -86,6 +86,9 @@ impl Driver {
         {
             let count = self.queue.len().min(self.options.batch_max.max(1));
             let writes: Vec<Write> = self.queue.drain(..count).collect();
+            for write in &writes {
+                *self.writing.entry(write.of.partition()).or_default() += 1;
+            }
             self.commits.spawn(write::commit(Arc::clone(&self.store), writes));
         }
     }
@@ -96,11 +99,17 @@ impl Driver {
             Err(error) => {
                 // A store that panicked: nothing is known of any lease.
                 tracing::error!(%error, "a commit ended unexpectedly");
+                self.writing.clear();
                 let held = self.leases.partitions();
                 held.into_iter().for_each(|partition| self.doubt(partition));
                 return;
             }
         };
+        for write in &writes {
+            if let Some(count) = self.writing.get_mut(&write.of.partition()) {
+                *count = count.saturating_sub(1);
+            }
+        }
         match outcomes {
             Ok(outcomes) => {
                 self.pause.1 = 0;

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use onewrite::{
-    Code, Store as _,
-    saga::{Journal as _, Outcome, State, Waits, journal::FindSagas},
+    Code, Shutdown, Store as _,
+    saga::{Journal as _, Outcome, SagaOptions, SagaRunner, State, Waits, journal::FindSagas},
 };
 
 use super::world::{self, COUNT, Running, World, judge, order, order_saga, run_all};
@@ -200,4 +200,39 @@ async fn a_saga_is_started_anew() {
     let known = running.sagas.start(&saga, "anew", &order).await.unwrap();
     assert_eq!((known.id, known.is_new), (third, false), "the last run is the one that is known");
     running.stop().await;
+}
+
+/// Others are told of every step and of the end, in the commits that journal them.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_happens_to_a_saga_is_told_in_its_own_commits() {
+    let folder = tempfile::tempdir().unwrap();
+    let world = World::open(folder.path(), true).await;
+    let store = Arc::new(world::store(folder.path(), sound()));
+    let options = SagaOptions { publish: true, ..world::options(sound()) };
+    let runner = SagaRunner::new(store.clone(), options, "a").serve(&order_saga(), &world);
+    let (sagas, shutdown) = (runner.sagas(), Shutdown::default());
+    let running = tokio::spawn(runner.run(shutdown.clone()));
+    let told = async |key: &str, fails: Option<String>| {
+        let order = world::Order { key: key.to_owned(), fails };
+        let id = sagas.start(&order_saga(), key.to_owned(), &order).await.unwrap().id;
+        sagas.ended(id).await.unwrap();
+        let sql = "SELECT type FROM onewrite_outbox WHERE aggregateid = ?1 ORDER BY sequence";
+        let kinds = store.read_with(move |db| {
+            let mut statement = db.prepare(sql).map_err(onewrite::other)?;
+            let rows = statement.query_map([id.to_string()], |row| row.get(0));
+            rows.map_err(onewrite::other)?
+                .collect::<Result<Vec<String>, _>>()
+                .map_err(onewrite::other)
+        });
+        kinds.await.unwrap()
+    };
+    let done = told("told-1", None).await;
+    assert_eq!(done.len(), 6, "{done:?}");
+    assert_eq!((&*done[0], &*done[5]), ("pay.Completed", "place_order.Completed"));
+    let undone = told("told-2", Some("reserve".into())).await;
+    assert!(undone.contains(&"reserve.Failed".to_owned()), "{undone:?}");
+    assert!(undone.contains(&"pay.Compensated".to_owned()), "{undone:?}");
+    assert_eq!(undone.last().unwrap(), "place_order.Compensated");
+    shutdown.begin();
+    running.await.unwrap();
 }
