@@ -9,7 +9,7 @@ use onewrite_core::{
     sabotage::{Defect, Sabotage},
     saga::{
         Attempt, Checked, Definition, Direction, Ended, Entry, Input, Json, Saga, SagaId,
-        journal::{self, SavedSaga, SavedTransition, Standing, State as Stands, Waits},
+        journal::{SavedSaga, SavedTransition, Standing, State as Stands, Waits},
     },
 };
 use stateright::{Checker, Model, Property};
