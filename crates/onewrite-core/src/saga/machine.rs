@@ -407,6 +407,13 @@ impl Saga {
         self.id
     }
 
+    /// An attempt that was permitted is not made here, and has not begun.
+    pub fn not_begun(&mut self, step: usize) {
+        if let Some(attempt) = self.in_flight.get_mut(step) {
+            *attempt = None;
+        }
+    }
+
     /// Whether an attempt of this kind still serves a purpose.
     #[must_use]
     pub fn wants(&self, step: usize, direction: Direction) -> bool {

@@ -164,7 +164,8 @@ impl Driver {
     pub(super) fn attempt(&mut self, id: SagaId, now: Timestamp) {
         let Some(live) = self.live.get_mut(&id) else { return };
         if self.leaving.contains(&live.partition) {
-            return;
+            // What waits for its turn is not begun: the partition waits for it.
+            return self.transact_next(id);
         }
         // Behind the end of its leases it begins nothing: another process may have begun already.
         if !self.leases.hold() && !self.options.sabotage.has(Defect::ActWithoutLease) {

@@ -31,8 +31,12 @@ impl Driver {
             live.turns.push_back(turn);
             return;
         }
+        if self.leaving.contains(&live.partition) {
+            live.saga.not_begun(step);
+            return self.left(gate);
+        }
         let (reports, of) = (self.reports.clone(), report(&turn));
-        let is_wanted = live.saga.wants(step, direction) && !self.leaving.contains(&live.partition);
+        let is_wanted = live.saga.wants(step, direction);
         let name = live.saga.checked().steps()[step].name.clone().into();
         let call = match call(turn, name) {
             Ok(call) if is_wanted => call,

@@ -6,7 +6,7 @@ use std::{path::Path, sync::Arc};
 use onewrite::{
     Shutdown, Text,
     sabotage::Sabotage,
-    saga::{Journal, Outcome, SagaRunner},
+    saga::{Cx, Journal, Outcome, Plan, SagaRunner, SagaType, sqlite},
 };
 use onewrite_testkit::child::{Child, End};
 
@@ -263,5 +263,50 @@ mod on_mariadb {
         let row: Option<(i64, i64, i64)> = conn.query_first(BALANCES).await.unwrap();
         assert_eq!(row.unwrap(), right());
         assert!(runs > 3 * COUNT, "functions failed, and ran again: {runs}");
+    }
+}
+
+/// Branches of one saga wait for one another; a runner that joins gets its share all the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn branches_take_turns_and_partitions_change_hands_meanwhile() {
+    const SAGAS: i64 = 200;
+    let folder = tempfile::tempdir().unwrap();
+    let store = bank::open(folder.path()).await;
+    let state = |mut plan: Plan<(), i64>| {
+        let input = plan.input();
+        plan.parallel(|plan| {
+            for branch in ["a", "b", "c", "d"] {
+                let act = sqlite::action(&store, |tx, _: Cx<()>, _: i64| {
+                    tx.execute(bank::WRITE_LETTER, [])?;
+                    Ok(())
+                });
+                plan.step_in(branch, input, act).no_compensation("it always succeeds");
+            }
+        });
+        plan.finish(input)
+    };
+    let saga = SagaType::plan("branches", state).unwrap();
+    let shutdown = Shutdown::default();
+    let runner = |owner: &'static str| {
+        let options = world::options(Sabotage::default());
+        SagaRunner::new(bank::journal(&store), options, owner).serve(&saga, &Arc::new(()))
+    };
+    let first = runner("one");
+    let sagas = first.sagas();
+    let mut running = vec![tokio::spawn(first.run(shutdown.clone()))];
+    let mut all = tokio::task::JoinSet::new();
+    for number in 0..SAGAS {
+        let (sagas, saga) = (sagas.clone(), saga.clone());
+        all.spawn(async move { sagas.run(&saga, format!("s-{number}"), &number).await.unwrap() });
+    }
+    // The others join while it is at work, and want their shares.
+    for owner in ["two", "three"] {
+        running.push(tokio::spawn(runner(owner).run(shutdown.clone())));
+    }
+    tokio::time::timeout(PATIENCE, all.join_all()).await.expect("every saga ends");
+    assert_eq!(bank::balances(&store).await.2, SAGAS * 4);
+    shutdown.begin();
+    for task in running {
+        task.await.unwrap();
     }
 }
