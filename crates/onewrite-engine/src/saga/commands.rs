@@ -13,7 +13,7 @@ use std::{
 
 use onewrite_core::{
     BoxFuture, Result, Text,
-    saga::{Call, Command, Ended, Participant, REPLY, Reply, journal::Journal},
+    saga::{Answer, Call, Command, Ended, Json, Participant, REPLY, Reply, journal::Journal},
     store::{Batch, Durability, Item, Op, Outcome},
 };
 use tokio::sync::oneshot;
@@ -34,10 +34,20 @@ struct Inner {
 
 #[derive(Default)]
 struct Waiting {
-    /// By key, with the number of the attempt.
-    by_key: HashMap<Text, (u32, oneshot::Sender<Ended>)>,
+    /// By key.
+    by_key: HashMap<Text, Waiter>,
     /// Whether somebody looks for their replies.
     is_looked_for: bool,
+}
+
+/// Who waits for the reply to a command.
+struct Waiter {
+    /// The number of the attempt.
+    attempt: u32,
+    /// Replies that were there before it was sent. Attempts are counted anew when a person lets a held step
+    /// try again, so of these only one that says that it is done counts.
+    known: usize,
+    sender: oneshot::Sender<Ended>,
 }
 
 impl Commands {
@@ -55,8 +65,10 @@ impl Commands {
     async fn ask(&self, kind: Text, call: Call) -> Result<Ended> {
         let command = Command::of(&call);
         let (sender, answer) = oneshot::channel();
+        let about = vec![command.key.clone()];
+        let known = self.inner.store.signals(&REPLY, about).await?.len();
         // Before the command is sent: a reply may have come to an earlier one.
-        self.wait(&command, sender);
+        self.wait(&command, known, sender);
         let ops = vec![Op::Emit(Box::new(command.event(kind)?))];
         let items = vec![Item { fence: None, ops }];
         let sent =
@@ -67,9 +79,10 @@ impl Commands {
         Ok(answer.await.unwrap_or_else(|_| Ended::Unknown("another attempt waits for it".into())))
     }
 
-    fn wait(&self, command: &Command, sender: oneshot::Sender<Ended>) {
+    fn wait(&self, command: &Command, known: usize, sender: oneshot::Sender<Ended>) {
         let mut waiting = self.inner.waiting();
-        waiting.by_key.insert(command.key.clone(), (command.attempt, sender));
+        let waiter = Waiter { attempt: command.attempt, known, sender };
+        waiting.by_key.insert(command.key.clone(), waiter);
         if !std::mem::replace(&mut waiting.is_looked_for, true) {
             tokio::spawn(Arc::clone(&self.inner).look());
         }
@@ -85,14 +98,7 @@ impl Inner {
     async fn look(self: Arc<Self>) {
         while let Some(keys) = self.keys() {
             match self.store.signals(&REPLY, keys).await {
-                Ok(found) => found.into_iter().for_each(|(key, payload)| {
-                    match payload.read::<Reply>("a reply") {
-                        Ok(reply) => self.hand_over(&key, reply),
-                        Err(error) => {
-                            tracing::warn!(%key, %error, "a reply to a command cannot be read");
-                        }
-                    }
-                }),
+                Ok(found) => self.hand_over_all(found),
                 Err(error) => tracing::warn!(%error, "replies to commands were not read"),
             }
             tokio::time::sleep(LOOK_EVERY).await;
@@ -103,18 +109,32 @@ impl Inner {
     fn keys(&self) -> Option<Vec<Text>> {
         let mut waiting = self.waiting();
         // An attempt whose time is over is dropped, and waits no longer.
-        waiting.by_key.retain(|_, (_, sender)| !sender.is_closed());
+        waiting.by_key.retain(|_, waiter| !waiter.sender.is_closed());
         waiting.is_looked_for = !waiting.by_key.is_empty();
         waiting.is_looked_for.then(|| waiting.by_key.keys().cloned().collect())
     }
 
-    fn hand_over(&self, key: &Text, reply: Reply) {
+    /// Hands replies over, in the order in which they came.
+    fn hand_over_all(&self, found: Vec<(Text, Json)>) {
+        let mut places: HashMap<Text, usize> = HashMap::new();
+        for (key, payload) in found {
+            let place = places.entry(key.clone()).or_default();
+            match payload.read::<Reply>("a reply") {
+                Ok(reply) => self.hand_over(&key, *place, reply),
+                Err(error) => tracing::warn!(%key, %error, "a reply to a command cannot be read"),
+            }
+            *place += 1;
+        }
+    }
+
+    fn hand_over(&self, key: &Text, place: usize, reply: Reply) {
         let mut waiting = self.waiting();
-        let attempt = waiting.by_key.get(key).map(|(attempt, _)| *attempt);
-        let Some(ended) = attempt.and_then(|attempt| reply.ended(attempt)) else { return };
-        if let Some((_, sender)) = waiting.by_key.remove(key) {
+        let Some(waiter) = waiting.by_key.get(key) else { return };
+        let is_new = place >= waiter.known || matches!(reply.outcome, Answer::Done(_));
+        let Some(ended) = reply.ended(waiter.attempt).filter(|_| is_new) else { return };
+        if let Some(waiter) = waiting.by_key.remove(key) {
             // Its time may be over just now.
-            let _ = sender.send(ended);
+            let _ = waiter.sender.send(ended);
         }
     }
 }

@@ -6,8 +6,8 @@ use onewrite::{
     Receiver, ReceiverOptions, Relay, RelayOptions, Shutdown, memory, other,
     sabotage::Sabotage,
     saga::{
-        Command, Commands, Direction, Finished, Outcome, Passage, Plan, Reply, RetryPolicy,
-        SagaRunner, SagaType, StepOptions,
+        Answer, Call, Command, Commands, Direction, Ended, Finished, Json, Outcome, Passage, Plan,
+        REPLY, Reply, RetryPolicy, SagaId, SagaRunner, SagaType, Signal, StepKey, StepOptions,
     },
     sqlite::{self, Context, HandlerError, InboxOptions, Options, SqliteInbox, SqliteStore},
 };
@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use tokio::task::JoinHandle;
 
 use super::world;
-use crate::rig::PATIENCE;
+use crate::rig::{PATIENCE, until};
 
 const COUNT: usize = 24;
 
@@ -186,4 +186,43 @@ async fn without_the_barrier_a_command_that_is_sent_again_acts_again() {
     let folder = tempfile::tempdir().unwrap();
     let two = Two::open(folder.path(), "commanded-bare", false).await;
     assert_ne!(two.run_all().await, right());
+}
+
+/// A person let the step try again, so attempts are counted anew: the no of before says nothing of them.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_no_that_was_there_before_is_not_the_answer() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = world::store(folder.path(), Sabotage::default());
+    let saga = SagaId(7);
+    let key = StepKey::action(saga, "reserve");
+    let reply = |id: &'static str, outcome| {
+        let reply = Reply { key: key.as_str().to_owned().into(), attempt: 1, outcome };
+        Signal::new(id, REPLY, reply.key.clone()).payload(&reply).unwrap()
+    };
+    let old = reply("e-1", Answer::Aborted("sold out".into()));
+    assert!(store.write(move |tx| sqlite::signal(tx, &old)).await.unwrap());
+    let participant = Commands::new(Arc::new(store.clone())).participant("ReserveStock");
+    let asked = tokio::spawn(participant.act(Call {
+        saga,
+        step: "reserve".into(),
+        key: key.clone(),
+        direction: Direction::Action,
+        attempt: 1,
+        epoch: 1,
+        deadline: std::time::Instant::now() + PATIENCE,
+        input: Json::NULL,
+        output: None,
+    }));
+    let sent = "SELECT count(*) FROM onewrite_outbox WHERE type = 'ReserveStock'";
+    until("the command", async || {
+        let count = |db: &sqlite::rusqlite::Connection| {
+            db.query_row(sent, [], |row| row.get::<_, i64>(0)).map_err(other)
+        };
+        store.read_with(count).await.unwrap() == 1
+    })
+    .await;
+    let new = reply("e-2", Answer::Failed("busy".into()));
+    assert!(store.write(move |tx| sqlite::signal(tx, &new)).await.unwrap());
+    let ended = tokio::time::timeout(PATIENCE, asked).await.expect("an answer").unwrap();
+    assert_eq!(ended, Ended::Unknown("busy".into()));
 }
