@@ -138,9 +138,9 @@ pub enum Op {
     /// Stores the definition of a saga, unless it is stored.
     DefineSaga(Arc<Checked>),
     /// Starts a saga. Applies to one, or to none when one of its name, key and run exists.
-    StartSaga(Box<NewSaga>),
+    StartSaga(Arc<NewSaga>),
     /// Adds a transition to a saga's journal; fails with [`crate::Code::SagaConflict`] when its number exists.
-    AdvanceSaga(Box<Transition>),
+    AdvanceSaga(Arc<Transition>),
     /// Sends a signal to the saga that waits for it, now or later. Applies to one, or to none when it was sent
     /// before.
     Signal(Box<Signal>),

@@ -23,10 +23,15 @@ pub(crate) fn item(
     held: &mut Held,
     sabotage: Sabotage,
 ) -> Outcome {
+    if tx.is_autocommit() {
+        // The database rolled the group back: what came now would be committed by itself.
+        let why = "the transaction has ended already";
+        return Outcome::Failed(Error::new(Code::Stopped, why));
+    }
     if let Some(count) = move_alone(tx, item, sabotage) {
         return Outcome::Applied(count);
     }
-    let alone = is_one_statement(item);
+    let alone = needs_no_savepoint(item);
     let mut write = || write(tx, source, item, held, sabotage);
     let written = if alone { write() } else { in_savepoint(tx, write) };
     match written {
@@ -36,12 +41,12 @@ pub(crate) fn item(
     }
 }
 
-/// Whether it writes in one statement, the last of what it does: that is atomic by itself and needs no
-/// savepoint. So it is with what the engine of sagas writes most.
-fn is_one_statement(item: &Item) -> bool {
+/// Whether it is atomic by itself, as is what the engine of sagas writes most: in a savepoint SQLite would
+/// copy every page before it is changed.
+fn needs_no_savepoint(item: &Item) -> bool {
     match item.ops.as_slice() {
         [Op::StartSaga(new)] => new.awaits.is_empty(),
-        [Op::AdvanceSaga(next)] => next.standing.is_none() && next.is_plain(),
+        [Op::AdvanceSaga(next)] => next.is_plain(),
         _ => false,
     }
 }

@@ -107,6 +107,9 @@ impl Options {
         connection.pragma_update(None, "journal_mode", "WAL").during(&context())?;
         connection.pragma_update(None, "synchronous", synchronous).during(&context())?;
         connection.pragma_update(None, "foreign_keys", "ON").during(&context())?;
+        // What a savepoint may have to undo stays in memory: SQLite would write every page that an item
+        // touches to a file of its own before it changes it.
+        connection.pragma_update(None, "temp_store", "MEMORY").during(&context())?;
         // The write-ahead log grows while somebody reads for long; afterwards it shrinks to this.
         connection.pragma_update(None, "journal_size_limit", WAL_BYTES_KEPT).during(&context())?;
         Ok(connection)

@@ -62,58 +62,64 @@ pub(crate) fn start(tx: &Connection, saga: &NewSaga) -> Result<u64> {
     Ok(new)
 }
 
-/// Adds a transition to a journal, and says on the saga's row what changes.
+/// Adds a transition to a journal, and says on the saga's row what changes. One that [`Transition::is_plain`]
+/// is written as a whole or not at all, also without a savepoint.
 pub(crate) fn advance(
     tx: &Connection,
     fence: Option<&Fence>,
     transition: &Transition,
     sabotage: Sabotage,
 ) -> Result<u64> {
-    let saga = transition.saga.0.to_be_bytes();
     if let Some(taken) = &transition.takes {
         signal::take(tx, transition.saga, taken, sabotage)?;
     }
     if let Some(awaits) = &transition.awaits {
         signal::wait_instead(tx, transition.saga, awaits)?;
     }
-    if let Some(standing) = &transition.standing {
-        let ended = standing.waits == Waits::Nothing;
-        let found = execute(
-            tx,
-            "UPDATE onewrite_saga SET state = ?2, waits = ?3, due_at = ?4, output = ?5, ended_at = ?6 WHERE id = ?1",
-            params![
-                saga,
-                standing.state.as_str(),
-                standing.waits.as_str(),
-                standing.due.map(|due| due.0),
-                standing.output.as_ref().map(Json::as_str),
-                ended.then_some(transition.time.0),
-            ],
-        )?;
-        if found == 0 {
-            return Err(Error::new(
-                Code::NotFound,
-                format!("there is no saga {}", transition.saga),
-            ));
-        }
-    }
     let sql = if sabotage.has(Defect::NoVersion) {
         "INSERT OR REPLACE INTO onewrite_saga_journal (saga, version, time, epoch, entries) VALUES (?1, ?2, ?3, ?4, ?5)"
     } else {
         "INSERT INTO onewrite_saga_journal (saga, version, time, epoch, entries) VALUES (?1, ?2, ?3, ?4, ?5) ON CONFLICT DO NOTHING"
     };
+    let saga = transition.saga.0.to_be_bytes();
     let epoch = fence.map_or(0, |fence| fence.epoch.cast_signed());
     let binds = params![saga, transition.version, transition.time.0, epoch, &*transition.entries];
-    match execute(tx, sql, binds)? {
-        0 => Err(Error::new(
-            Code::SagaConflict,
-            format!(
-                "transition {} of the saga {} exists already",
-                transition.version, transition.saga
-            ),
-        )),
-        written => Ok(written),
+    if execute(tx, sql, binds)? == 0 {
+        let Transition { saga, version, .. } = transition;
+        let what = format!("transition {version} of the saga {saga} exists already");
+        return Err(Error::new(Code::SagaConflict, what));
     }
+    match transition.standing.as_ref().map(|standing| stand(tx, transition, standing)) {
+        None | Some(Ok(1)) => Ok(1),
+        Some(Ok(_)) => {
+            let sql = "DELETE FROM onewrite_saga_journal WHERE saga = ?1 AND version = ?2";
+            execute(tx, sql, params![saga, transition.version])?;
+            Err(Error::new(Code::NotFound, format!("there is no saga {}", transition.saga)))
+        }
+        Some(Err(error)) => {
+            // The database itself failed between two statements that belong together: the transaction ends
+            // here, and none of those who share it is told that it was committed.
+            let _ = tx.execute_batch("ROLLBACK");
+            Err(error)
+        }
+    }
+}
+
+/// Says on a saga's row what it waits for from now on.
+fn stand(tx: &Connection, transition: &Transition, standing: &Standing) -> Result<u64> {
+    let ended = standing.waits == Waits::Nothing;
+    execute(
+        tx,
+        "UPDATE onewrite_saga SET state = ?2, waits = ?3, due_at = ?4, output = ?5, ended_at = ?6 WHERE id = ?1",
+        params![
+            transition.saga.0.to_be_bytes(),
+            standing.state.as_str(),
+            standing.waits.as_str(),
+            standing.due.map(|due| due.0),
+            standing.output.as_ref().map(Json::as_str),
+            ended.then_some(transition.time.0),
+        ],
+    )
 }
 
 pub(crate) fn definition(connection: &Connection, id: &str) -> Result<Option<Text>> {

@@ -23,6 +23,8 @@ pub struct Checked {
     definition: Definition,
     id: DefinitionId,
     json: Text,
+    /// The names of its steps.
+    names: Vec<Text>,
     /// For each step, those that must be done before it.
     before: Vec<Vec<usize>>,
     /// For each step, those that wait for it.
@@ -59,7 +61,8 @@ impl Definition {
             Error::new(Code::InvalidSaga, "encode the definition").with_source(error)
         })?;
         let id = format!("{}@{:016x}", self.name, fnv(&json)).into();
-        Ok(Checked { definition: self, id, json: json.into(), before, behind })
+        let names = self.steps.iter().map(|step| step.name.clone().into()).collect();
+        Ok(Checked { definition: self, id, json: json.into(), names, before, behind })
     }
 
     /// Reads a definition from JSON and looks it through.
@@ -85,6 +88,12 @@ impl Checked {
     #[must_use]
     pub fn steps(&self) -> &[Step] {
         &self.definition.steps
+    }
+
+    /// The name of the step of this index; empty where there is none.
+    #[must_use]
+    pub fn name(&self, step: usize) -> Text {
+        self.names.get(step).cloned().unwrap_or_default()
     }
 
     /// What it is stored under.

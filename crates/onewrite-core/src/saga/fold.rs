@@ -201,25 +201,27 @@ impl Saga {
             || matches!(self.checked.steps()[step].compensation, Compensation::None(_))
     }
 
-    /// Steps whose action or compensation may be in flight: all that stands in their way is done.
+    /// Steps whose action or compensation may be in flight.
     pub(super) fn runnable(&self) -> Vec<usize> {
-        let is_runnable = |step: &usize| {
-            let state = &self.steps[*step];
-            match self.phase {
-                Phase::Forward => state.attempted && state.stage == Stage::Open && !state.held,
-                Phase::Compensating => {
-                    let first = match self.sabotage.has(Defect::ForwardOrder) {
-                        false => self.checked.behind(*step),
-                        true => self.checked.before(*step),
-                    };
-                    !self.is_made_good(*step)
-                        && !state.held
-                        && first.iter().all(|other| self.is_made_good(*other))
-                }
-                Phase::Completed | Phase::Compensated => false,
+        (0..self.steps.len()).filter(|step| self.is_runnable(*step)).collect()
+    }
+
+    /// Whether all that stands in the way of a step's action or compensation is done.
+    pub(super) fn is_runnable(&self, step: usize) -> bool {
+        let Some(state) = self.steps.get(step) else { return false };
+        match self.phase {
+            Phase::Forward => state.attempted && state.stage == Stage::Open && !state.held,
+            Phase::Compensating => {
+                let first = match self.sabotage.has(Defect::ForwardOrder) {
+                    false => self.checked.behind(step),
+                    true => self.checked.before(step),
+                };
+                !self.is_made_good(step)
+                    && !state.held
+                    && first.iter().all(|other| self.is_made_good(*other))
             }
-        };
-        (0..self.steps.len()).filter(is_runnable).collect()
+            Phase::Completed | Phase::Compensated => false,
+        }
     }
 
     /// Whether it can only go forward: its pivot, or a step that cannot be undone, may have begun.

@@ -11,16 +11,13 @@ pub struct SagaId(pub u128);
 /// As UUIDs are printed: `01964b2e-7d1c-7a00-8000-0123456789ab`.
 impl fmt::Display for SagaId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let part = |from: u32, digits: u32| (self.0 >> from) & ((1 << (digits * 4)) - 1);
-        write!(
-            f,
-            "{:08x}-{:04x}-{:04x}-{:04x}-{:012x}",
-            part(96, 8),
-            part(80, 4),
-            part(64, 4),
-            part(48, 4),
-            part(0, 12)
-        )
+        let mut text = [b'-'; 36];
+        let places = (0..36).filter(|place| !matches!(place, 8 | 13 | 18 | 23));
+        for (digit, place) in places.enumerate() {
+            let value = (self.0 >> (124 - 4 * digit)) as usize & 0xf;
+            text[place] = b"0123456789abcdef"[value];
+        }
+        f.write_str(std::str::from_utf8(&text).map_err(|_| fmt::Error)?)
     }
 }
 

@@ -398,7 +398,7 @@ impl Saga {
     }
 
     pub(super) fn name(&self, step: usize) -> Text {
-        self.checked.steps()[step].name.clone().into()
+        self.checked.name(step)
     }
 
     /// Its id.
@@ -421,7 +421,7 @@ impl Saga {
             Phase::Compensating => Direction::Compensation,
             _ => Direction::Action,
         };
-        direction == present && self.runnable().contains(&step)
+        direction == present && self.is_runnable(step)
     }
 
     /// What it is run by.

@@ -52,7 +52,7 @@ impl Basis {
         }
         let next = saga.next_transition(self.fence.partition, time, &entries)?;
         let mut ops = if self.publish { events(&saga, &entries)? } else { Vec::new() };
-        ops.push(Op::AdvanceSaga(Box::new(next)));
+        ops.push(Op::AdvanceSaga(Arc::new(next)));
         Ok((saga, Item { fence: Some(self.fence.clone()), ops }))
     }
 }

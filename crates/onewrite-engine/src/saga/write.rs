@@ -46,7 +46,7 @@ pub(super) type Committed = (Vec<Write>, Result<Vec<Outcome>>);
 pub(super) fn transition(fence: Fence, transition: journal::Transition, told: Vec<Op>) -> Write {
     let of = Of::Saga(transition.saga, fence.partition);
     let mut ops = told;
-    ops.push(Op::AdvanceSaga(Box::new(transition)));
+    ops.push(Op::AdvanceSaga(Arc::new(transition)));
     Write { item: Item { fence: Some(fence), ops }, of }
 }
 

@@ -52,7 +52,7 @@ fn running() -> Standing {
 }
 
 fn start(saga: NewSaga) -> Item {
-    Item { fence: None, ops: vec![Op::StartSaga(Box::new(saga))] }
+    Item { fence: None, ops: vec![Op::StartSaga(Arc::new(saga))] }
 }
 
 fn done(output: &'static str) -> Text {
@@ -64,7 +64,7 @@ fn transition(saga: u128, version: u32, standing: Option<Standing>) -> Op {
     let (saga, time) = (SagaId(saga), Timestamp(1_700_000_000_000_002));
     let (entries, awaits, takes) = (done("7"), None, None);
     let next = Transition { saga, version, time, entries, standing, awaits, takes };
-    Op::AdvanceSaga(Box::new(next))
+    Op::AdvanceSaga(Arc::new(next))
 }
 
 fn advance(fence: Option<&Fence>, saga: u128, version: u32) -> Item {
@@ -110,7 +110,7 @@ pub async fn as_written(fixture: &dyn JournalFixture) {
         output: Some(Json::trusted(r#"{"n": 1.0}"#)),
     };
     let saga = new(u128::MAX - 1, "k'\"\\é", running());
-    apply(&*store, vec![Op::StartSaga(Box::new(saga.clone()))]).await;
+    apply(&*store, vec![Op::StartSaga(Arc::new(saga.clone()))]).await;
     let fences = leased(&*store, "a", HOUR).await;
     let fence = fences.into_iter().find(|fence| fence.partition == 3).expect("a lease");
     let item = |op| Item { fence: Some(fence.clone()), ops: vec![op] };
@@ -360,8 +360,9 @@ fn taking(saga: u128, version: u32, takes: Option<&str>, awaits: &[&str]) -> Ite
     let Op::AdvanceSaga(mut next) = transition(saga, version, Some(running())) else {
         return Item::default();
     };
-    next.takes = takes.map(|id| id.to_owned().into());
-    next.awaits = Some(Awaits { partition: 3, signals });
+    let changed = Arc::make_mut(&mut next);
+    changed.takes = takes.map(|id| id.to_owned().into());
+    changed.awaits = Some(Awaits { partition: 3, signals });
     alone(Op::AdvanceSaga(next))
 }
 

@@ -68,7 +68,7 @@ impl Driver {
             awaits,
             started_at,
         };
-        let mut ops = vec![Op::StartSaga(Box::new(new))];
+        let mut ops = vec![Op::StartSaga(Arc::new(new))];
         if !self.definitions.contains_key(start.checked.id()) {
             ops.insert(0, Op::DefineSaga(Arc::clone(&start.checked)));
         }
@@ -78,9 +78,17 @@ impl Driver {
         self.queue.push_back(Write { item: Item { fence, ops }, of: Of::Start(start, partition) });
     }
 
+    /// Whether what waits is to be sent now. Beside a commit that is under way a small one only costs
+    /// another sync: it is better off with what comes until that one is done.
+    fn is_worth_a_commit(&self) -> bool {
+        let under_way: usize = self.writing.values().sum();
+        let enough = (under_way / 2).clamp(1, self.options.batch_max.max(1));
+        self.queue.len() >= enough
+    }
+
     /// Sends what waits, as far as commits may be under way.
     pub(super) fn send(&mut self) {
-        while !self.queue.is_empty()
+        while self.is_worth_a_commit()
             && self.commits.len() < self.options.commits_max.max(1)
             && Instant::now() >= self.pause.0
         {

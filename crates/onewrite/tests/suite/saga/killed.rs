@@ -1,6 +1,6 @@
 //! S1, S2: a process is killed between any two of a saga's durable acts.
 
-use std::{path::Path, time::Duration};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use onewrite::{failpoint, sabotage::Sabotage};
 use onewrite_testkit::child::{Child, End};
@@ -11,7 +11,7 @@ use crate::{rig::PATIENCE, role};
 /// The child: runs every order.
 pub(crate) async fn child(folder: &Path, sabotage: Sabotage, knows_keys: bool, gated: bool) {
     let world = World::open_gated(folder, knows_keys, gated).await;
-    let store = std::sync::Arc::new(world::store(folder, sabotage));
+    let store = Arc::new(world::store(folder, sabotage));
     let running = Running::start(store, &world, "child", sabotage);
     role::ready();
     run_all(&running.sagas).await;
@@ -31,7 +31,7 @@ async fn struck(point: &str, hits: &[u32], knows_keys: bool) -> Vec<String> {
         assert_eq!(end.expect("the point is passed").unwrap(), End::Killed, "{point}");
     }
     let world = World::open(folder.path(), knows_keys).await;
-    let store = std::sync::Arc::new(world::store(folder.path(), Sabotage::default()));
+    let store = Arc::new(world::store(folder.path(), Sabotage::default()));
     let running = Running::start(store.clone(), &world, "parent", Sabotage::default());
     tokio::time::timeout(PATIENCE, run_all(&running.sagas)).await.expect("every saga ends");
     running.stop().await;
@@ -81,7 +81,7 @@ async fn a_timer_outlives_its_process() {
         journal::{FindSagas, NewSaga, Standing},
     };
     let folder = tempfile::tempdir().unwrap();
-    let store = std::sync::Arc::new(world::store(folder.path(), Sabotage::default()));
+    let store = Arc::new(world::store(folder.path(), Sabotage::default()));
     let (saga, order) = (world::order_saga(), world::order(1));
     // As a process leaves it that ends during a pause.
     let now = onewrite::Store::now(&*store).await.unwrap();
@@ -100,7 +100,7 @@ async fn a_timer_outlives_its_process() {
     };
     let ops = vec![
         onewrite::store::Op::DefineSaga(saga.checked().clone()),
-        onewrite::store::Op::StartSaga(Box::new(new)),
+        onewrite::store::Op::StartSaga(Arc::new(new)),
     ];
     let items = vec![onewrite::store::Item { fence: None, ops }];
     let durability = onewrite::store::Durability::Durable;

@@ -87,7 +87,7 @@ async fn a_saga_that_cannot_be_read_leaves_the_others_alone() {
     let mut ops = vec![onewrite::store::Op::DefineSaga(saga.checked().clone())];
     for (number, id) in ids.iter().enumerate() {
         let order = order(number * 3 + 1);
-        ops.push(onewrite::store::Op::StartSaga(Box::new(onewrite::saga::journal::NewSaga {
+        ops.push(onewrite::store::Op::StartSaga(Arc::new(onewrite::saga::journal::NewSaga {
             id: *id,
             name: saga.name(),
             key: order.key.clone().into(),
