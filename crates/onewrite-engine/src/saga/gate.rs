@@ -1,13 +1,29 @@
-//! How many attempts may be in flight at one participant: the others wait their turn, in order.
+//! Who may go in to a participant: so many attempts at a time, the others in order; nobody for a while
+//! after it failed too often in a row, and then one alone (a circuit breaker: Nygard, "Release It!", 2007).
 
-use std::collections::{HashMap, VecDeque};
+use std::{
+    collections::{HashMap, VecDeque},
+    time::{Duration, Instant},
+};
+
+use onewrite_core::retry::Backoff;
+
+/// How long nobody goes in: by how often in a row that was so.
+const SHUT: Backoff = Backoff { initial: Duration::from_secs(1), cap: Duration::from_secs(30) };
 
 /// The gates before all participants of a process.
 #[derive(Debug)]
 pub(super) struct Gates<T> {
+    /// Attempts inside at most.
     limit: usize,
+    /// Failures in a row that shut a gate; 0 for never.
+    failures_max: u32,
     by_name: HashMap<String, usize>,
     all: Vec<Gate<T>>,
+    /// Gates that may let somebody in.
+    ready: Vec<usize>,
+    /// Gates that are shut.
+    shut: usize,
 }
 
 #[derive(Debug)]
@@ -15,11 +31,39 @@ struct Gate<T> {
     name: String,
     inside: usize,
     waiting: VecDeque<T>,
+    is_ready: bool,
+    /// Failures in a row.
+    failures: u32,
+    shut: Option<Shut>,
+}
+
+#[derive(Debug)]
+struct Shut {
+    /// From then on one may try.
+    until: Instant,
+    /// How often in a row.
+    times: u32,
+}
+
+impl<T> Gate<T> {
+    fn is_free(&self, limit: usize, now: Instant) -> bool {
+        match &self.shut {
+            None => self.inside < limit,
+            Some(shut) => self.inside == 0 && shut.until <= now,
+        }
+    }
 }
 
 impl<T> Gates<T> {
-    pub(super) fn new(limit: usize) -> Self {
-        Self { limit: limit.max(1), by_name: HashMap::new(), all: Vec::new() }
+    pub(super) fn new(limit: usize, failures_max: u32) -> Self {
+        Self {
+            limit: limit.max(1),
+            failures_max,
+            by_name: HashMap::new(),
+            all: Vec::new(),
+            ready: Vec::new(),
+            shut: 0,
+        }
     }
 
     /// The gate before this participant.
@@ -28,7 +72,14 @@ impl<T> Gates<T> {
             return *gate;
         }
         let gate = self.all.len();
-        self.all.push(Gate { name: name.to_owned(), inside: 0, waiting: VecDeque::new() });
+        self.all.push(Gate {
+            name: name.to_owned(),
+            inside: 0,
+            waiting: VecDeque::new(),
+            is_ready: false,
+            failures: 0,
+            shut: None,
+        });
         self.by_name.insert(name.to_owned(), gate);
         gate
     }
@@ -37,27 +88,108 @@ impl<T> Gates<T> {
         self.all.get(gate).map_or("", |gate| &gate.name)
     }
 
-    /// Lets one in, or keeps it until its turn comes.
-    pub(super) fn enter(&mut self, gate: usize, one: T) -> Option<T> {
-        let gate = self.all.get_mut(gate)?;
-        if gate.inside < self.limit {
-            gate.inside += 1;
-            return Some(one);
+    /// One wants to go in.
+    pub(super) fn arrive(&mut self, gate: usize, one: T) {
+        if let Some(found) = self.all.get_mut(gate) {
+            found.waiting.push_back(one);
+            self.look_at(gate);
         }
-        gate.waiting.push_back(one);
+    }
+
+    /// Whose turn it is now, at any gate. Whoever is let in leaves some time.
+    pub(super) fn admit(&mut self, now: Instant) -> Option<T> {
+        while let Some(gate) = self.ready.last().and_then(|gate| self.all.get_mut(*gate)) {
+            if gate.is_free(self.limit, now)
+                && let Some(one) = gate.waiting.pop_front()
+            {
+                gate.inside += 1;
+                return Some(one);
+            }
+            gate.is_ready = false;
+            self.ready.pop();
+        }
         None
     }
 
-    /// One has left: whose turn it is now, if anybody waits. Whoever is let in and does not enter leaves
-    /// as well.
-    pub(super) fn leave(&mut self, gate: usize) -> Option<T> {
-        let gate = self.all.get_mut(gate)?;
-        match gate.waiting.pop_front() {
-            Some(next) => Some(next),
+    /// One has left.
+    pub(super) fn leave(&mut self, gate: usize) {
+        if let Some(found) = self.all.get_mut(gate) {
+            found.inside = found.inside.saturating_sub(1);
+            self.look_at(gate);
+        }
+    }
+
+    /// Those who wait and of whom this is true wait no more.
+    pub(super) fn withdraw(&mut self, is_one: impl Fn(&T) -> bool) -> Vec<T> {
+        let mut gone = Vec::new();
+        for gate in &mut self.all {
+            let (out, stay) = gate.waiting.drain(..).partition(&is_one);
+            gate.waiting = stay;
+            gone.extend::<VecDeque<T>>(out);
+        }
+        gone
+    }
+
+    /// The participant answered, be it with a no. Returns whether that opened its gate.
+    pub(super) fn answered(&mut self, gate: usize) -> bool {
+        let Some(found) = self.all.get_mut(gate) else { return false };
+        found.failures = 0;
+        let was_shut = found.shut.take().is_some();
+        if was_shut {
+            self.shut -= 1;
+            self.look_at(gate);
+        }
+        was_shut
+    }
+
+    /// An attempt failed. Returns for how long nobody goes in, if that shut the gate.
+    pub(super) fn failed(&mut self, gate: usize, now: Instant, jitter: f64) -> Option<Duration> {
+        let found = self.all.get_mut(gate)?;
+        found.failures = found.failures.saturating_add(1);
+        let times = match &found.shut {
+            // It went in before the gate was shut.
+            Some(shut) if now < shut.until => return None,
+            Some(shut) => shut.times.saturating_add(1),
+            None if self.failures_max == 0 || found.failures < self.failures_max => return None,
             None => {
-                gate.inside = gate.inside.saturating_sub(1);
-                None
+                self.shut += 1;
+                1
             }
+        };
+        // At least half of it: the others who found the participant down come at other times.
+        let time = SHUT.pause(times, 0.5 + jitter / 2.0);
+        found.shut = Some(Shut { until: now + time, times });
+        Some(time)
+    }
+
+    /// Looks at gates whose time has come.
+    pub(super) fn reopen(&mut self, now: Instant) {
+        if self.shut == 0 {
+            return;
+        }
+        for gate in 0..self.all.len() {
+            let shut = self.all[gate].shut.as_ref();
+            if shut.is_some_and(|shut| shut.until <= now) {
+                self.look_at(gate);
+            }
+        }
+    }
+
+    /// When somebody who waits at a gate that is shut may go in.
+    pub(super) fn wake_at(&self) -> Option<Instant> {
+        if self.shut == 0 {
+            return None;
+        }
+        let waited_for = |gate: &&Gate<T>| gate.inside == 0 && !gate.waiting.is_empty();
+        let until = |gate: &Gate<T>| gate.shut.as_ref().map(|shut| shut.until);
+        self.all.iter().filter(waited_for).filter_map(until).min()
+    }
+
+    fn look_at(&mut self, gate: usize) {
+        let found = &mut self.all[gate];
+        if !found.is_ready && !found.waiting.is_empty() {
+            found.is_ready = true;
+            self.ready.push(gate);
         }
     }
 }
@@ -66,14 +198,59 @@ impl<T> Gates<T> {
 mod tests {
     use super::*;
 
+    const NOBODY: [u32; 0] = [];
+
+    fn all(gates: &mut Gates<u32>, now: Instant) -> Vec<u32> {
+        gates.reopen(now);
+        std::iter::from_fn(|| gates.admit(now)).collect()
+    }
+
     #[test]
     fn so_many_at_a_time_and_the_others_in_order() {
-        let mut gates = Gates::new(2);
+        let (mut gates, now) = (Gates::new(2, 0), Instant::now());
         let (bank, stock) = (gates.at("bank"), gates.at("stock"));
         assert_eq!((gates.at("bank"), gates.name(bank)), (bank, "bank"));
-        assert_eq!([1, 2, 3, 4].map(|n| gates.enter(bank, n)), [Some(1), Some(2), None, None]);
-        assert_eq!(gates.enter(stock, 5), Some(5), "each for itself");
-        assert_eq!([(); 4].map(|()| gates.leave(bank)), [Some(3), Some(4), None, None]);
-        assert_eq!(gates.enter(bank, 6), Some(6));
+        (1..=4).for_each(|n| gates.arrive(bank, n));
+        assert_eq!(all(&mut gates, now), [1, 2]);
+        gates.arrive(stock, 5);
+        assert_eq!(all(&mut gates, now), [5], "each for itself");
+        gates.leave(bank);
+        assert_eq!(all(&mut gates, now), [3]);
+        assert_eq!(gates.withdraw(|n| *n == 4), [4]);
+        (0..2).for_each(|_| gates.leave(bank));
+        assert_eq!(all(&mut gates, now), NOBODY);
+        (6..9).for_each(|n| gates.arrive(bank, n));
+        assert_eq!(all(&mut gates, now), [6, 7]);
+        (0..100).for_each(|_| assert_eq!(gates.failed(bank, now, 1.0), None, "never"));
+    }
+
+    #[test]
+    fn who_fails_too_often_in_a_row_is_left_alone_and_then_tried_by_one() {
+        let (mut gates, now) = (Gates::new(10, 3), Instant::now());
+        let bank = gates.at("bank");
+        let after = |millis| now + Duration::from_millis(millis);
+        let ends = |gates: &mut Gates<u32>, at, fails: bool| {
+            gates.leave(bank);
+            match fails {
+                true => gates.failed(bank, at, 1.0).map(|time| time.as_millis()),
+                false => gates.answered(bank).then_some(0),
+            }
+        };
+        (1..=9).for_each(|n| gates.arrive(bank, n));
+        assert_eq!(all(&mut gates, now).len(), 9);
+        assert_eq!([true, true, false].map(|fails| ends(&mut gates, now, fails)), [None; 3]);
+        assert_eq!([true; 3].map(|_| ends(&mut gates, now, true)), [None, None, Some(1_000)]);
+        assert_eq!(ends(&mut gates, now, true), None, "it went in before");
+        (10..14).for_each(|n| gates.arrive(bank, n));
+        assert_eq!(all(&mut gates, after(1_000)), NOBODY, "two are inside still");
+        assert_eq!(gates.wake_at(), None);
+        assert_eq!([true; 2].map(|_| ends(&mut gates, after(1), true)), [None; 2]);
+        assert_eq!((all(&mut gates, after(999)), gates.wake_at()), (vec![], Some(after(1_000))));
+        assert_eq!(all(&mut gates, after(1_000)), [10], "one alone");
+        assert_eq!(ends(&mut gates, after(1_000), true), Some(2_000), "longer");
+        assert_eq!(all(&mut gates, after(2_999)), NOBODY);
+        assert_eq!(all(&mut gates, after(3_000)), [11]);
+        assert_eq!(ends(&mut gates, after(3_000), false), Some(0), "it answers");
+        assert_eq!((all(&mut gates, after(3_000)), gates.wake_at()), (vec![12, 13], None));
     }
 }

@@ -21,6 +21,10 @@ pub struct SagaOptions {
     pub keep: Duration,
     /// Attempts in flight at one participant at most: the others wait their turn.
     pub participant_max: usize,
+    /// After so many failed attempts in a row, whichever sagas they are for, none is made at a participant for
+    /// a while: for a second, and twice as long each time up to half a minute; then one at a time, until one
+    /// is answered. What waits meanwhile uses up no attempts. 0 for never.
+    pub breaker_after: u32,
     /// Whether others are told, by events of the store's log, which steps are done and compensated and how
     /// sagas end: `STEP.Completed`, `STEP.Failed`, `STEP.Compensated`, `SAGA.Completed`, `SAGA.Compensated`.
     pub publish: bool,
@@ -28,7 +32,8 @@ pub struct SagaOptions {
     pub sabotage: Sabotage,
 }
 
-/// Leases of ten seconds, a look every 200 ms, 10,000 sagas in memory, 1,000 attempts at one participant.
+/// Leases of ten seconds, a look every 200 ms, 10,000 sagas in memory, 1,000 attempts at one
+/// participant, and none for a while after 20 failures in a row.
 impl Default for SagaOptions {
     fn default() -> Self {
         Self {
@@ -39,6 +44,7 @@ impl Default for SagaOptions {
             live_max: 10_000,
             keep: Duration::from_secs(30),
             participant_max: 1_000,
+            breaker_after: 20,
             publish: false,
             sabotage: Sabotage::from_env(),
         }

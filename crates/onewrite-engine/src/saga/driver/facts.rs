@@ -75,27 +75,56 @@ impl Driver {
         };
         let known = self.live.get(&saga).is_some_and(|live| live.epoch == epoch);
         if let Some(ended) = ended.filter(|_| known) {
-            let word = match ended {
-                Ended::Done(_) => "done",
-                Ended::Aborted(_) => "aborted",
-                Ended::Unknown(_) => "unknown",
-                Ended::NotMade(_) => "not_made",
-            };
-            metrics::counter!("onewrite_saga_attempts_total", "outcome" => word).increment(1);
+            self.note(gate, &ended);
             let jitter = match &ended {
                 Ended::Done(_) => 0.0,
                 Ended::Unknown(_) | Ended::Aborted(_) | Ended::NotMade(_) => rand::random(),
             };
             self.give(saga, Input::Ended { step, direction, number, how: ended, jitter });
         }
-        self.left(gate);
+        self.gates.leave(gate);
     }
 
-    /// An attempt has left this gate: whose turn it is now, enters.
-    pub(super) fn left(&mut self, gate: usize) {
-        if let Some(turn) = self.gates.leave(gate) {
+    /// Makes the attempts whose turn it is.
+    pub(super) fn admit(&mut self) {
+        let now = Instant::now();
+        while let Some(turn) = self.gates.admit(now) {
             self.make(turn);
         }
+    }
+
+    /// What an attempt says of its participant.
+    fn note(&mut self, gate: usize, ended: &Ended) {
+        let word = match ended {
+            Ended::Done(_) => "done",
+            Ended::Aborted(_) => "aborted",
+            Ended::Unknown(_) => "unknown",
+            Ended::NotMade(_) => "not_made",
+        };
+        metrics::counter!("onewrite_saga_attempts_total", "outcome" => word).increment(1);
+        let shut = match ended {
+            Ended::NotMade(_) => return,
+            Ended::Done(_) | Ended::Aborted(_) if !self.gates.answered(gate) => return,
+            Ended::Done(_) | Ended::Aborted(_) => None,
+            Ended::Unknown(_) => {
+                let shut = self.gates.failed(gate, Instant::now(), rand::random());
+                if shut.is_none() {
+                    return;
+                }
+                shut
+            }
+        };
+        let participant = self.gates.name(gate).to_owned();
+        match shut {
+            Some(time) => tracing::warn!(
+                participant,
+                "every attempt fails; none is made for {} ms, and then one at a time",
+                time.as_millis()
+            ),
+            None => tracing::info!(participant, "it answers again"),
+        }
+        let value = if shut.is_some() { 1.0 } else { 0.0 };
+        metrics::gauge!("onewrite_saga_participant_shut", "participant" => participant).set(value);
     }
 
     pub(super) fn give(&mut self, id: SagaId, fact: Input) {
@@ -183,10 +212,7 @@ impl Driver {
             };
             let gate = self.gates.at(name);
             let time = attempt.deadline.since(now);
-            let turn = Turn { attempt, partition, epoch, gate, time };
-            if let Some(turn) = self.gates.enter(gate, turn) {
-                self.make(turn);
-            }
+            self.gates.arrive(gate, Turn { attempt, partition, epoch, gate, time });
         }
         self.set_timer(id);
         self.transact_next(id);
@@ -206,13 +232,17 @@ impl Driver {
         }
     }
 
-    /// Makes one attempt in a task of its own. One whose lease is lost by now is not made.
+    /// Makes one attempt in a task of its own. One whose lease is lost by now is not made, and none that
+    /// serves no purpose any more: it may have waited for its turn for long.
     pub(super) fn make(&mut self, turn: Turn) {
         let held = self.leases.fence(turn.partition);
         let Some(fence) = held.filter(|fence| fence.epoch == turn.epoch) else {
-            return self.left(turn.gate);
+            return self.gates.leave(turn.gate);
         };
         let participant = match self.participants.get(self.gates.name(turn.gate)) {
+            Some(Serving::Elsewhere(_)) if !self.is_wanted(&turn.attempt) => {
+                Err(Ended::NotMade("it is not wanted any more".into()))
+            }
             Some(Serving::Elsewhere(participant)) => Ok(participant),
             Some(Serving::InTransaction(one)) => return self.transact(turn, one, fence),
             None => Err(attempt::nobody(self.gates.name(turn.gate))),
@@ -230,10 +260,14 @@ impl Driver {
         });
     }
 
+    fn is_wanted(&self, attempt: &Attempt) -> bool {
+        let live = self.live.get(&attempt.saga);
+        live.is_some_and(|live| live.saga.wants(attempt.step, attempt.direction))
+    }
+
     fn step_name(&self, attempt: &Attempt) -> Text {
         let live = self.live.get(&attempt.saga);
-        let step = live.and_then(|live| live.saga.checked().steps().get(attempt.step));
-        step.map_or_else(Text::default, |step| step.name.clone().into())
+        live.map(|live| live.saga.checked().name(attempt.step)).unwrap_or_default()
     }
 }
 

@@ -124,7 +124,7 @@ impl Driver {
         let (reports, reported) = mpsc::unbounded_channel();
         let now = Instant::now();
         Self {
-            gates: Gates::new(options.participant_max),
+            gates: Gates::new(options.participant_max, options.breaker_after),
             store,
             options,
             owner,
@@ -176,6 +176,7 @@ impl Driver {
             for command in asked.drain(..) {
                 self.asked(command).await;
             }
+            self.admit();
             self.send();
         }
         self.leave().await;
@@ -191,6 +192,7 @@ impl Driver {
             }
         }
         self.fire();
+        self.gates.reopen(Instant::now());
         if Instant::now() >= self.poll_at {
             self.poll_at = Instant::now() + self.options.poll;
             if let Err(error) = self.take_up(take).await {
@@ -198,11 +200,15 @@ impl Driver {
             }
             self.give_back();
         }
+        self.admit();
         self.send();
     }
 
     fn wake_at(&self) -> Instant {
         let mut wake = self.renew_at.min(self.poll_at);
+        if let Some(time) = self.gates.wake_at() {
+            wake = wake.min(time);
+        }
         if let Some((time, _)) = self.timers.first() {
             wake = wake.min(self.clock.instant(*time));
         }
@@ -232,7 +238,7 @@ impl Driver {
         if let Some(time) = live.timer {
             self.timers.remove(&(time, id));
         }
-        live.turns.drain(..).for_each(|turn| self.left(turn.gate));
+        live.turns.drain(..).for_each(|turn| self.gates.leave(turn.gate));
         Some(live)
     }
 }

@@ -74,6 +74,7 @@ impl Driver {
 
     /// Leaves partitions of which others want a share, once nothing of theirs is in flight.
     pub(super) fn give_back(&mut self) {
+        self.withdraw();
         for partition in self.leaving.clone() {
             let Some(fence) = self.leases.fence(partition) else { continue };
             let theirs =
@@ -93,6 +94,20 @@ impl Driver {
                     // Should it fail, the lease runs out by itself.
                     let _ = store.commit(batch(vec![item], Durability::Relaxed)).await;
                 });
+            }
+        }
+    }
+
+    /// Attempts that wait for their turn are not made here any more where the partition leaves.
+    fn withdraw(&mut self) {
+        let leaving = &self.leaving;
+        if leaving.is_empty() {
+            return;
+        }
+        for turn in self.gates.withdraw(|turn| leaving.contains(&turn.partition)) {
+            let live = self.live.get_mut(&turn.attempt.saga);
+            if let Some(live) = live.filter(|live| live.epoch == turn.epoch) {
+                live.saga.not_begun(turn.attempt.step);
             }
         }
     }
@@ -117,6 +132,7 @@ impl Driver {
         while Instant::now() < until
             && !(self.live.is_empty() && self.commits.is_empty() && self.queue.is_empty())
         {
+            self.withdraw();
             let all: Vec<SagaId> = self.live.keys().copied().collect();
             all.into_iter().for_each(|id| self.hand_back(id));
             self.upkeep(false).await;

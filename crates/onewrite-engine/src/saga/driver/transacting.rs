@@ -25,7 +25,7 @@ impl Driver {
         let (id, step, direction) = (turn.attempt.saga, turn.attempt.step, turn.attempt.direction);
         let gate = turn.gate;
         let Some(live) = self.live.get_mut(&id).filter(|live| live.epoch == turn.epoch) else {
-            return self.left(gate);
+            return self.gates.leave(gate);
         };
         if live.busy {
             live.turns.push_back(turn);
@@ -33,11 +33,11 @@ impl Driver {
         }
         if self.leaving.contains(&live.partition) {
             live.saga.not_begun(step);
-            return self.left(gate);
+            return self.gates.leave(gate);
         }
         let (reports, of) = (self.reports.clone(), report(&turn));
         let is_wanted = live.saga.wants(step, direction);
-        let name = live.saga.checked().steps()[step].name.clone().into();
+        let name = live.saga.checked().name(step);
         let call = match call(turn, name) {
             Ok(call) if is_wanted => call,
             Ok(_) => {

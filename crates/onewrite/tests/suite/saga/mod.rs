@@ -2,6 +2,7 @@
 //! variant, which must show the failure.
 
 mod bank;
+mod breaker;
 mod command;
 mod examples;
 mod killed;

@@ -1,0 +1,149 @@
+//! A participant that is down: it is left alone, costs nobody an attempt, and keeps no partition.
+
+use std::{
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use onewrite::{
+    Shutdown, Text,
+    saga::{
+        Cx, Finished, Outcome, Plan, RetryPolicy, SagaId, SagaOptions, SagaRunner, SagaType, Sagas,
+        StepError, StepOptions, StepResult,
+    },
+};
+use tokio::task::{JoinHandle, JoinSet};
+
+use super::world::{self, LEASE};
+use crate::rig::{PATIENCE, sound, until};
+
+const SAGAS: usize = 60;
+
+/// Failures that shut the gate.
+const AFTER: u32 = 5;
+/// Attempts inside at most.
+const INSIDE: usize = 8;
+
+#[derive(Default)]
+struct Bank {
+    works: AtomicBool,
+    calls: AtomicUsize,
+    last: Mutex<Option<Instant>>,
+}
+
+impl Bank {
+    fn calls(&self) -> usize {
+        self.calls.load(Ordering::SeqCst)
+    }
+
+    fn is_left_alone(&self, time: Duration) -> bool {
+        self.last.lock().unwrap().is_some_and(|last| last.elapsed() >= time)
+    }
+}
+
+fn charge(mut plan: Plan<Bank, u32>) -> Finished<Bank, u32, u32> {
+    let retry = Some(RetryPolicy { initial_ms: 1, cap_ms: 2, ..RetryPolicy::attempts(3) });
+    plan.options(StepOptions { retry, ..StepOptions::default() });
+    let order = plan.input();
+    let paid = plan.step("charge", order, act).no_compensation("only its outcome is looked at");
+    plan.finish(paid)
+}
+
+async fn act(cx: Cx<Bank>, order: u32) -> StepResult<u32> {
+    cx.calls.fetch_add(1, Ordering::SeqCst);
+    *cx.last.lock().unwrap() = Some(Instant::now());
+    if cx.works.load(Ordering::SeqCst) { Ok(order) } else { Err(StepError::retry("it is down")) }
+}
+
+struct Process {
+    sagas: Sagas,
+    shutdown: Shutdown,
+    task: JoinHandle<()>,
+}
+
+impl Process {
+    fn start(folder: &std::path::Path, bank: &Arc<Bank>, owner: &'static str, after: u32) -> Self {
+        let store = Arc::new(world::store(folder, sound()));
+        let (poll, participant_max) = (Duration::from_millis(20), INSIDE);
+        let options = SagaOptions { lease_ttl: LEASE * 10, poll, ..SagaOptions::default() };
+        let options = SagaOptions { participant_max, breaker_after: after, ..options };
+        let saga = SagaType::plan("charge", charge).unwrap();
+        let runner = SagaRunner::new(store, options, Text::from_static(owner)).serve(&saga, bank);
+        let (sagas, shutdown) = (runner.sagas(), Shutdown::default());
+        Self { sagas, task: tokio::spawn(runner.run(shutdown.clone())), shutdown }
+    }
+
+    async fn start_all(&self) -> Vec<SagaId> {
+        let (saga, mut all) = (SagaType::plan("charge", charge).unwrap(), JoinSet::new());
+        for n in 0..SAGAS {
+            let (sagas, saga) = (self.sagas.clone(), saga.clone());
+            all.spawn(async move { sagas.start(&saga, format!("order-{n}"), &7).await });
+        }
+        all.join_all().await.into_iter().map(|started| started.unwrap().id).collect()
+    }
+
+    /// How many of them are completed, once all have ended.
+    async fn completed(&self, started: &[SagaId]) -> usize {
+        let mut all = JoinSet::new();
+        for id in started.iter().copied() {
+            let sagas = self.sagas.clone();
+            all.spawn(async move { sagas.ended(id).await.unwrap() });
+        }
+        let ended = tokio::time::timeout(PATIENCE, all.join_all()).await.expect("every saga ends");
+        ended.iter().filter(|outcome| matches!(outcome, Outcome::Completed(_))).count()
+    }
+
+    async fn stop(self) {
+        self.shutdown.begin();
+        self.task.await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_participant_that_is_down_costs_nobody_an_attempt() {
+    let folder = tempfile::tempdir().unwrap();
+    let bank = Arc::new(Bank::default());
+    let process = Process::start(folder.path(), &bank, "a", AFTER);
+    let all = process.start_all().await;
+    // Half of the shortest time for which its gate is shut.
+    until("nobody tries any more", async || bank.is_left_alone(Duration::from_millis(250))).await;
+    // Those that were inside may have failed as well, and one that tried alone.
+    let most = AFTER as usize + INSIDE;
+    assert!(bank.calls() <= most, "{} calls while it was down", bank.calls());
+    bank.works.store(true, Ordering::SeqCst);
+    assert_eq!(process.completed(&all).await, SAGAS);
+    assert!(bank.calls() <= most + SAGAS, "{} calls in all", bank.calls());
+    process.stop().await;
+}
+
+/// The control: without a breaker every saga uses up its attempts.
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_breaker_sagas_are_given_up_while_it_is_down() {
+    let folder = tempfile::tempdir().unwrap();
+    let bank = Arc::new(Bank::default());
+    let process = Process::start(folder.path(), &bank, "a", 0);
+    let all = process.start_all().await;
+    assert_eq!(process.completed(&all).await, 0);
+    assert_eq!(bank.calls(), 3 * SAGAS);
+    process.stop().await;
+}
+
+/// It may be down for this process alone: what waits for it here goes where the partition goes.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_waits_for_it_does_not_keep_its_partition() {
+    let folder = tempfile::tempdir().unwrap();
+    let (down, up) = (Arc::new(Bank::default()), Arc::new(Bank::default()));
+    up.works.store(true, Ordering::SeqCst);
+    let first = Process::start(folder.path(), &down, "a", AFTER);
+    let all = first.start_all().await;
+    until("it failed often enough", async || down.calls() >= AFTER as usize).await;
+    let second = Process::start(folder.path(), &up, "b", AFTER);
+    // Its fair share, in which there are sagas.
+    until("the second completes what it was given", async || up.calls() >= SAGAS / 5).await;
+    first.stop().await;
+    assert_eq!(second.completed(&all).await, SAGAS);
+    second.stop().await;
+}
