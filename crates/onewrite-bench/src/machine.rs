@@ -3,6 +3,7 @@
 use std::{
     fs,
     io::{Seek, SeekFrom, Write},
+    os::unix::fs::MetadataExt as _,
     path::Path,
     time::Instant,
 };
@@ -109,6 +110,19 @@ pub(crate) fn cpu_seconds() -> f64 {
     let fields = text.rsplit_once(')').map_or("", |(_, rest)| rest).split_whitespace();
     let ticks: f64 = fields.skip(11).take(2).filter_map(|ticks| ticks.parse::<f64>().ok()).sum();
     ticks / 100.0
+}
+
+/// The flushes of the disk below `folder` since the machine began, whoever asked for them; none where the
+/// system does not count them.
+#[must_use]
+pub(crate) fn flushes(folder: &Path) -> Option<u64> {
+    let device = fs::metadata(folder).ok()?.dev();
+    let place =
+        [rustix::fs::major(device), rustix::fs::minor(device)].map(|number| number.to_string());
+    let text = fs::read_to_string("/proc/diskstats").ok()?;
+    let mut lines = text.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+    let line = lines.find(|line| line.get(..2).is_some_and(|own| own == place))?;
+    line.get(18)?.parse().ok()
 }
 
 fn read(path: &str) -> String {

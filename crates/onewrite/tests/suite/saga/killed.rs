@@ -11,8 +11,8 @@ use crate::{rig::PATIENCE, role};
 /// The child: runs every order.
 pub(crate) async fn child(folder: &Path, sabotage: Sabotage, knows_keys: bool, gated: bool) {
     let world = World::open_gated(folder, knows_keys, gated).await;
-    let store = Arc::new(world::store(folder, sabotage));
-    let running = Running::start(store, &world, "child", sabotage);
+    let journal = world::journal(folder, sabotage).await;
+    let running = Running::start(journal, &world, "child", sabotage);
     role::ready();
     run_all(&running.sagas).await;
     // Its parent kills it, here at the latest.
@@ -21,21 +21,25 @@ pub(crate) async fn child(folder: &Path, sabotage: Sabotage, knows_keys: bool, g
 
 /// Kills a process at each passing of `point` in `hits`, lets another carry on, and says what is wrong.
 async fn struck(point: &str, hits: &[u32], knows_keys: bool) -> Vec<String> {
-    let role = if knows_keys { "saga" } else { "saga-without-keys" };
     let folder = tempfile::tempdir().unwrap();
+    struck_in(folder.path(), point, hits, knows_keys).await
+}
+
+async fn struck_in(folder: &Path, point: &str, hits: &[u32], knows_keys: bool) -> Vec<String> {
+    let role = if knows_keys { "saga" } else { "saga-without-keys" };
     for hits in hits {
-        let command = role::command(role, folder.path(), Sabotage::default(), None);
+        let command = role::command(role, folder, Sabotage::default(), None);
         let mut child = Child::start(command).await.unwrap();
         child.arm(point, *hits).await.unwrap();
         let end = tokio::time::timeout(PATIENCE, child.wait()).await;
         assert_eq!(end.expect("the point is passed").unwrap(), End::Killed, "{point}");
     }
-    let world = World::open(folder.path(), knows_keys).await;
-    let store = Arc::new(world::store(folder.path(), Sabotage::default()));
-    let running = Running::start(store.clone(), &world, "parent", Sabotage::default());
+    let world = World::open(folder, knows_keys).await;
+    let journal = world::journal(folder, Sabotage::default()).await;
+    let running = Running::start(journal.clone(), &world, "parent", Sabotage::default());
     tokio::time::timeout(PATIENCE, run_all(&running.sagas)).await.expect("every saga ends");
     running.stop().await;
-    judge(&*store, &world).await
+    judge(&*journal, &world).await
 }
 
 async fn survives(point: &str, hits: &[u32]) {
@@ -44,6 +48,10 @@ async fn survives(point: &str, hits: &[u32]) {
 
 macro_rules! each {
     ($($name:ident: $point:literal, $hits:expr;)*) => {
+        /// Where a process is killed, and at which passings.
+        #[cfg(any(feature = "postgres", feature = "mysql"))]
+        const EACH: &[(&str, &[u32])] = &[$(($point, &$hits)),*];
+
         $(#[tokio::test(flavor = "multi_thread")]
         async fn $name() {
             survives($point, &$hits).await;
@@ -64,6 +72,46 @@ each! {
     killed_before_an_attempt_that_is_permitted: "saga.after_journal_before_attempt", [1, 25, 11];
     killed_before_a_commit_of_transitions: "store.before_commit", [3, 5, 4];
     killed_after_a_commit_of_transitions: "store.after_commit_before_reply", [3, 5, 4];
+}
+
+/// The same where the sagas are on a server, each point in a database of its own.
+#[cfg(any(feature = "postgres", feature = "mysql"))]
+async fn on_a_server(place: impl AsyncFn(&str) -> String) {
+    for (number, (point, hits)) in EACH.iter().enumerate() {
+        let folder = tempfile::tempdir().unwrap();
+        let url = place(&format!("killed_{number}")).await;
+        std::fs::write(folder.path().join(world::PLACE), url).unwrap();
+        let wrong = struck_in(folder.path(), point, &hits[..2.min(hits.len())], true).await;
+        assert_eq!(wrong, Vec::<String>::new(), "{point}");
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let url = place("killed_without_keys").await;
+    std::fs::write(folder.path().join(world::PLACE), url).unwrap();
+    let point = "saga.after_attempt_before_journal";
+    let wrong = struck_in(folder.path(), point, &[10], false).await;
+    assert!(wrong.iter().any(|wrong| wrong.contains("an effect twice")), "{wrong:?}");
+}
+
+#[cfg(feature = "postgres")]
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_at_each_point_on_postgres() {
+    let server = onewrite_testservers::Postgres::start().await.unwrap();
+    on_a_server(async |name| {
+        server.create_database(name).await.unwrap();
+        server.url(name)
+    })
+    .await;
+}
+
+#[cfg(feature = "mysql")]
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_at_each_point_on_mariadb() {
+    let server = onewrite_testservers::Mariadb::start().await.unwrap();
+    on_a_server(async |name| {
+        server.address().create_database(name).await.unwrap();
+        server.address().url(name)
+    })
+    .await;
 }
 
 /// The control: participants that do not look at the key act twice.

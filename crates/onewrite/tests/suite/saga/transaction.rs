@@ -59,6 +59,9 @@ async fn journaled_afterwards_the_same_writes_happen_twice() {
 
 /// The child: makes every transfer.
 pub(crate) async fn child(folder: &Path, together: bool) {
+    if let Ok(url) = std::fs::read_to_string(folder.join(world::PLACE)) {
+        return child_on_a_server(&url).await;
+    }
     let store = bank::open(folder).await;
     let saga = if together { bank::on_sqlite(&store) } else { bank::apart(&store) };
     role::ready();
@@ -67,16 +70,39 @@ pub(crate) async fn child(folder: &Path, together: bool) {
     std::future::pending::<()>().await;
 }
 
-/// Kills a process at each passing of `point` in `hits`, lets another carry on; the balances afterwards.
-async fn struck(role: &str, point: &str, hits: &[u32]) -> (i64, i64, i64) {
-    let folder = tempfile::tempdir().unwrap();
+async fn child_on_a_server(url: &str) {
+    role::ready();
+    match url.split_once(':').map(|(scheme, _)| scheme) {
+        #[cfg(feature = "postgres")]
+        Some("postgres") => {
+            let store = on_postgres::open(url).await;
+            make_all(Arc::new(store.clone()), on_postgres::saga(&store), "child").await;
+        }
+        #[cfg(feature = "mysql")]
+        Some("mysql") => {
+            let store = on_mariadb::open(url).await;
+            make_all(Arc::new(store.clone()), on_mariadb::saga(&store), "child").await;
+        }
+        _ => panic!("no store of this build is at {url}"),
+    }
+    std::future::pending::<()>().await;
+}
+
+/// Kills a process at each passing of `point` in `hits`.
+async fn kill(role: &str, folder: &Path, point: &str, hits: &[u32]) {
     for hits in hits {
-        let command = role::command(role, folder.path(), Sabotage::default(), None);
+        let command = role::command(role, folder, Sabotage::default(), None);
         let mut child = Child::start(command).await.unwrap();
         child.arm(point, *hits).await.unwrap();
         let end = tokio::time::timeout(PATIENCE, child.wait()).await;
         assert_eq!(end.expect("the point is passed").unwrap(), End::Killed, "{point}");
     }
+}
+
+/// Kills a process at each passing of `point` in `hits`, lets another carry on; the balances afterwards.
+async fn struck(role: &str, point: &str, hits: &[u32]) -> (i64, i64, i64) {
+    let folder = tempfile::tempdir().unwrap();
+    kill(role, folder.path(), point, hits).await;
     let store = bank::open(folder.path()).await;
     let saga = bank::on_sqlite(&store);
     make_all(bank::journal(&store), saga, "parent").await;
@@ -86,7 +112,7 @@ async fn struck(role: &str, point: &str, hits: &[u32]) -> (i64, i64, i64) {
 #[tokio::test(flavor = "multi_thread")]
 async fn killed_around_the_commit_of_a_step_it_happens_once() {
     for point in ["store.before_commit", "store.after_commit_before_reply"] {
-        let balances = struck("saga-transfer", point, &[3, 8, 15]).await;
+        let balances = struck("saga-transfer", point, &[3, 8, 5]).await;
         assert_eq!(balances, bank::right(), "{point}");
     }
 }
@@ -98,6 +124,11 @@ async fn killed_between_effect_and_journal_it_happens_twice() {
     assert_ne!(struck("saga-transfer-apart", point, &[5, 20]).await, bank::right());
 }
 
+/// Around the commit of a step, and the databases for it.
+#[cfg(any(feature = "postgres", feature = "mysql"))]
+const POINTS: [(&str, &str); 2] =
+    [("before", "store.before_commit"), ("after", "store.after_commit_before_reply")];
+
 #[cfg(feature = "postgres")]
 mod on_postgres {
     use onewrite::{
@@ -107,7 +138,7 @@ mod on_postgres {
     };
     use onewrite_testservers::Postgres;
 
-    use super::{super::bank::*, make_all};
+    use super::{super::bank::*, POINTS, kill, make_all, world::PLACE};
 
     async fn act(
         tx: &Transaction<'_>,
@@ -120,7 +151,38 @@ mod on_postgres {
         cx.stumbles(transfer, step)
     }
 
-    fn saga(store: &PostgresStore) -> TransferSaga {
+    pub(super) async fn open(url: &str) -> PostgresStore {
+        PostgresStore::open(Options::from_url(url).unwrap()).await.unwrap()
+    }
+
+    async fn open_with_accounts(url: &str) -> PostgresStore {
+        let store = open(url).await;
+        let create = store
+            .write(|tx| Box::pin(async move { tx.batch_execute(TABLES).await.map_err(other) }));
+        create.await.unwrap();
+        store
+    }
+
+    async fn balances(store: &PostgresStore) -> (i64, i64, i64) {
+        let row = store.work().await.unwrap().query_one(BALANCES, &[]).await.unwrap();
+        (row.get(0), row.get(1), row.get(2))
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn killed_around_the_commit_of_a_step_it_happens_once() {
+        let server = Postgres::start().await.unwrap();
+        for (name, point) in POINTS {
+            server.create_database(name).await.unwrap();
+            let (url, folder) = (server.url(name), tempfile::tempdir().unwrap());
+            let store = open_with_accounts(&url).await;
+            std::fs::write(folder.path().join(PLACE), url).unwrap();
+            kill("saga-transfer", folder.path(), point, &[3, 20, 15]).await;
+            make_all(std::sync::Arc::new(store.clone()), saga(&store), "parent").await;
+            assert_eq!(balances(&store).await, right(), "{point}");
+        }
+    }
+
+    pub(super) fn saga(store: &PostgresStore) -> TransferSaga {
         let state = |mut plan: Plan<Clerk, Transfer>| {
             patient(&mut plan);
             let input = plan.input();
@@ -168,15 +230,9 @@ mod on_postgres {
     #[tokio::test(flavor = "multi_thread")]
     async fn what_fails_behind_its_write_has_no_effect() {
         let server = Postgres::start().await.unwrap();
-        let store =
-            PostgresStore::open(Options::from_url(&server.url("postgres")).unwrap()).await.unwrap();
-        let create = store
-            .write(|tx| Box::pin(async move { tx.batch_execute(TABLES).await.map_err(other) }));
-        create.await.unwrap();
+        let store = open_with_accounts(&server.url("postgres")).await;
         let runs = make_all(std::sync::Arc::new(store.clone()), saga(&store), "one").await;
-        let client = store.work().await.unwrap();
-        let row = client.query_one(BALANCES, &[]).await.unwrap();
-        assert_eq!((row.get(0), row.get(1), row.get(2)), right());
+        assert_eq!(balances(&store).await, right());
         assert!(runs > 3 * COUNT, "functions failed, and ran again: {runs}");
     }
 }
@@ -193,7 +249,7 @@ mod on_mariadb {
     };
     use onewrite_testservers::Mariadb;
 
-    use super::{super::bank::*, make_all};
+    use super::{super::bank::*, POINTS, kill, make_all, world::PLACE};
 
     async fn act(
         tx: &mut Transaction<'static>,
@@ -206,7 +262,35 @@ mod on_mariadb {
         cx.stumbles(transfer, step)
     }
 
-    fn saga(store: &MysqlStore) -> TransferSaga {
+    pub(super) async fn open(url: &str) -> MysqlStore {
+        MysqlStore::open(Options::from_url(url).unwrap()).await.unwrap()
+    }
+
+    async fn open_with_accounts(server: &Mariadb, name: &str) -> MysqlStore {
+        server.address().create_database(name).await.unwrap();
+        server.address().sql(name, TABLES).await.unwrap();
+        open(&server.address().url(name)).await
+    }
+
+    async fn balances(store: &MysqlStore) -> (i64, i64, i64) {
+        let mut conn = store.options().connect().await.unwrap();
+        conn.query_first(BALANCES).await.unwrap().unwrap()
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn killed_around_the_commit_of_a_step_it_happens_once() {
+        let server = Mariadb::start().await.unwrap();
+        for (name, point) in POINTS {
+            let folder = tempfile::tempdir().unwrap();
+            let store = open_with_accounts(&server, name).await;
+            std::fs::write(folder.path().join(PLACE), server.address().url(name)).unwrap();
+            kill("saga-transfer", folder.path(), point, &[3, 20, 15]).await;
+            make_all(std::sync::Arc::new(store.clone()), saga(&store), "parent").await;
+            assert_eq!(balances(&store).await, right(), "{point}");
+        }
+    }
+
+    pub(super) fn saga(store: &MysqlStore) -> TransferSaga {
         let state = |mut plan: Plan<Clerk, Transfer>| {
             patient(&mut plan);
             let input = plan.input();
@@ -254,14 +338,9 @@ mod on_mariadb {
     #[tokio::test(flavor = "multi_thread")]
     async fn what_fails_behind_its_write_has_no_effect() {
         let server = Mariadb::start().await.unwrap();
-        server.address().create_database("bank").await.unwrap();
-        server.address().sql("bank", TABLES).await.unwrap();
-        let url = server.address().url("bank");
-        let store = MysqlStore::open(Options::from_url(&url).unwrap()).await.unwrap();
+        let store = open_with_accounts(&server, "bank").await;
         let runs = make_all(std::sync::Arc::new(store.clone()), saga(&store), "one").await;
-        let mut conn = store.options().connect().await.unwrap();
-        let row: Option<(i64, i64, i64)> = conn.query_first(BALANCES).await.unwrap();
-        assert_eq!(row.unwrap(), right());
+        assert_eq!(balances(&store).await, right());
         assert!(runs > 3 * COUNT, "functions failed, and ran again: {runs}");
     }
 }

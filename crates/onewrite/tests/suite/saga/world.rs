@@ -185,6 +185,29 @@ pub(crate) fn store(folder: &Path, sabotage: Sabotage) -> SqliteStore {
     SqliteStore::open(options).unwrap()
 }
 
+/// The name of the file that says where the sagas are, if that is a server.
+pub(crate) const PLACE: &str = "place";
+
+/// The journal of this folder: on the server that it names, or in a file of its own.
+pub(crate) async fn journal(folder: &Path, sabotage: Sabotage) -> Arc<dyn Journal> {
+    match std::fs::read_to_string(folder.join(PLACE)) {
+        #[cfg(feature = "postgres")]
+        Ok(url) if url.starts_with("postgres") => {
+            use onewrite::postgres::{Options, PostgresStore};
+            let options = Options { sabotage, ..Options::from_url(&url).unwrap() };
+            Arc::new(PostgresStore::open(options).await.unwrap())
+        }
+        #[cfg(feature = "mysql")]
+        Ok(url) if url.starts_with("mysql") => {
+            use onewrite::mysql::{MysqlStore, Options};
+            let options = Options { sabotage, ..Options::from_url(&url).unwrap() };
+            Arc::new(MysqlStore::open(options).await.unwrap())
+        }
+        Ok(url) => panic!("no store of this build is at {url}"),
+        Err(_) => Arc::new(store(folder, sabotage)),
+    }
+}
+
 pub(crate) fn options(sabotage: Sabotage) -> SagaOptions {
     let poll = Duration::from_millis(20);
     SagaOptions { lease_ttl: LEASE, poll, sabotage, ..SagaOptions::default() }

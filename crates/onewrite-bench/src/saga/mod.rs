@@ -1,6 +1,9 @@
 //! `bench saga`: the order saga of four steps, completing and failing at the third.
 
+mod fill;
+
 use std::{
+    path::Path,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -33,6 +36,12 @@ pub(crate) struct Options {
     /// Sagas under way at the same time.
     #[arg(long, value_delimiter = ',', default_values_t = [1, 16, 64, 256])]
     concurrency: Vec<usize>,
+    /// Sagas that the store holds and that have ended.
+    #[arg(long, default_value_t = 0)]
+    finished: u64,
+    /// Sagas that the store holds and that wait for a signal.
+    #[arg(long, default_value_t = 0)]
+    waiting: u64,
     /// Only on this store; may be given several times.
     #[arg(long, value_enum)]
     only: Vec<On>,
@@ -108,14 +117,14 @@ pub(crate) async fn run(options: Options) -> Result<()> {
             On::Sqlite => {
                 let file = sqlite::Options::new(folder.path().join("sagas.db"));
                 let store = Arc::new(sqlite::SqliteStore::open(file)?);
-                measure(&mut report, "sqlite", store, &options).await?;
+                measure(&mut report, ("sqlite", folder.path()), store, &options).await?;
             }
             On::Postgres => {
                 let server = Postgres::start().await.context("start PostgreSQL")?;
                 server.create_database("sagas").await.context("create a database")?;
                 let place = postgres::Options::from_url(&server.url("sagas"))?;
                 let store = Arc::new(postgres::PostgresStore::open(place).await?);
-                measure(&mut report, "postgres", store, &options).await?;
+                measure(&mut report, ("postgres", folder.path()), store, &options).await?;
             }
             On::Mariadb => {
                 let server = Mariadb::start_with(&["--innodb-buffer-pool-size=512M"]).await;
@@ -123,7 +132,7 @@ pub(crate) async fn run(options: Options) -> Result<()> {
                 server.address().create_database("sagas").await.context("create a database")?;
                 let place = mysql::Options::from_url(&server.address().url("sagas"))?;
                 let store = Arc::new(mysql::MysqlStore::open(place).await?);
-                measure(&mut report, "mariadb", store, &options).await?;
+                measure(&mut report, ("mariadb", folder.path()), store, &options).await?;
             }
         }
     }
@@ -133,12 +142,13 @@ pub(crate) async fn run(options: Options) -> Result<()> {
 
 async fn measure(
     report: &mut Report,
-    section: &'static str,
+    (section, folder): (&'static str, &Path),
     store: Arc<dyn Journal>,
     options: &Options,
 ) -> Result<()> {
     let time = Duration::from_secs(options.seconds);
     let saga = SagaType::plan("place_order", place_order)?;
+    fill::fill(&*store, saga.checked(), (options.finished, options.waiting)).await?;
     let shutdown = Shutdown::default();
     let runner =
         SagaRunner::new(store, SagaOptions::default(), "bench").serve(&saga, &Arc::new(()));
@@ -146,15 +156,16 @@ async fn measure(
     let running = tokio::spawn(runner.run(shutdown.clone()));
     for (word, in_stock) in [("completed", true), ("compensated", false)] {
         for clients in &options.concurrency {
+            let flushed = crate::machine::flushes(folder);
             let (count, latencies, cpu) = drive(&sagas, &saga, *clients, in_stock, time).await?;
-            let seconds = time.as_secs_f64();
-            report.set(section, format!("{word}_{clients}_per_s"), count as f64 / seconds);
-            report.set_latencies(section, &format!("{word}_{clients}"), &latencies);
-            report.set(
-                section,
-                format!("{word}_{clients}_cpu_us"),
-                cpu * 1e6 / count.max(1) as f64,
-            );
+            let flushed = crate::machine::flushes(folder).zip(flushed);
+            let (name, each) = (format!("{word}_{clients}"), count.max(1) as f64);
+            report.set(section, format!("{name}_per_s"), count as f64 / time.as_secs_f64());
+            report.set_latencies(section, &name, &latencies);
+            report.set(section, format!("{name}_cpu_us"), cpu * 1e6 / each);
+            if let Some((after, before)) = flushed {
+                report.set(section, format!("{name}_flushes"), (after - before) as f64 / each);
+            }
         }
     }
     shutdown.begin();
