@@ -1,6 +1,6 @@
 //! What is known of a saga: the fold of its journal. Running and recovering go through the same lines.
 
-use super::{Compensation, Entry, Json, Kind, machine::Saga};
+use super::{Compensation, Entry, Json, Kind, Step, machine::Saga};
 use crate::{Code, Error, Result, Timestamp, sabotage::Defect};
 
 /// How far a saga is.
@@ -222,13 +222,16 @@ impl Saga {
         (0..self.steps.len()).filter(is_runnable).collect()
     }
 
-    /// Whether it can only go forward: its pivot, or a step that cannot be undone, may have begun.
+    /// Whether it can only go forward: its pivot, or a step that cannot be undone, may have begun. A pivot
+    /// that waits for a signal has not begun before it has it, for taking it is a transition like any other.
     #[must_use]
     pub fn is_past_pivot(&self) -> bool {
-        self.steps
-            .iter()
-            .zip(self.checked.steps())
-            .any(|(state, step)| state.attempted && step.kind != Kind::Compensatable)
+        let still_waits = |(state, step): (&StepState, &Step)| {
+            step.kind == Kind::Pivot && step.wait.is_some() && state.stage == Stage::Open
+        };
+        self.steps.iter().zip(self.checked.steps()).any(|(state, step)| {
+            state.attempted && step.kind != Kind::Compensatable && !still_waits((state, step))
+        })
     }
 }
 

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use onewrite_core::{
     BoxFuture, Result,
-    saga::{Call, Compensation, Ended, Json, Kind, Mapping, Step},
+    saga::{Call, Compensation, Ended, Json, Kind, Mapping, Step, Wait},
 };
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -76,6 +76,29 @@ impl<S: Send + Sync + 'static> Draft<S> {
             None => Mapping::input(),
             Some(step) => Mapping::output_of(&step.name),
         })
+    }
+
+    /// For the signal of this name about the same.
+    pub(super) fn signal(&self, name: &str, about: &impl Handles) -> Wait {
+        Wait::Signal { name: name.to_owned(), correlation: self.mapping(about) }
+    }
+
+    /// States a step that carries nothing out.
+    pub(super) fn wait(
+        &mut self,
+        name: &str,
+        kind: Kind,
+        wait: Wait,
+        within: Option<Duration>,
+        after: &impl Handles,
+    ) -> usize {
+        let index = self.add(name, kind, after);
+        let step = &mut self.steps[index];
+        step.wait = Some(wait);
+        step.compensation = Compensation::None("waiting changes nothing".into());
+        (step.action, step.input, step.retry) = (None, None, None);
+        step.step_timeout_ms = within.map(millis);
+        index
     }
 
     /// Whether what is stated next comes behind the pivot.

@@ -153,8 +153,7 @@ impl<S: Send + Sync + 'static, I, P> Plan<S, I, P> {
         T: DeserializeOwned + Send + 'static,
         C: Handles,
     {
-        let correlation = self.draft.mapping(&about);
-        let wait = Wait::Signal { name: signal.to_owned(), correlation };
+        let wait = self.draft.signal(signal, &about);
         self.wait(name, wait, Some(within), &about)
     }
 
@@ -166,13 +165,7 @@ impl<S: Send + Sync + 'static, I, P> Plan<S, I, P> {
         after: &impl Handles,
     ) -> Out<T> {
         let kind = if self.draft.is_past_pivot() { Kind::Retriable } else { Kind::Compensatable };
-        let index = self.draft.add(name, kind, after);
-        let step = &mut self.draft.steps[index];
-        step.wait = Some(wait);
-        step.compensation = Compensation::None("waiting changes nothing".into());
-        (step.action, step.input, step.retry) = (None, None, None);
-        step.step_timeout_ms = within.map(millis);
-        Out::new(Some(index))
+        Out::new(Some(self.draft.wait(name, kind, wait, within, after)))
     }
 
     /// Ends the plan: `output` is what a completed saga answers.
@@ -238,6 +231,25 @@ impl<S: Send + Sync + 'static, I> Plan<S, I> {
         let step = self.draft.add(name, Kind::Compensatable, &inputs);
         self.draft.serve_action(step, asked(commands, kind));
         Unsettled { draft: &mut self.draft, step, of: PhantomData }
+    }
+
+    /// States that a signal decides: the [signal](Plan::signal) of this name that is about the same. If none
+    /// comes within this time, what came before is compensated; once it is there, the saga only goes forward.
+    /// While it waits nothing is decided, and it can be cancelled.
+    pub fn pivot_signal<T, C>(
+        mut self,
+        name: &str,
+        signal: &str,
+        about: C,
+        within: Duration,
+    ) -> (Plan<S, I, Forward>, Out<T>)
+    where
+        T: DeserializeOwned + Send + 'static,
+        C: Handles,
+    {
+        let wait = self.draft.signal(signal, &about);
+        let step = self.draft.wait(name, Kind::Pivot, wait, Some(within), &about);
+        (Plan { draft: self.draft, of: PhantomData }, Out::new(Some(step)))
     }
 
     /// States the step that decides, in a transaction of the saga's own store: when it says no, or is given
