@@ -15,13 +15,14 @@ use crate::{
 };
 
 /// The schema this program writes.
-pub const SCHEMA_VERSION: u32 = 3;
+pub const SCHEMA_VERSION: u32 = 4;
 
 /// Migrations in order; the first brings an empty database to version 1.
 const MIGRATIONS: &[&str] = &[
     include_str!("../migrations/0001_spine.sql"),
     include_str!("../migrations/0002_saga.sql"),
     include_str!("../migrations/0003_signal.sql"),
+    include_str!("../migrations/0004_child.sql"),
 ];
 
 /// Programs of at least this version can work with the schema written here.

@@ -14,10 +14,13 @@ use super::{
     transaction::{InStore, told},
 };
 
+/// A function whose answer is journaled.
+pub(super) type Act<S> = Arc<dyn Fn(Arc<S>, Call) -> BoxFuture<'static, Ended> + Send + Sync>;
+
 /// A step's function, over services and values that nobody outside of it knows the types of.
 pub(super) enum Actor<S> {
     /// Whose answer is journaled.
-    Elsewhere(Arc<dyn Fn(Arc<S>, Call) -> BoxFuture<'static, Ended> + Send + Sync>),
+    Elsewhere(Act<S>),
     /// Which is committed together with its journal row.
     InTransaction(InStore<S>),
 }
@@ -122,7 +125,7 @@ impl<S: Send + Sync + 'static> Draft<S> {
                     Ok(value) => value,
                     Err(error) => return Ended::Aborted(error.to_string().into()),
                 };
-                let answer = told(function(Cx { services, call }, value).await);
+                let answer = told(function(Cx::new(services, call), value).await);
                 answer.map_or_else(|ended| ended, Ended::Done)
             })
         };
@@ -147,27 +150,39 @@ impl<S: Send + Sync + 'static> Draft<S> {
         F: Fn(Cx<S>, V, Option<T>) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Result<(), Retry>> + Send + 'static,
     {
-        let function = Arc::new(function);
-        let actor = move |services: Arc<S>, call: Call| -> BoxFuture<'static, Ended> {
-            let function = Arc::clone(&function);
-            Box::pin(async move {
-                let output = call.output.as_ref().map(|output| output.read("the step's output"));
-                let known = call
-                    .input
-                    .read("the step's input")
-                    .and_then(|value| Ok((value, output.transpose()?)));
-                let (value, output) = match known {
-                    Ok(known) => known,
-                    Err(error) => return Ended::Unknown(error.to_string().into()),
-                };
-                match function(Cx { services, call }, value, output).await {
-                    Ok(()) => Ended::Done(Json::NULL),
-                    Err(Retry(reason)) => Ended::Unknown(reason.into()),
-                }
-            })
-        };
-        self.serve_compensation(step, Actor::Elsewhere(Arc::new(actor)));
+        self.serve_compensation(step, Actor::Elsewhere(compensation_of(function, false)));
     }
+}
+
+/// A compensation's function; whether it is that of a completed child, whose barrier stands alone.
+pub(super) fn compensation_of<S, V, T, F, Fut>(function: F, of_child: bool) -> Act<S>
+where
+    S: Send + Sync + 'static,
+    V: DeserializeOwned + Send + 'static,
+    T: DeserializeOwned + Send + 'static,
+    F: Fn(Cx<S>, V, Option<T>) -> Fut + Send + Sync + 'static,
+    Fut: Future<Output = Result<(), Retry>> + Send + 'static,
+{
+    let function = Arc::new(function);
+    Arc::new(move |services: Arc<S>, call: Call| -> BoxFuture<'static, Ended> {
+        let function = Arc::clone(&function);
+        Box::pin(async move {
+            let output = call.output.as_ref().map(|output| output.read("the step's output"));
+            let known = call
+                .input
+                .read("the step's input")
+                .and_then(|value| Ok((value, output.transpose()?)));
+            let (value, output) = match known {
+                Ok(known) => known,
+                Err(error) => return Ended::Unknown(error.to_string().into()),
+            };
+            let cx = Cx { services, call, of_child };
+            match function(cx, value, output).await {
+                Ok(()) => Ended::Done(Json::NULL),
+                Err(Retry(reason)) => Ended::Unknown(reason.into()),
+            }
+        })
+    })
 }
 
 pub(super) fn millis(time: Duration) -> u64 {

@@ -39,7 +39,7 @@
 //! async fn release(_: Cx<()>, order: u32, hold: Option<String>) -> Result<(), Retry> { Ok(()) }
 //! ```
 //!
-//! the output of a step whose compensation is not settled,
+//! the output of a step whose compensation is not settled, be it a function or a saga of its own,
 //!
 //! ```compile_fail,E0277
 //! # use onewrite_engine::saga::{Cx, Finished, Plan, Retry, StepResult};
@@ -50,6 +50,30 @@
 //!     plan.finish(paid)
 //! }
 //! async fn reserve(_: Cx<()>, order: u32) -> StepResult<u32> { Ok(order) }
+//! ```
+//!
+//! ```compile_fail,E0277
+//! # use onewrite_engine::saga::{Children, Finished, Plan, SagaType};
+//! # use std::time::Duration;
+//! fn plan(mut plan: Plan<(), u32>, of: &Children, child: &SagaType<(), u32, u32>) -> Finished<(), u32, u32> {
+//!     let order = plan.input();
+//!     let parcel = plan.child("ship", order, of, child, Duration::from_secs(3_600));
+//!     let (plan, said) = plan.pivot_signal("said", "word", parcel, Duration::from_secs(60));
+//!     plan.finish(said)
+//! }
+//! ```
+//!
+//! a child that takes something else than the step is given,
+//!
+//! ```compile_fail,E0277
+//! # use onewrite_engine::saga::{Children, Finished, Plan, SagaType};
+//! # use std::time::Duration;
+//! fn plan(mut plan: Plan<(), u32>, of: &Children, child: &SagaType<(), String, u32>) -> Finished<(), u32, u32> {
+//!     let order = plan.input();
+//!     let parcel = plan.child("ship", order, of, child, Duration::from_secs(3_600));
+//!     let parcel = parcel.no_compensation("it only looks");
+//!     plan.finish(parcel)
+//! }
 //! ```
 //!
 //! and a step behind the pivot that could abort:
@@ -65,6 +89,7 @@
 //! async fn act(_: Cx<()>, order: u32) -> StepResult<u32> { Ok(order) }
 //! ```
 
+mod child;
 mod draft;
 mod finished;
 mod handles;
@@ -78,6 +103,7 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use self::draft::{Actor, Draft, millis};
 pub use self::{
+    child::UnsettledChild,
     finished::{Finished, SagaType},
     handles::{Handles, Out, Part},
     step::{Cx, Retry, StepError, StepResult},
