@@ -56,14 +56,16 @@ pub(crate) async fn start(tx: &mut impl Queryable, sagas: &[&NewSaga]) -> Result
         return Err(Error::new(Code::InvalidInput, what));
     }
     let mut sql = String::from(
-        "INSERT INTO onewrite_saga (id, name, `key`, run, `partition`, definition, input, state, waits, due_at, started_at) VALUES ",
+        "INSERT INTO onewrite_saga (id, name, `key`, run, `partition`, definition, input, state, waits, due_at, started_at, ended_at, parent) VALUES ",
     );
     for (index, new) in sagas.iter().enumerate() {
         let standing = &new.standing;
+        let ended = (standing.waits == Waits::Nothing).then_some(new.started_at.0);
+        let parent = new.parent.as_ref().map(|parent| quoted(&parent.to_string()));
         // Writing to a text cannot fail.
         let _ = write!(
             sql,
-            "{}({}, {}, {}, {}, {}, {}, {}, '{}', '{}', {}, {})",
+            "{}({}, {}, {}, {}, {}, {}, {}, '{}', '{}', {}, {}, {}, {})",
             comma(index),
             id(new.id),
             quoted(&new.name),
@@ -75,7 +77,9 @@ pub(crate) async fn start(tx: &mut impl Queryable, sagas: &[&NewSaga]) -> Result
             standing.state.as_str(),
             standing.waits.as_str(),
             option(standing.due.map(|due| due.0)),
-            new.started_at.0
+            new.started_at.0,
+            option(ended),
+            parent.as_deref().unwrap_or("NULL")
         );
     }
     // One of the same name, key and run is left as it is.
@@ -259,7 +263,7 @@ pub(crate) async fn definition(on: &mut impl Queryable, id: &str) -> Result<Opti
     found.map(|mut found| row::text(&mut found, 0)).transpose()
 }
 
-const COLUMNS: &str = "SELECT id, name, `key`, run, `partition`, definition, input, state, waits, due_at, output, started_at, ended_at FROM onewrite_saga ";
+const COLUMNS: &str = "SELECT id, name, `key`, run, `partition`, definition, input, state, waits, due_at, output, started_at, ended_at, parent FROM onewrite_saga ";
 
 /// Sagas with their journals, as of one moment.
 pub(crate) async fn find(conn: &mut Conn, find: &FindSagas) -> Result<Vec<SavedSaga>> {
@@ -334,6 +338,7 @@ fn saga(mut found: Row) -> Result<SavedSaga> {
         standing,
         started_at: row::time(found, 11)?.unwrap_or_default(),
         ended_at: row::time(found, 12)?,
+        parent: row::option(found, 13)?.map(|parent| parent.parse()).transpose()?,
         journal: Vec::new(),
     })
 }

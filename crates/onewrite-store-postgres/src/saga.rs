@@ -11,7 +11,7 @@ use onewrite_core::{
     lease::Fence,
     sabotage::{Defect, Sabotage},
     saga::{
-        Checked, Group, Json, SagaId,
+        Checked, Group, Json, Parent, SagaId,
         journal::{
             FindSagas, NewSaga, SCOPE, SavedSaga, SavedTransition, Standing, State, Transition,
             Waits,
@@ -179,13 +179,14 @@ macro_rules! held {
 const START_ALL: &str = concat!(
     "WITH wanted AS MATERIALIZED (
         SELECT * FROM unnest($3::int8[], $4::int4[], $5::int8[], $6::uuid[], $7::text[], $8::text[], $9::int4[], $10::int4[], $11::text[],
-            $12::text[], $13::text[], $14::text[], $15::timestamptz[], $16::timestamptz[])
-            AS w (n, lease, epoch, id, name, key, run, partition, definition, input, state, waits, due_at, started_at)
+            $12::text[], $13::text[], $14::text[], $15::timestamptz[], $16::timestamptz[], $17::text[])
+            AS w (n, lease, epoch, id, name, key, run, partition, definition, input, state, waits, due_at, started_at, parent)
     ), ",
     held!(),
     ", written AS (
-        INSERT INTO onewrite.saga (id, name, key, run, partition, definition, input, state, waits, due_at, started_at)
-        SELECT id, name, key, run, partition, definition, input, state, waits, due_at, started_at FROM allowed ORDER BY name, key, run
+        INSERT INTO onewrite.saga (id, name, key, run, partition, definition, input, state, waits, due_at, started_at, ended_at, parent)
+        SELECT id, name, key, run, partition, definition, input, state, waits, due_at, started_at,
+            CASE WHEN waits = 'nothing' THEN started_at END, parent FROM allowed ORDER BY name, key, run
         ON CONFLICT (name, key, run) DO NOTHING RETURNING id
     )
     SELECT w.n, EXISTS (SELECT FROM allowed a WHERE a.n = w.n), EXISTS (SELECT FROM written s WHERE s.id = w.id) FROM wanted w"
@@ -250,6 +251,7 @@ struct Starts<'a> {
     waits: Vec<&'a str>,
     due: Vec<Option<Time>>,
     started: Vec<Time>,
+    parents: Vec<Option<String>>,
 }
 
 impl<'a> Starts<'a> {
@@ -268,6 +270,7 @@ impl<'a> Starts<'a> {
             columns.waits.push(new.standing.waits.as_str());
             columns.due.push(new.standing.due.map(Time));
             columns.started.push(Time(new.started_at));
+            columns.parents.push(new.parent.as_ref().map(Parent::to_string));
         }
         columns
     }
@@ -277,7 +280,7 @@ impl<'a> Starts<'a> {
             return Ok(Vec::new());
         }
         let statement = tx.prepare_cached(START_ALL).await.during("start sagas")?;
-        let binds: [&(dyn ToSql + Sync); 16] = [
+        let binds: [&(dyn ToSql + Sync); 17] = [
             &&*SCOPE,
             &false,
             &self.of.places,
@@ -294,6 +297,7 @@ impl<'a> Starts<'a> {
             &self.waits,
             &self.due,
             &self.started,
+            &self.parents,
         ];
         tx.query(&statement, &binds).await.during("start sagas").map(|rows| found(&rows))
     }
@@ -371,7 +375,7 @@ pub(crate) async fn definition(client: &tokio_postgres::Client, id: &str) -> Res
 }
 
 /// A saga's columns, and its journal as arrays.
-const COLUMNS: &str = "SELECT s.id, s.name, s.key, s.run, s.partition, s.definition, s.input, s.state, s.waits, s.due_at, s.output, s.started_at, s.ended_at,
+const COLUMNS: &str = "SELECT s.id, s.name, s.key, s.run, s.partition, s.definition, s.input, s.state, s.waits, s.due_at, s.output, s.started_at, s.ended_at, s.parent,
      j.versions, j.times, j.epochs, j.entries FROM (SELECT * FROM onewrite.saga ";
 
 const JOURNALS: &str = ") s CROSS JOIN LATERAL (SELECT array_agg(version ORDER BY version) AS versions, array_agg(time ORDER BY version) AS times,
@@ -436,15 +440,16 @@ fn saga(found: &Row) -> Result<SavedSaga> {
         standing,
         started_at: row::time(found, 11)?.unwrap_or_default(),
         ended_at: row::time(found, 12)?,
+        parent: row::option(found, 13)?.map(|parent| parent.parse()).transpose()?,
         journal: journal(found)?,
     })
 }
 
 fn journal(found: &Row) -> Result<Vec<SavedTransition>> {
-    let versions: Option<Vec<i32>> = found.try_get(13).during("read the journal of a saga")?;
-    let times: Option<Vec<Time>> = found.try_get(14).during("read the journal of a saga")?;
-    let epochs: Option<Vec<i64>> = found.try_get(15).during("read the journal of a saga")?;
-    let entries: Option<Vec<String>> = found.try_get(16).during("read the journal of a saga")?;
+    let versions: Option<Vec<i32>> = found.try_get(14).during("read the journal of a saga")?;
+    let times: Option<Vec<Time>> = found.try_get(15).during("read the journal of a saga")?;
+    let epochs: Option<Vec<i64>> = found.try_get(16).during("read the journal of a saga")?;
+    let entries: Option<Vec<String>> = found.try_get(17).during("read the journal of a saga")?;
     let rows = versions.unwrap_or_default().into_iter().zip(times.unwrap_or_default());
     let rows = rows.zip(epochs.unwrap_or_default()).zip(entries.unwrap_or_default());
     let transition =

@@ -5,7 +5,7 @@ use onewrite_core::{
     lease::Fence,
     sabotage::{Defect, Sabotage},
     saga::{
-        Checked, Json, SagaId,
+        Checked, Json, Parent, SagaId,
         journal::{
             FindSagas, NewSaga, SavedSaga, SavedTransition, Standing, State, Transition, Waits,
         },
@@ -38,10 +38,11 @@ pub(crate) fn define(tx: &Connection, checked: &Checked) -> Result<u64> {
 /// Starts a saga: one, or none when one of its name, key and run exists.
 pub(crate) fn start(tx: &Connection, saga: &NewSaga) -> Result<u64> {
     let standing = &saga.standing;
+    let ended = standing.waits == Waits::Nothing;
     let new = execute(
         tx,
-        "INSERT INTO onewrite_saga (id, name, key, run, partition, definition, input, state, waits, due_at, started_at)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11) ON CONFLICT (name, key, run) DO NOTHING",
+        "INSERT INTO onewrite_saga (id, name, key, run, partition, definition, input, state, waits, due_at, started_at, ended_at, parent)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13) ON CONFLICT (name, key, run) DO NOTHING",
         params![
             saga.id.0.to_be_bytes(),
             &*saga.name,
@@ -54,6 +55,8 @@ pub(crate) fn start(tx: &Connection, saga: &NewSaga) -> Result<u64> {
             standing.waits.as_str(),
             standing.due.map(|due| due.0),
             saga.started_at.0,
+            ended.then_some(saga.started_at.0),
+            saga.parent.as_ref().map(Parent::to_string),
         ],
     )?;
     if new > 0 {
@@ -132,7 +135,7 @@ pub(crate) fn definition(connection: &Connection, id: &str) -> Result<Option<Tex
         .map(|found| found.map(Text::from))
 }
 
-const COLUMNS: &str = "SELECT id, name, key, run, partition, definition, input, state, waits, due_at, output, started_at, ended_at FROM onewrite_saga";
+const COLUMNS: &str = "SELECT id, name, key, run, partition, definition, input, state, waits, due_at, output, started_at, ended_at, parent FROM onewrite_saga";
 
 /// Sagas with their journals, as of one moment.
 pub(crate) fn find(connection: &Connection, find: &FindSagas) -> Result<Vec<SavedSaga>> {
@@ -204,6 +207,7 @@ fn saga(row: &Row<'_>) -> Result<SavedSaga> {
     let time = |index| -> Result<Option<Timestamp>> {
         row.get::<_, Option<i64>>(index).map(|time| time.map(Timestamp)).during("read a saga")
     };
+    let parent: Option<String> = row.get(13).during("read a saga")?;
     let standing = Standing {
         state: State::parse(&text(7)?)?,
         waits: Waits::parse(&text(8)?)?,
@@ -221,6 +225,7 @@ fn saga(row: &Row<'_>) -> Result<SavedSaga> {
         standing,
         started_at: time(11)?.unwrap_or_default(),
         ended_at: time(12)?,
+        parent: parent.map(|parent| parent.parse()).transpose()?,
         journal: Vec::new(),
     })
 }

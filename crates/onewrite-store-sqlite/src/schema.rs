@@ -15,14 +15,15 @@ use crate::{
 };
 
 /// The schema this program writes.
-pub const SCHEMA_VERSION: u32 = 4;
+pub const SCHEMA_VERSION: u32 = 5;
 
 /// Migrations in order; the first brings an empty database to version 1.
 const MIGRATIONS: &[&str] = &[
     include_str!("../migrations/0001_spine.sql"),
     include_str!("../migrations/0002_saga.sql"),
     include_str!("../migrations/0003_signal.sql"),
-    include_str!("../migrations/0004_journal.sql"),
+    include_str!("../migrations/0004_child.sql"),
+    include_str!("../migrations/0005_journal.sql"),
 ];
 
 /// Programs of at least this version can work with the schema written here.

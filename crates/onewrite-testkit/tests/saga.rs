@@ -118,6 +118,7 @@ impl Sagas {
             standing: state.row.clone(),
             started_at: NOW,
             ended_at: None,
+            parent: None,
             journal: state.journal.clone(),
         }
     }

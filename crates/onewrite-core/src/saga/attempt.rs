@@ -1,5 +1,7 @@
 //! Attempts, and the facts that a saga is told.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
 use super::{Json, SagaId, StepKey};
@@ -47,6 +49,14 @@ pub enum Ended {
     Unknown(Text),
     /// It was not made, for there was nobody to make it: it is tried again, and does not count.
     NotMade(Text),
+    /// It is under way elsewhere, and may be for long: it is looked at again once the saga is told to
+    /// ([`Input::Look`]), or after so long. That does not count.
+    UnderWay {
+        /// When it is looked at again at the latest.
+        look_in: Duration,
+        /// What is under way.
+        reason: Text,
+    },
 }
 
 /// A fact for the machine.
@@ -73,6 +83,15 @@ pub enum Input {
         signal: Text,
         /// What it brings.
         payload: Json,
+    },
+    /// What a step waits for elsewhere has ended.
+    Look {
+        /// The step's name.
+        step: Text,
+        /// Who says so.
+        actor: Text,
+        /// How it ended.
+        reason: Text,
     },
     /// Its time has come, or may have.
     Time,

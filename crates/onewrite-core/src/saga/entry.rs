@@ -30,12 +30,12 @@ pub enum Entry {
         /// What it brought.
         output: Json,
     },
-    /// An attempt at the action or, while compensating, at the compensation failed or has an unknown
-    /// outcome, and another follows.
+    /// An attempt at the action or, while compensating, at the compensation failed, has an unknown outcome
+    /// or found that all is under way elsewhere, and another follows.
     Retrying {
         /// Which step.
         step: Text,
-        /// Which attempt failed.
+        /// Which attempt failed; the one before, if this one does not count.
         attempt: u32,
         /// When the next one begins.
         at: Timestamp,
@@ -81,6 +81,15 @@ pub enum Entry {
     /// Its time has come: paused steps whose pause is over are tried again. Written first, so that an
     /// attempt which ends its process is counted by the next owner.
     Woken,
+    /// What the step waits for elsewhere has ended: it is looked at now.
+    Told {
+        /// Which step.
+        step: Text,
+        /// Who said so.
+        actor: Text,
+        /// How it ended.
+        reason: Text,
+    },
     /// Another owner carries on: what was in flight counts as an attempt with an unknown outcome.
     TakenOver,
     /// Its owner leaves it, with nothing in flight, to whoever owns its partition next.

@@ -1,6 +1,6 @@
 //! What is known of a saga: the fold of its journal. Running and recovering go through the same lines.
 
-use super::{Compensation, Entry, Json, Kind, machine::Saga};
+use super::{Compensation, Entry, Json, Kind, Step, machine::Saga};
 use crate::{Code, Error, Result, Timestamp, sabotage::Defect};
 
 /// How far a saga is.
@@ -30,6 +30,8 @@ pub(super) struct StepState {
     pub(super) retry_at: Option<Timestamp>,
     /// Waits for a person.
     pub(super) held: bool,
+    /// What it waits for elsewhere has ended, since it last looked.
+    pub(super) told: bool,
     pub(super) output: Option<Json>,
 }
 
@@ -54,6 +56,7 @@ impl StepState {
             attempts: 0,
             retry_at: None,
             held: false,
+            told: false,
             output: None,
         }
     }
@@ -63,6 +66,7 @@ impl StepState {
         self.attempts = 0;
         self.retry_at = None;
         self.held = false;
+        self.told = false;
         self.since = at;
     }
 }
@@ -97,6 +101,7 @@ impl Saga {
                 let state = self.state(step)?;
                 state.attempts = *attempt;
                 state.retry_at = Some(*at);
+                state.told = false;
             }
             Entry::Failed { step, attempt, .. } => {
                 let state = self.state(step)?;
@@ -137,6 +142,14 @@ impl Saga {
             Entry::Woken => {
                 let due = |state: &&mut StepState| state.retry_at.is_some_and(|at| at <= time);
                 self.steps.iter_mut().filter(due).for_each(|state| state.retry_at = None);
+            }
+            Entry::Told { step, .. } => {
+                // Behind the pivot it is held when it is not done in time: its end still counts.
+                let is_forward = self.phase == Phase::Forward;
+                let state = self.state(step)?;
+                state.retry_at = None;
+                state.told = true;
+                state.held &= !is_forward;
             }
             Entry::Resumed { .. } => {
                 self.steps
@@ -224,13 +237,16 @@ impl Saga {
         }
     }
 
-    /// Whether it can only go forward: its pivot, or a step that cannot be undone, may have begun.
+    /// Whether it can only go forward: its pivot, or a step that cannot be undone, may have begun. A pivot
+    /// that waits for a signal has not begun before it has it, for taking it is a transition like any other.
     #[must_use]
     pub fn is_past_pivot(&self) -> bool {
-        self.steps
-            .iter()
-            .zip(self.checked.steps())
-            .any(|(state, step)| state.attempted && step.kind != Kind::Compensatable)
+        let still_waits = |(state, step): (&StepState, &Step)| {
+            step.kind == Kind::Pivot && step.wait.is_some() && state.stage == Stage::Open
+        };
+        self.steps.iter().zip(self.checked.steps()).any(|(state, step)| {
+            state.attempted && step.kind != Kind::Compensatable && !still_waits((state, step))
+        })
     }
 }
 

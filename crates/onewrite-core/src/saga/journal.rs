@@ -5,7 +5,7 @@
 
 use serde::Deserialize as _;
 
-use super::{DefinitionId, Entry, Json, SagaId};
+use super::{DefinitionId, Entry, Json, Parent, SagaId};
 use crate::{
     BoxFuture, Code, Error, Partition, Result, Text, Timestamp,
     lease::{Epoch, Scope},
@@ -116,6 +116,12 @@ impl Standing {
     pub fn waiting(state: State, due: Timestamp) -> Self {
         Self { state, waits: Waits::Timer, due: Some(due), output: None }
     }
+
+    /// It has ended, and nothing more happens to it.
+    #[must_use]
+    pub fn ended(state: State) -> Self {
+        Self { state, waits: Waits::Nothing, due: None, output: None }
+    }
 }
 
 /// A saga to be started.
@@ -135,12 +141,14 @@ pub struct NewSaga {
     pub definition: DefinitionId,
     /// What it is given.
     pub input: Json,
-    /// What it waits for first.
+    /// What it waits for first. One that has ended here never begins: it keeps others from starting it.
     pub standing: Standing,
     /// The signals it waits for.
     pub awaits: Vec<Awaited>,
     /// When, by the store's clock as its starter knows it.
     pub started_at: Timestamp,
+    /// The step that it is, if another saga starts it.
+    pub parent: Option<Parent>,
 }
 
 /// One transition of a saga.
@@ -264,6 +272,8 @@ pub struct SavedSaga {
     pub started_at: Timestamp,
     /// When it ended.
     pub ended_at: Option<Timestamp>,
+    /// The step that it is, if another saga started it.
+    pub parent: Option<Parent>,
     /// Its transitions, in order.
     pub journal: Vec<SavedTransition>,
 }

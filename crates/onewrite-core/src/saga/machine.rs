@@ -12,8 +12,8 @@ use std::{
 };
 
 use super::{
-    Attempt, Checked, DefinitionId, Direction, Ended, Entry, Input, Json, Kind, Phase, RetryPolicy,
-    SagaId, StepKey,
+    Attempt, Checked, DefinitionId, Direction, Ended, Entry, Input, Json, Kind, Parent, Phase,
+    RetryPolicy, SagaId, StepKey,
     fold::{Stage, StepState},
     journal::{SavedSaga, Standing, State, Waits},
 };
@@ -43,6 +43,7 @@ pub struct Saga {
     pub(super) checked: Arc<Checked>,
     pub(super) input: Json,
     pub(super) started_at: Timestamp,
+    pub(super) parent: Option<Parent>,
     pub(super) phase: Phase,
     pub(super) overdue: bool,
     /// Since when it is left to the next owner.
@@ -105,6 +106,7 @@ impl Saga {
             checked,
             input,
             started_at,
+            parent: None,
             phase: Phase::Forward,
             overdue: false,
             handed_back: None,
@@ -128,6 +130,7 @@ impl Saga {
     pub fn recovered(saved: &SavedSaga, checked: Arc<Checked>, sabotage: Sabotage) -> Result<Self> {
         let (input, at) = (saved.input.clone(), saved.started_at);
         let mut saga = Self::started(saved.id, checked, input, at, sabotage);
+        saga.parent.clone_from(&saved.parent);
         for transition in &saved.journal {
             for entry in &transition.entries()? {
                 saga.apply(entry, transition.time)?;
@@ -162,6 +165,10 @@ impl Saga {
                 entry.into_iter().collect()
             }
             Input::Time => self.woken(now),
+            Input::Look { step, actor, reason } => {
+                let told = |step| Entry::Told { step, actor, reason };
+                Some(step).filter(|step| self.heeds(step)).map(told).into_iter().collect()
+            }
             Input::Signalled { step, signal, payload } => {
                 self.signalled(step, signal, payload).into_iter().collect()
             }
@@ -212,6 +219,9 @@ impl Saga {
             Ended::Done(_) => return None,
             Ended::Unknown(reason) => (reason, false),
             Ended::NotMade(reason) => return Some(self.not_made(now, step, jitter, reason)),
+            Ended::UnderWay { look_in, reason } => {
+                return Some(self.under_way(now, step, look_in, reason));
+            }
         };
         if aborted {
             return Some(match kind {
@@ -230,6 +240,21 @@ impl Saga {
         let pause = self.policy(step).pause(u32::MAX, jitter).min(NOT_MADE_PAUSE_MAX);
         let attempt = self.steps[step].attempts;
         Entry::Retrying { step: self.name(step), attempt, at: now.plus(pause), reason }
+    }
+
+    /// It goes on elsewhere. What was told while this attempt looked may be what it did not see: it looks
+    /// again.
+    fn under_way(&self, now: Timestamp, step: usize, look_in: Duration, reason: Text) -> Entry {
+        let state = &self.steps[step];
+        let at = if state.told { now } else { now.plus(look_in) };
+        Entry::Retrying { step: self.name(step), attempt: state.attempts, at, reason }
+    }
+
+    /// Whether it makes a difference to this step that what it waits for elsewhere has ended.
+    fn heeds(&self, step: &str) -> bool {
+        let Some(step) = self.checked.index_of(step) else { return false };
+        let held = self.phase == Phase::Forward && self.steps[step].held;
+        held || self.runnable().contains(&step)
     }
 
     fn policy(&self, step: usize) -> RetryPolicy {
@@ -267,6 +292,9 @@ impl Saga {
             Ended::Done(_) => return Some(Entry::Compensated { step: name, attempt }),
             Ended::Aborted(reason) | Ended::Unknown(reason) => reason,
             Ended::NotMade(reason) => return Some(self.not_made(now, step, jitter, reason)),
+            Ended::UnderWay { look_in, reason } => {
+                return Some(self.under_way(now, step, look_in, reason));
+            }
         };
         if number <= state.attempts {
             return None;
@@ -405,6 +433,12 @@ impl Saga {
     #[must_use]
     pub fn id(&self) -> SagaId {
         self.id
+    }
+
+    /// The step that it is, if another saga started it.
+    #[must_use]
+    pub fn parent(&self) -> Option<&Parent> {
+        self.parent.as_ref()
     }
 
     /// An attempt that was permitted is not made here, and has not begun.

@@ -92,6 +92,7 @@ impl Run {
             standing: self.saga.standing.clone(),
             started_at: self.saga.started_at,
             ended_at: None,
+            parent: None,
             journal: self.journal.clone(),
         };
         let checked = Arc::clone(&self.saga.checked);
@@ -119,6 +120,7 @@ fn word(entry: &Entry) -> &'static str {
         Entry::Overdue => "overdue",
         Entry::Cancelled { .. } => "cancelled",
         Entry::Woken => "woken",
+        Entry::Told { .. } => "told",
         Entry::HandedBack => "handed back",
         Entry::TakenOver => "taken over",
         Entry::Resumed { .. } => "resumed",
@@ -437,6 +439,7 @@ fn a_journal_that_does_not_fit_is_corrupt_and_not_a_panic() {
             standing: Standing::leased(State::Running),
             started_at: run.now,
             ended_at: None,
+            parent: None,
             journal: run.journal,
         };
         let error = Saga::recovered(&saved, Arc::clone(&checked), Sabotage::default()).unwrap_err();
@@ -446,3 +449,6 @@ fn a_journal_that_does_not_fit_is_corrupt_and_not_a_panic() {
 
 #[path = "waiting_test.rs"]
 mod waiting_test;
+
+#[path = "under_way_test.rs"]
+mod under_way_test;

@@ -1,4 +1,5 @@
-//! What a person wants of a saga that another process runs: kept as a signal until its owner takes it.
+//! What a person, or a child, wants of a saga that another process may run: kept as a signal until its owner
+//! takes it.
 
 use std::time::Duration;
 
@@ -11,9 +12,9 @@ use crate::{Result, Text};
 pub const REQUEST: Text = Text::from_static("onewrite.request");
 
 /// How long a request stands that nobody takes.
-const STANDS: Duration = Duration::from_secs(3_600);
+pub const STANDS: Duration = Duration::from_secs(3_600);
 
-/// What a person wants of a saga.
+/// What is wanted of a saga.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Request {
     /// Identifies it.
@@ -27,13 +28,18 @@ pub struct Request {
 }
 
 /// What can be wanted of a saga.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Verb {
     /// Compensate it, unless it is past its pivot.
     Cancel,
     /// Let held steps try again.
     Resume,
+    /// Look at what this step waits for elsewhere: it has ended.
+    Look {
+        /// The step's name.
+        step: Text,
+    },
 }
 
 impl Request {
@@ -53,6 +59,7 @@ impl Request {
         match verb {
             Verb::Cancel => Input::Cancel { actor, reason },
             Verb::Resume => Input::Resume { actor, reason },
+            Verb::Look { step } => Input::Look { step, actor, reason },
         }
     }
 }

@@ -115,3 +115,46 @@ fn a_saga_may_begin_by_waiting() {
     assert_eq!(run.stands(), (State::Running, Waits::Signal));
     assert_eq!(&*run.saga.awaited()[0].correlation, "17");
 }
+
+/// Pays when the signal comes, and only goes forward then.
+const DECISION: &str = r#"{"name":"s","timeout_ms":3600000,"steps":[
+    {"name":"ask","compensation":{"by":"take_back"}},
+    {"name":"word","kind":"pivot","wait":{"signal":{"name":"word","correlation":"/input/order"}},
+     "step_timeout_ms":60000,"compensation":{"none":"waiting changes nothing"}},
+    {"name":"pay","kind":"retriable","compensation":{"none":"it only goes forward"}}]}"#;
+
+#[test]
+fn a_signal_decides() {
+    let mut run = Run::of(DECISION);
+    run.done("ask");
+    assert_eq!(run.stands(), (State::Running, Waits::Signal));
+    assert_eq!(run.saga.can_cancel(), Cancelled::Yes, "nothing is decided yet");
+    assert_eq!(signal(&mut run, "word", "s-1"), ["signalled"]);
+    assert_eq!(run.saga.can_cancel(), Cancelled::TooLate);
+    run.take_over();
+    assert_eq!(run.wait(Duration::from_secs(3_600)), ["overdue"]);
+    run.done("pay");
+    assert_eq!(run.stands(), (State::Completed, Waits::Nothing));
+}
+
+#[test]
+fn without_the_signal_that_decides_in_time_it_is_compensated() {
+    let mut run = Run::of(DECISION);
+    run.done("ask");
+    run.take_over();
+    assert!(run.wait(Duration::from_secs(59)).is_empty());
+    assert_eq!(run.wait(Duration::from_secs(1)), ["failed"]);
+    assert_eq!(run.flying(), ["-ask"]);
+    assert!(signal(&mut run, "word", "s-1").is_empty(), "it comes too late");
+}
+
+#[test]
+fn a_saga_that_waits_for_what_decides_can_be_cancelled() {
+    let mut run = Run::of(DECISION);
+    run.done("ask");
+    let cancel = Input::Cancel { actor: "me".into(), reason: "why not".into() };
+    assert_eq!(run.give(cancel), ["cancelled"]);
+    assert!(signal(&mut run, "word", "s-1").is_empty(), "it is for others");
+    assert_eq!(run.done("ask"), ["compensated"]);
+    assert_eq!(run.stands(), (State::Compensated, Waits::Nothing));
+}

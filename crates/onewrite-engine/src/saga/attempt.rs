@@ -75,6 +75,7 @@ pub(super) fn shortened(ended: Ended) -> Ended {
         Ended::Aborted(reason) => Ended::Aborted(cut(reason)),
         Ended::Unknown(reason) => Ended::Unknown(cut(reason)),
         Ended::NotMade(reason) => Ended::NotMade(cut(reason)),
+        Ended::UnderWay { look_in, reason } => Ended::UnderWay { look_in, reason: cut(reason) },
     }
 }
 

@@ -359,7 +359,7 @@ impl Sagas {
         }
         match request.verb {
             Verb::Cancel if !turned_back => Err(too_late(id)),
-            Verb::Cancel | Verb::Resume => Ok(()),
+            Verb::Cancel | Verb::Resume | Verb::Look { .. } => Ok(()),
         }
     }
 

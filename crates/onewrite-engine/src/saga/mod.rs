@@ -7,6 +7,8 @@
 //! at the same time. A stalled one may still be waiting for an answer; the step's key makes that harmless.
 
 mod attempt;
+mod beside;
+mod children;
 mod commands;
 mod driver;
 mod gate;
@@ -17,15 +19,17 @@ mod participant;
 mod plan;
 mod publish;
 mod runner;
+mod start;
 mod transaction;
 mod write;
 
+pub use children::{Child, Children};
 pub use commands::Commands;
 pub use handle::{Outcome, Sagas, Started};
 pub use options::SagaOptions;
 pub use participant::Participants;
 pub use plan::{
     Attempting, Cx, Finished, Forward, Handles, InTransaction, Out, Part, Plan, Retry, SagaType,
-    StepError, StepOptions, StepResult, Undoable, Unsettled, told,
+    StepError, StepOptions, StepResult, Undoable, Unsettled, UnsettledChild, told,
 };
 pub use runner::SagaRunner;

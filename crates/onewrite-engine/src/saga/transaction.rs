@@ -13,7 +13,7 @@ use onewrite_core::{
     store::{Item, Op},
 };
 
-use super::{attempt::shortened, leases::Clock, publish::events};
+use super::{attempt::shortened, beside::beside, leases::Clock};
 
 /// A transaction that has ended.
 #[derive(Debug)]
@@ -51,7 +51,7 @@ impl Basis {
             ));
         }
         let next = saga.next_transition(self.fence.partition, time, &entries)?;
-        let mut ops = if self.publish { events(&saga, &entries)? } else { Vec::new() };
+        let mut ops = beside(&saga, &entries, self.publish)?;
         ops.push(Op::AdvanceSaga(Arc::new(next)));
         Ok((saga, Item { fence: Some(self.fence.clone()), ops }))
     }

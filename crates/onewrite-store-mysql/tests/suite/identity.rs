@@ -1,7 +1,7 @@
 //! The schema: made once, by whoever is first, and not mistaken for another.
 
 use onewrite_core::{Code, Incarnation, store::Store as _};
-use onewrite_store_mysql::{Copied, MysqlStore, Options, emit};
+use onewrite_store_mysql::{Copied, MysqlStore, Options, SCHEMA_VERSION, emit};
 use onewrite_testkit::server;
 use tokio::task::JoinSet;
 
@@ -60,6 +60,18 @@ async fn a_schema_that_needs_a_later_program_is_refused() {
     assert_eq!(refused.code(), Code::SchemaUnsupported);
     execute(&mut conn, "UPDATE onewrite_source SET min_compatible = 1").await;
     open(&url).await;
+}
+
+/// Servers commit each statement of a migration by itself, so a process may end behind one that is not noted.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_migration_that_was_broken_off_is_made_again() {
+    let url = database().await;
+    open(&url).await;
+    let mut conn = connect(&url).await;
+    execute(&mut conn, "UPDATE onewrite_source SET schema_version = 1").await;
+    open(&url).await;
+    let version = number(&mut conn, "SELECT schema_version FROM onewrite_source").await;
+    assert_eq!(version, i64::from(SCHEMA_VERSION));
 }
 
 /// A dump restored under another name is a copy: it goes on only as a new life, behind what was read.

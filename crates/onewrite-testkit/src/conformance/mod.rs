@@ -16,6 +16,7 @@
 #![allow(clippy::needless_pass_by_value, reason = "a case that builds its values gives them away")]
 
 pub mod barrier;
+pub mod child;
 pub mod cursor;
 pub mod feed;
 pub mod foreign;

@@ -27,12 +27,12 @@ pub async fn all(fixture: &impl JournalFixture) {
 
 const HOUR: Duration = Duration::from_secs(3_600);
 
-fn definition() -> Arc<Checked> {
+pub(super) fn definition() -> Arc<Checked> {
     let json = r#"{"name":"order","steps":[{"name":"pay","compensation":{"by":"refund"}}]}"#;
     Arc::new(Definition::parse(json).expect("a definition"))
 }
 
-fn new(id: u128, key: &str, standing: Standing) -> NewSaga {
+pub(super) fn new(id: u128, key: &str, standing: Standing) -> NewSaga {
     NewSaga {
         id: SagaId(id),
         name: "order".into(),
@@ -44,14 +44,15 @@ fn new(id: u128, key: &str, standing: Standing) -> NewSaga {
         standing,
         awaits: Vec::new(),
         started_at: Timestamp(1_700_000_000_000_001),
+        parent: None,
     }
 }
 
-fn running() -> Standing {
+pub(super) fn running() -> Standing {
     Standing::leased(State::Running)
 }
 
-fn start(saga: NewSaga) -> Item {
+pub(super) fn start(saga: NewSaga) -> Item {
     Item { fence: None, ops: vec![Op::StartSaga(Arc::new(saga))] }
 }
 
@@ -60,14 +61,14 @@ fn done(output: &'static str) -> Text {
     journal::encode(&[Entry::Done { step: "pay".into(), attempt: 1, output }]).expect("entries")
 }
 
-fn transition(saga: u128, version: u32, standing: Option<Standing>) -> Op {
+pub(super) fn transition(saga: u128, version: u32, standing: Option<Standing>) -> Op {
     let (saga, time) = (SagaId(saga), Timestamp(1_700_000_000_000_002));
     let (entries, awaits, takes) = (done("7"), None, None);
     let next = Transition { saga, version, time, entries, standing, awaits, takes };
     Op::AdvanceSaga(Arc::new(next))
 }
 
-fn advance(fence: Option<&Fence>, saga: u128, version: u32) -> Item {
+pub(super) fn advance(fence: Option<&Fence>, saga: u128, version: u32) -> Item {
     Item { fence: fence.cloned(), ops: vec![transition(saga, version, None)] }
 }
 
@@ -77,13 +78,13 @@ async fn leased(store: &dyn Journal, owner: &'static str, ttl: Duration) -> Vec<
     store.claim(claim).await.expect("leases").held
 }
 
-async fn find(store: &dyn Journal, id: u128) -> SavedSaga {
+pub(super) async fn find(store: &dyn Journal, id: u128) -> SavedSaga {
     let mut found = store.sagas(FindSagas::Id(SagaId(id))).await.expect("sagas can be read");
     same("journal: a saga is found by its id", found.len(), 1);
     found.remove(0)
 }
 
-fn words(outcomes: &[Outcome]) -> String {
+pub(super) fn words(outcomes: &[Outcome]) -> String {
     let word = |outcome: &Outcome| match outcome {
         Outcome::Applied(0) => '0',
         Outcome::Applied(_) => 'a',

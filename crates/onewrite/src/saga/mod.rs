@@ -2,8 +2,8 @@
 
 pub use onewrite_core::saga::{
     Answer, Barrier, Call, Checked, Command, Compensation, Definition, Direction, Ended, Entry,
-    Json, Kind, Mapping, Participant, Passage, REPLY, Reply, RetryPolicy, SagaId, Signal, Step,
-    StepKey, Transactional, Wait, barrier,
+    Json, Kind, Mapping, Parent, Participant, Passage, REPLY, Reply, RetryPolicy, SagaId, Signal,
+    Step, StepKey, Transactional, Wait, barrier,
     journal::{self, Journal, SavedSaga, State, Waits},
 };
 pub use onewrite_engine::saga::*;

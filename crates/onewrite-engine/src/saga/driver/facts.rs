@@ -11,11 +11,14 @@ use onewrite_core::{
 use super::{Driver, Fact, Reply, Turn};
 use crate::saga::{
     attempt::{self, How, Report},
+    beside::beside,
     handle::{Command, too_late},
     participant::Serving,
-    publish::events,
     write,
 };
+
+/// How much sooner than usual the store is looked into when something was written there.
+const LOOK_SOON: u32 = 10;
 
 impl Driver {
     pub(super) fn fire(&mut self) {
@@ -41,6 +44,11 @@ impl Driver {
             Command::Want { id, input, reply } => self.steer(id, input, reply).await,
             Command::Look => self.poll_at = Instant::now(),
         }
+    }
+
+    /// Looks into the store before its time: something was written there that may be for this runner.
+    pub(super) fn look_soon(&mut self) {
+        self.poll_at = self.poll_at.min(Instant::now() + self.options.poll / LOOK_SOON);
     }
 
     /// Carries out what a person wants, and tells once it is durable.
@@ -77,9 +85,13 @@ impl Driver {
         if let Some(ended) = ended.filter(|_| known) {
             self.note(gate, &ended);
             let jitter = match &ended {
-                Ended::Done(_) => 0.0,
+                Ended::Done(_) | Ended::UnderWay { .. } => 0.0,
                 Ended::Unknown(_) | Ended::Aborted(_) | Ended::NotMade(_) => rand::random(),
             };
+            if matches!(ended, Ended::UnderWay { .. }) {
+                // It started a saga, or asked one for something: it may be for this runner.
+                self.look_soon();
+            }
             self.give(saga, Input::Ended { step, direction, number, how: ended, jitter });
         }
         self.gates.leave(gate);
@@ -100,20 +112,18 @@ impl Driver {
             Ended::Aborted(_) => "aborted",
             Ended::Unknown(_) => "unknown",
             Ended::NotMade(_) => "not_made",
+            Ended::UnderWay { .. } => "under_way",
         };
         metrics::counter!("onewrite_saga_attempts_total", "outcome" => word).increment(1);
         let shut = match ended {
             Ended::NotMade(_) => return,
-            Ended::Done(_) | Ended::Aborted(_) if !self.gates.answered(gate) => return,
-            Ended::Done(_) | Ended::Aborted(_) => None,
-            Ended::Unknown(_) => {
-                let shut = self.gates.failed(gate, Instant::now(), rand::random());
-                if shut.is_none() {
-                    return;
-                }
-                shut
-            }
+            Ended::Unknown(_) => self.gates.failed(gate, Instant::now(), rand::random()),
+            Ended::Done(_) | Ended::Aborted(_) | Ended::UnderWay { .. } => None,
         };
+        let opened = shut.is_none() && word != "unknown" && self.gates.answered(gate);
+        if shut.is_none() && !opened {
+            return;
+        }
         let participant = self.gates.name(gate).to_owned();
         match shut {
             Some(time) => tracing::warn!(
@@ -167,10 +177,10 @@ impl Driver {
             };
             alert(id, &live.saga.checked().definition().name, &entries);
             let publish = self.options.publish;
-            let next = live.saga.next_transition(live.partition, now, &entries).and_then(|next| {
-                let told = if publish { events(&live.saga, &entries)? } else { Vec::new() };
-                Ok((next, told))
-            });
+            let next = live
+                .saga
+                .next_transition(live.partition, now, &entries)
+                .and_then(|next| Ok((next, beside(&live.saga, &entries, publish)?)));
             match next {
                 Ok((mut next, told)) => {
                     next.takes = next.takes.or(request);

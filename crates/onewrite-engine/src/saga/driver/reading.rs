@@ -98,6 +98,7 @@ impl Driver {
                 let input = request.input();
                 live.facts.push_back(Fact { input, reply: None, request: Some(signal) });
                 self.step(id);
+                self.unload_idle(id);
             }
             Err(error) => {
                 tracing::warn!(saga = %id, %error, "a request for a saga cannot be read; it is dropped");

@@ -6,23 +6,19 @@ use std::{
 };
 
 use onewrite_core::{
-    Error, Partition, Timestamp,
+    Error, Partition,
     error::Certainty,
     failpoint,
     lease::Fence,
-    position::partition_of,
     retry::Backoff,
-    sabotage::Sabotage,
-    saga::{
-        Json, Phase, Saga, SagaId,
-        journal::{Awaited, NewSaga, PARTITIONS, Standing, State, Waits},
-    },
+    saga::{Json, Phase, Saga, SagaId, journal::Waits},
     store::{Item, Op, Outcome as Written},
 };
 
 use super::{Driver, Live};
 use crate::saga::{
     handle::{Outcome, Start, too_late},
+    start::{self, First},
     write::{self, Committed, Of, Write},
 };
 
@@ -30,45 +26,23 @@ use crate::saga::{
 const BACKOFF: Backoff =
     Backoff { initial: Duration::from_millis(20), cap: Duration::from_secs(2) };
 
-/// What a saga waits for first.
-fn first_waits(start: &Start, at: Timestamp) -> (Standing, Vec<Awaited>) {
-    if !start.checked.has_waits() {
-        return (Standing::leased(State::Running), Vec::new());
-    }
-    let (checked, input) = (Arc::clone(&start.checked), start.input.clone());
-    let saga = Saga::started(start.id, checked, input, at, Sabotage::default());
-    (saga.standing().clone(), saga.awaited())
-}
-
 impl Driver {
     pub(super) fn start(&mut self, start: Box<Start>, owned: bool) {
-        let name = &start.checked.definition().name;
-        let partition = partition_of(&format!("{name}/{}", start.key), PARTITIONS);
+        let partition = start::partition(&start.checked, &start.key);
         let room = self.live.len() + self.starting.len() < self.options.live_max;
         let fence = self
             .leases
             .fence(partition)
             .filter(|_| owned && room && self.leases.hold() && !self.leaving.contains(&partition));
-        let started_at = self.clock.now();
-        let (first, awaits) = first_waits(&start, started_at);
-        // Without the lease it is left to its owner, as due at once.
-        let standing = match fence {
-            Some(_) => first,
-            None => Standing::waiting(State::Running, started_at),
-        };
-        let new = NewSaga {
-            id: start.id,
-            name: name.clone().into(),
+        let first = First {
+            checked: Arc::clone(&start.checked),
             key: start.key.clone(),
             run: start.run,
-            partition,
-            definition: start.checked.id().clone(),
             input: start.input.clone(),
-            standing,
-            awaits,
-            started_at,
+            parent: None,
+            started_at: self.clock.now(),
         };
-        let mut ops = vec![Op::StartSaga(Arc::new(new))];
+        let mut ops = vec![Op::StartSaga(Arc::new(first.row(start.id, fence.is_some())))];
         if !self.definitions.contains_key(start.checked.id()) {
             ops.insert(0, Op::DefineSaga(Arc::clone(&start.checked)));
         }
@@ -225,9 +199,14 @@ impl Driver {
             let saga = Saga::started(id, checked, input, at, sabotage);
             self.insert(saga, partition, fence.epoch, watcher.into_iter().collect());
             self.step(id);
-            if self.live.get(&id).is_some_and(|live| !live.busy && !self.stays(live)) {
-                drop(self.unload(id));
-            }
+            self.unload_idle(id);
+        }
+    }
+
+    /// Forgets a saga of which nothing is written and that waits for long.
+    pub(super) fn unload_idle(&mut self, id: SagaId) {
+        if self.live.get(&id).is_some_and(|live| !live.busy && !self.stays(live)) {
+            drop(self.unload(id));
         }
     }
 
@@ -261,6 +240,10 @@ impl Driver {
             return;
         }
         let Some(mut live) = self.unload(id) else { return };
+        if live.saga.has_ended() && live.saga.parent().is_some() {
+            // Its parent may be run here.
+            self.look_soon();
+        }
         // Who wanted something of it meanwhile comes too late.
         let replies = live.facts.drain(..).filter_map(|fact| fact.reply);
         replies.for_each(|reply| drop(reply.send(Err(too_late(id)))));

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use onewrite_core::{
     BoxFuture, Result,
-    saga::{Call, Compensation, Ended, Json, Kind, Mapping, Step},
+    saga::{Call, Compensation, Ended, Json, Kind, Mapping, Step, Wait},
 };
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -14,10 +14,13 @@ use super::{
     transaction::{InStore, told},
 };
 
+/// A function whose answer is journaled.
+pub(super) type Act<S> = Arc<dyn Fn(Arc<S>, Call) -> BoxFuture<'static, Ended> + Send + Sync>;
+
 /// A step's function, over services and values that nobody outside of it knows the types of.
 pub(super) enum Actor<S> {
     /// Whose answer is journaled.
-    Elsewhere(Arc<dyn Fn(Arc<S>, Call) -> BoxFuture<'static, Ended> + Send + Sync>),
+    Elsewhere(Act<S>),
     /// Which is committed together with its journal row.
     InTransaction(InStore<S>),
 }
@@ -78,6 +81,29 @@ impl<S: Send + Sync + 'static> Draft<S> {
         })
     }
 
+    /// For the signal of this name about the same.
+    pub(super) fn signal(&self, name: &str, about: &impl Handles) -> Wait {
+        Wait::Signal { name: name.to_owned(), correlation: self.mapping(about) }
+    }
+
+    /// States a step that carries nothing out.
+    pub(super) fn wait(
+        &mut self,
+        name: &str,
+        kind: Kind,
+        wait: Wait,
+        within: Option<Duration>,
+        after: &impl Handles,
+    ) -> usize {
+        let index = self.add(name, kind, after);
+        let step = &mut self.steps[index];
+        step.wait = Some(wait);
+        step.compensation = Compensation::None("waiting changes nothing".into());
+        (step.action, step.input, step.retry) = (None, None, None);
+        step.step_timeout_ms = within.map(millis);
+        index
+    }
+
     /// Whether what is stated next comes behind the pivot.
     pub(super) fn is_past_pivot(&self) -> bool {
         self.steps.iter().any(|step| step.kind != Kind::Compensatable)
@@ -99,7 +125,7 @@ impl<S: Send + Sync + 'static> Draft<S> {
                     Ok(value) => value,
                     Err(error) => return Ended::Aborted(error.to_string().into()),
                 };
-                let answer = told(function(Cx { services, call }, value).await);
+                let answer = told(function(Cx::new(services, call), value).await);
                 answer.map_or_else(|ended| ended, Ended::Done)
             })
         };
@@ -124,27 +150,39 @@ impl<S: Send + Sync + 'static> Draft<S> {
         F: Fn(Cx<S>, V, Option<T>) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Result<(), Retry>> + Send + 'static,
     {
-        let function = Arc::new(function);
-        let actor = move |services: Arc<S>, call: Call| -> BoxFuture<'static, Ended> {
-            let function = Arc::clone(&function);
-            Box::pin(async move {
-                let output = call.output.as_ref().map(|output| output.read("the step's output"));
-                let known = call
-                    .input
-                    .read("the step's input")
-                    .and_then(|value| Ok((value, output.transpose()?)));
-                let (value, output) = match known {
-                    Ok(known) => known,
-                    Err(error) => return Ended::Unknown(error.to_string().into()),
-                };
-                match function(Cx { services, call }, value, output).await {
-                    Ok(()) => Ended::Done(Json::NULL),
-                    Err(Retry(reason)) => Ended::Unknown(reason.into()),
-                }
-            })
-        };
-        self.serve_compensation(step, Actor::Elsewhere(Arc::new(actor)));
+        self.serve_compensation(step, Actor::Elsewhere(compensation_of(function, false)));
     }
+}
+
+/// A compensation's function; whether it is that of a completed child, whose barrier stands alone.
+pub(super) fn compensation_of<S, V, T, F, Fut>(function: F, of_child: bool) -> Act<S>
+where
+    S: Send + Sync + 'static,
+    V: DeserializeOwned + Send + 'static,
+    T: DeserializeOwned + Send + 'static,
+    F: Fn(Cx<S>, V, Option<T>) -> Fut + Send + Sync + 'static,
+    Fut: Future<Output = Result<(), Retry>> + Send + 'static,
+{
+    let function = Arc::new(function);
+    Arc::new(move |services: Arc<S>, call: Call| -> BoxFuture<'static, Ended> {
+        let function = Arc::clone(&function);
+        Box::pin(async move {
+            let output = call.output.as_ref().map(|output| output.read("the step's output"));
+            let known = call
+                .input
+                .read("the step's input")
+                .and_then(|value| Ok((value, output.transpose()?)));
+            let (value, output) = match known {
+                Ok(known) => known,
+                Err(error) => return Ended::Unknown(error.to_string().into()),
+            };
+            let cx = Cx { services, call, of_child };
+            match function(cx, value, output).await {
+                Ok(()) => Ended::Done(Json::NULL),
+                Err(Retry(reason)) => Ended::Unknown(reason.into()),
+            }
+        })
+    })
 }
 
 pub(super) fn millis(time: Duration) -> u64 {

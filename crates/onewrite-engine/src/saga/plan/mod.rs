@@ -39,7 +39,7 @@
 //! async fn release(_: Cx<()>, order: u32, hold: Option<String>) -> Result<(), Retry> { Ok(()) }
 //! ```
 //!
-//! the output of a step whose compensation is not settled,
+//! the output of a step whose compensation is not settled, be it a function or a saga of its own,
 //!
 //! ```compile_fail,E0277
 //! # use onewrite_engine::saga::{Cx, Finished, Plan, Retry, StepResult};
@@ -50,6 +50,30 @@
 //!     plan.finish(paid)
 //! }
 //! async fn reserve(_: Cx<()>, order: u32) -> StepResult<u32> { Ok(order) }
+//! ```
+//!
+//! ```compile_fail,E0277
+//! # use onewrite_engine::saga::{Children, Finished, Plan, SagaType};
+//! # use std::time::Duration;
+//! fn plan(mut plan: Plan<(), u32>, of: &Children, child: &SagaType<(), u32, u32>) -> Finished<(), u32, u32> {
+//!     let order = plan.input();
+//!     let parcel = plan.child("ship", order, of, child, Duration::from_secs(3_600));
+//!     let (plan, said) = plan.pivot_signal("said", "word", parcel, Duration::from_secs(60));
+//!     plan.finish(said)
+//! }
+//! ```
+//!
+//! a child that takes something else than the step is given,
+//!
+//! ```compile_fail,E0277
+//! # use onewrite_engine::saga::{Children, Finished, Plan, SagaType};
+//! # use std::time::Duration;
+//! fn plan(mut plan: Plan<(), u32>, of: &Children, child: &SagaType<(), String, u32>) -> Finished<(), u32, u32> {
+//!     let order = plan.input();
+//!     let parcel = plan.child("ship", order, of, child, Duration::from_secs(3_600));
+//!     let parcel = parcel.no_compensation("it only looks");
+//!     plan.finish(parcel)
+//! }
 //! ```
 //!
 //! and a step behind the pivot that could abort:
@@ -65,6 +89,7 @@
 //! async fn act(_: Cx<()>, order: u32) -> StepResult<u32> { Ok(order) }
 //! ```
 
+mod child;
 mod draft;
 mod finished;
 mod handles;
@@ -78,6 +103,7 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use self::draft::{Actor, Draft, millis};
 pub use self::{
+    child::UnsettledChild,
     finished::{Finished, SagaType},
     handles::{Handles, Out, Part},
     step::{Cx, Retry, StepError, StepResult},
@@ -153,8 +179,7 @@ impl<S: Send + Sync + 'static, I, P> Plan<S, I, P> {
         T: DeserializeOwned + Send + 'static,
         C: Handles,
     {
-        let correlation = self.draft.mapping(&about);
-        let wait = Wait::Signal { name: signal.to_owned(), correlation };
+        let wait = self.draft.signal(signal, &about);
         self.wait(name, wait, Some(within), &about)
     }
 
@@ -166,13 +191,7 @@ impl<S: Send + Sync + 'static, I, P> Plan<S, I, P> {
         after: &impl Handles,
     ) -> Out<T> {
         let kind = if self.draft.is_past_pivot() { Kind::Retriable } else { Kind::Compensatable };
-        let index = self.draft.add(name, kind, after);
-        let step = &mut self.draft.steps[index];
-        step.wait = Some(wait);
-        step.compensation = Compensation::None("waiting changes nothing".into());
-        (step.action, step.input, step.retry) = (None, None, None);
-        step.step_timeout_ms = within.map(millis);
-        Out::new(Some(index))
+        Out::new(Some(self.draft.wait(name, kind, wait, within, after)))
     }
 
     /// Ends the plan: `output` is what a completed saga answers.
@@ -238,6 +257,25 @@ impl<S: Send + Sync + 'static, I> Plan<S, I> {
         let step = self.draft.add(name, Kind::Compensatable, &inputs);
         self.draft.serve_action(step, asked(commands, kind));
         Unsettled { draft: &mut self.draft, step, of: PhantomData }
+    }
+
+    /// States that a signal decides: the [signal](Plan::signal) of this name that is about the same. If none
+    /// comes within this time, what came before is compensated; once it is there, the saga only goes forward.
+    /// While it waits nothing is decided, and it can be cancelled.
+    pub fn pivot_signal<T, C>(
+        mut self,
+        name: &str,
+        signal: &str,
+        about: C,
+        within: Duration,
+    ) -> (Plan<S, I, Forward>, Out<T>)
+    where
+        T: DeserializeOwned + Send + 'static,
+        C: Handles,
+    {
+        let wait = self.draft.signal(signal, &about);
+        let step = self.draft.wait(name, Kind::Pivot, wait, Some(within), &about);
+        (Plan { draft: self.draft, of: PhantomData }, Out::new(Some(step)))
     }
 
     /// States the step that decides, in a transaction of the saga's own store: when it says no, or is given

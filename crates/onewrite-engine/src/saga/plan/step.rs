@@ -65,9 +65,15 @@ impl<E: std::error::Error> From<E> for Retry {
 pub struct Cx<S> {
     pub(super) services: Arc<S>,
     pub(super) call: Call,
+    /// It makes a completed child good.
+    pub(super) of_child: bool,
 }
 
 impl<S> Cx<S> {
+    pub(super) fn new(services: Arc<S>, call: Call) -> Self {
+        Self { services, call, of_child: false }
+    }
+
     /// The same for every attempt: hand it to whoever carries out the effect.
     #[must_use]
     pub fn key(&self) -> &StepKey {
@@ -89,6 +95,10 @@ impl<S> Cx<S> {
         let (saga, step) = (self.call.saga, &*self.call.step);
         match self.call.direction {
             Direction::Action => Barrier::action(saga, step),
+            // The child's steps passed barriers of their own: there is no row of this action.
+            Direction::Compensation if self.of_child => {
+                Barrier::new("saga", &saga.to_string(), step, "make_good")
+            }
             Direction::Compensation => Barrier::compensation(saga, step),
         }
     }

@@ -53,7 +53,7 @@ impl<S> Attempting<S> {
     pub fn given<V: DeserializeOwned>(&self) -> Result<(Cx<S>, V), Ended> {
         let value = self.call.input.read("the step's input");
         let value = value.map_err(|error| Ended::Aborted(error.to_string().into()))?;
-        Ok((Cx { services: Arc::clone(&self.services), call: self.call.clone() }, value))
+        Ok((Cx::new(Arc::clone(&self.services), self.call.clone()), value))
     }
 
     /// What a compensation is given: what the step was given, and what it answered where that is known.
@@ -68,7 +68,7 @@ impl<S> Attempting<S> {
         let unknown = |error: onewrite_core::Error| Ended::Unknown(error.to_string().into());
         let value = self.call.input.read("the step's input").map_err(unknown)?;
         let output = self.call.output.as_ref().map(|output| output.read("the step's output"));
-        let cx = Cx { services: Arc::clone(&self.services), call: self.call.clone() };
+        let cx = Cx::new(Arc::clone(&self.services), self.call.clone());
         Ok((cx, value, output.transpose().map_err(unknown)?))
     }
 

@@ -145,6 +145,7 @@ async fn a_timer_outlives_its_process() {
         standing: Standing::waiting(State::Running, due),
         awaits: Vec::new(),
         started_at: now,
+        parent: None,
     };
     let ops = vec![
         onewrite::store::Op::DefineSaga(saga.checked().clone()),

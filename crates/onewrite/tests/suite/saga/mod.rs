@@ -2,8 +2,13 @@
 //! variant, which must show the failure.
 
 mod bank;
+mod between;
 mod breaker;
+mod child;
+mod child_killed;
 mod command;
+mod decision;
+mod delivery;
 mod examples;
 mod killed;
 mod permitted;
@@ -14,6 +19,7 @@ mod transaction;
 mod waiting;
 mod world;
 
+pub(crate) use child_killed::{child as parent_child, telling_child};
 pub(crate) use killed::child;
 pub(crate) use poison::child as poisoned_child;
 pub(crate) use transaction::child as transferring_child;

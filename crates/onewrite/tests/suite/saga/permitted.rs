@@ -9,145 +9,42 @@ use std::{
 };
 
 use onewrite::{
-    BoxFuture, Result, Store, Text, Timestamp, flow,
-    inbox::Gap,
-    parking,
-    position::Source,
+    BoxFuture, Result,
     sabotage::{Defect, Sabotage},
-    saga::{
-        Journal,
-        journal::{Arrived, FindSagas, SavedSaga},
-    },
     sqlite::SqliteStore,
-    store::{
-        Batch, Claim, Claimed, Cursor, Find, LeaseState, Op, Outcome, Page, Read, SinkState, Watch,
-    },
+    store::{Batch, Op, Outcome, Store as _},
 };
 use tokio::sync::Notify;
 
-use super::world::{self, Running, World, order, order_saga};
+use super::{
+    between::Between,
+    world::{self, Running, World, order, order_saga},
+};
 use crate::rig::{broken, sound, until, within};
 
-/// A store whose transitions wait until they are let through.
-struct Held {
-    store: SqliteStore,
-    held: AtomicBool,
+/// What transitions wait at until they are let through.
+#[derive(Default)]
+struct Gate {
+    is_open: AtomicBool,
     through: Notify,
     waiting: AtomicBool,
 }
 
-impl Held {
-    fn let_through(&self) {
-        self.held.store(false, Ordering::SeqCst);
+impl Gate {
+    async fn pass(&self, store: SqliteStore, batch: Batch) -> Result<Vec<Outcome>> {
+        let mut ops = batch.items.iter().flat_map(|item| &item.ops);
+        let transitions = ops.any(|op| matches!(op, Op::AdvanceSaga(_)));
+        let through = self.through.notified();
+        if transitions && !self.is_open.load(Ordering::SeqCst) {
+            self.waiting.store(true, Ordering::SeqCst);
+            through.await;
+        }
+        store.commit(batch).await
+    }
+
+    fn open(&self) {
+        self.is_open.store(true, Ordering::SeqCst);
         self.through.notify_waiters();
-    }
-}
-
-impl Store for Held {
-    fn commit(&self, batch: Batch) -> BoxFuture<'_, Result<Vec<Outcome>>> {
-        Box::pin(async move {
-            let mut ops = batch.items.iter().flat_map(|item| &item.ops);
-            let transitions = ops.any(|op| matches!(op, Op::AdvanceSaga(_)));
-            let through = self.through.notified();
-            if transitions && self.held.load(Ordering::SeqCst) {
-                self.waiting.store(true, Ordering::SeqCst);
-                through.await;
-            }
-            self.store.commit(batch).await
-        })
-    }
-
-    fn source(&self) -> Source {
-        self.store.source()
-    }
-
-    fn now(&self) -> BoxFuture<'_, Result<Timestamp>> {
-        self.store.now()
-    }
-
-    fn watch(&self) -> Box<dyn Watch> {
-        self.store.watch()
-    }
-
-    fn claim(&self, claim: Claim) -> BoxFuture<'_, Result<Claimed>> {
-        self.store.claim(claim)
-    }
-
-    fn cursors<'a>(&'a self, sink: &'a str) -> BoxFuture<'a, Result<Vec<Cursor>>> {
-        self.store.cursors(sink)
-    }
-
-    fn read(&self, read: Read) -> BoxFuture<'_, Result<Page>> {
-        Store::read(&self.store, read)
-    }
-
-    fn id_at(&self, partition: u16, sequence: u64) -> BoxFuture<'_, Result<Option<Text>>> {
-        self.store.id_at(partition, sequence)
-    }
-
-    fn head(&self) -> BoxFuture<'_, Result<u64>> {
-        self.store.head()
-    }
-
-    fn trimmed(&self) -> BoxFuture<'_, Result<Vec<(u16, u64)>>> {
-        self.store.trimmed()
-    }
-
-    fn sinks(&self) -> BoxFuture<'_, Result<Vec<SinkState>>> {
-        self.store.sinks()
-    }
-
-    fn leases(&self) -> BoxFuture<'_, Result<Vec<LeaseState>>> {
-        self.store.leases()
-    }
-
-    fn parked_keys<'a>(
-        &'a self,
-        scope: Option<&'a str>,
-    ) -> BoxFuture<'a, Result<Vec<parking::ParkedKey>>> {
-        self.store.parked_keys(scope)
-    }
-
-    fn parked_records<'a>(
-        &'a self,
-        key: &'a parking::ParkedKey,
-        limit: usize,
-    ) -> BoxFuture<'a, Result<Vec<parking::ParkedRecord>>> {
-        self.store.parked_records(key, limit)
-    }
-
-    fn guards(&self) -> BoxFuture<'_, Result<Vec<Text>>> {
-        self.store.guards()
-    }
-
-    fn gaps(&self) -> BoxFuture<'_, Result<Vec<Gap>>> {
-        self.store.gaps()
-    }
-
-    fn find(&self, find: Find) -> BoxFuture<'_, Result<Vec<flow::Trace>>> {
-        self.store.find(find)
-    }
-}
-
-impl Journal for Held {
-    fn sagas(&self, find: FindSagas) -> BoxFuture<'_, Result<Vec<SavedSaga>>> {
-        self.store.sagas(find)
-    }
-
-    fn arrived(&self, partitions: Vec<u16>, limit: usize) -> BoxFuture<'_, Result<Vec<Arrived>>> {
-        self.store.arrived(partitions, limit)
-    }
-
-    fn signals<'a>(
-        &'a self,
-        name: &'a str,
-        about: Vec<Text>,
-    ) -> BoxFuture<'a, Result<Vec<(Text, onewrite::saga::Json)>>> {
-        self.store.signals(name, about)
-    }
-
-    fn definition<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<Option<Text>>> {
-        self.store.definition(id)
     }
 }
 
@@ -155,22 +52,24 @@ impl Journal for Held {
 async fn effects_meanwhile(sabotage: Sabotage) -> usize {
     let folder = tempfile::tempdir().unwrap();
     let world = World::open(folder.path(), true).await;
-    let store = Arc::new(Held {
-        store: world::store(folder.path(), sound()),
-        held: AtomicBool::new(true),
-        through: Notify::new(),
-        waiting: AtomicBool::new(false),
-    });
-    let running = Running::start(store.clone(), &world, "a", sabotage);
+    let gate = Arc::new(Gate::default());
+    let passing = Arc::clone(&gate);
+    let commit = move |store, batch| -> BoxFuture<'static, Result<Vec<Outcome>>> {
+        let gate = Arc::clone(&passing);
+        Box::pin(async move { gate.pass(store, batch).await })
+    };
+    let store = world::store(folder.path(), sound());
+    let store = Arc::new(Between::new(store, Box::new(commit)));
+    let running = Running::start(store, &world, "a", sabotage);
     let saga = order_saga();
     let order = order(1);
     let started = running.sagas.start(&saga, order.key.clone(), &order).await.unwrap();
-    until("the first transition", async || store.waiting.load(Ordering::SeqCst)).await;
+    until("the first transition", async || gate.waiting.load(Ordering::SeqCst)).await;
     let effects = async || world.effects().await.values().map(Vec::len).sum::<usize>();
     // Time enough for what must not happen.
     within(Duration::from_millis(300), async || effects().await > 1).await;
     let meanwhile = effects().await;
-    store.let_through();
+    gate.open();
     running.sagas.ended(started.id).await.unwrap();
     running.stop().await;
     meanwhile

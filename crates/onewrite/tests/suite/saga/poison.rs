@@ -98,6 +98,7 @@ async fn a_saga_that_cannot_be_read_leaves_the_others_alone() {
             standing: onewrite::saga::journal::Standing::leased(State::Running),
             awaits: Vec::new(),
             started_at: now,
+            parent: None,
         })));
     }
     let items = vec![onewrite::store::Item { fence: None, ops }];

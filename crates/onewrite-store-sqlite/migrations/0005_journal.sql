@@ -1,4 +1,4 @@
--- Schema version 4: the journal of sagas in the order of appending. Transitions of many sagas are written at once: side by
+-- Schema version 5: the journal of sagas in the order of appending. Transitions of many sagas are written at once: side by
 -- side they fill a page or two, where the journals of these sagas are a page each.
 ALTER TABLE onewrite_saga_journal RENAME TO onewrite_saga_journal_before;
 CREATE TABLE onewrite_saga_journal (

@@ -1,0 +1,89 @@
+use super::*;
+
+const HOUR: Duration = Duration::from_secs(3_600);
+
+/// A step whose work goes on elsewhere, before one that follows it.
+const SHIP: &str = r#"{"name":"order","steps":[
+    {"name":"ship","compensation":{"by":"recall"},"retry":{"attempts_max":2}},
+    {"name":"note","compensation":{"by":"strike"}}]}"#;
+
+fn under_way() -> Ended {
+    Ended::UnderWay { look_in: HOUR, reason: "it sails".into() }
+}
+
+fn look(run: &mut Run, step: &'static str) -> Vec<&'static str> {
+    let (actor, reason) = ("the ship".into(), "completed".into());
+    run.give(Input::Look { step: step.into(), actor, reason })
+}
+
+#[test]
+fn what_is_under_way_elsewhere_is_looked_at_when_the_saga_is_told() {
+    let mut run = Run::of(SHIP);
+    assert_eq!(run.end("ship", under_way()), ["retrying"]);
+    assert_eq!(run.stands(), (State::Running, Waits::Timer));
+    assert_eq!(run.saga.standing.due, Some(run.now.plus(HOUR)));
+    assert_eq!(look(&mut run, "note"), [""; 0], "that one is not at work");
+    assert_eq!(look(&mut run, "sail"), [""; 0], "there is no such step");
+    assert_eq!(look(&mut run, "ship"), ["told"]);
+    assert_eq!(run.flying(), ["+ship"]);
+    assert_eq!(run.done("ship"), ["done"]);
+    assert_eq!(look(&mut run, "ship"), [""; 0], "it is known");
+}
+
+#[test]
+fn looking_uses_up_no_attempts_and_needs_nobody_who_tells() {
+    let mut run = Run::of(SHIP);
+    for _ in 0..10 {
+        assert_eq!(run.end("ship", under_way()), ["retrying"]);
+        assert!(run.wait(HOUR - Duration::from_secs(1)).is_empty());
+        run.take_over();
+        assert_eq!(run.wait(Duration::from_secs(1)), ["woken"]);
+        assert_eq!(run.attempts[0].number, 1);
+    }
+    assert_eq!(run.end("ship", Ended::Aborted("it sank".into())), ["failed"]);
+    assert_eq!(run.flying(), ["-ship"]);
+}
+
+/// What is told while an attempt looks may be what it just missed.
+#[test]
+fn what_is_told_during_an_attempt_is_not_forgotten() {
+    let mut run = Run::of(SHIP);
+    assert_eq!(look(&mut run, "ship"), ["told"]);
+    assert_eq!(run.flying(), ["+ship"], "the same attempt");
+    assert_eq!(run.end("ship", under_way()), ["retrying"]);
+    assert_eq!(run.saga.standing.due, Some(run.now), "it looks again at once");
+    assert_eq!(run.wait(Duration::ZERO), ["woken"]);
+    assert_eq!(run.end("ship", under_way()), ["retrying"]);
+    assert_eq!(run.saga.standing.due, Some(run.now.plus(HOUR)), "and not for ever");
+    run.take_over();
+}
+
+#[test]
+fn a_compensation_waits_for_what_goes_on_elsewhere() {
+    let mut run = Run::of(SHIP);
+    run.end("ship", under_way());
+    let cancel = Input::Cancel { actor: "me".into(), reason: "why not".into() };
+    assert_eq!(run.give(cancel), ["cancelled"]);
+    assert_eq!(run.flying(), ["-ship"]);
+    assert_eq!(run.end("ship", under_way()), ["retrying"]);
+    assert_eq!(run.stands(), (State::Compensating, Waits::Timer));
+    run.take_over();
+    assert_eq!(look(&mut run, "ship"), ["told"]);
+    assert_eq!(run.done("ship"), ["compensated"]);
+    assert_eq!(run.stands(), (State::Compensated, Waits::Nothing));
+}
+
+#[test]
+fn behind_the_pivot_an_end_that_comes_late_still_counts() {
+    let mut run = Run::of(
+        r#"{"name":"order","steps":[
+        {"name":"pay","kind":"pivot","compensation":{"none":"it decides"}},
+        {"name":"ship","kind":"retriable","compensation":{"none":"it only goes forward"}}]}"#,
+    );
+    run.done("pay");
+    assert_eq!(run.end("ship", Ended::Aborted("it is late".into())), ["held"]);
+    assert_eq!(run.stands(), (State::NeedsOperator, Waits::Operator));
+    assert_eq!(look(&mut run, "ship"), ["told"]);
+    assert_eq!(run.done("ship"), ["done"]);
+    assert_eq!(run.stands(), (State::Completed, Waits::Nothing));
+}
