@@ -1,12 +1,13 @@
 //! What sagas are told, what follows from it, and the attempts that are permitted then.
 
-use std::{sync::Arc, time::Instant};
+use std::sync::Arc;
 
 use onewrite_core::{
     Code, Error, Text, Timestamp,
     sabotage::Defect,
-    saga::{Attempt, Call, Cancelled, Direction, Ended, Entry, Input, SagaId, journal::FindSagas},
+    saga::{Attempt, Call, Cancelled, Direction, Ended, Entry, Input, SagaId},
 };
+use tokio::time::Instant;
 
 use super::{Driver, Fact, Reply, Turn};
 use crate::saga::{
@@ -45,18 +46,11 @@ impl Driver {
 
     /// Carries out what a person wants, and tells once it is durable.
     pub(super) async fn steer(&mut self, id: SagaId, input: Input, reply: Reply) {
-        if !self.live.contains_key(&id) {
-            match self.store.sagas(FindSagas::Id(id)).await {
-                Ok(found) => {
-                    for saved in &found {
-                        self.load(saved).await;
-                    }
-                }
-                Err(error) => {
-                    let _ = reply.send(Err(error));
-                    return;
-                }
-            }
+        if !self.live.contains_key(&id)
+            && let Err(error) = self.take_in(id).await
+        {
+            let _ = reply.send(Err(error));
+            return;
         }
         let Some(live) = self.live.get_mut(&id) else {
             let what = format!("this process runs no saga {id}, or it has ended");
@@ -84,7 +78,7 @@ impl Driver {
             metrics::counter!("onewrite_saga_attempts_total", "outcome" => word).increment(1);
             let jitter = match &ended {
                 Ended::Done(_) => 0.0,
-                Ended::Unknown(_) | Ended::Aborted(_) | Ended::NotMade(_) => rand::random(),
+                Ended::Unknown(_) | Ended::Aborted(_) | Ended::NotMade(_) => self.jitter(),
             };
             self.give(saga, Input::Ended { step, direction, number, how: ended, jitter });
         }
@@ -93,8 +87,10 @@ impl Driver {
 
     /// An attempt has left this gate: whose turn it is now, enters.
     pub(super) fn left(&mut self, gate: usize) {
-        if let Some(turn) = self.gates.leave(gate) {
-            self.make(turn);
+        while let Some(turn) = self.gates.leave(gate) {
+            if self.make(turn) {
+                return;
+            }
         }
     }
 
@@ -110,6 +106,7 @@ impl Driver {
     pub(super) fn step(&mut self, id: SagaId) {
         let now = self.clock.now();
         let Some(live) = self.live.get_mut(&id) else { return };
+        let mut decides = false;
         while !live.busy {
             let Some(Fact { input, reply, request }) = live.facts.pop_front() else { break };
             let wants_cancel = matches!(input, Input::Cancel { .. });
@@ -147,6 +144,7 @@ impl Driver {
                     next.takes = next.takes.or(request);
                     self.queue.push_back(write::transition(fence, next, told));
                     live.busy = true;
+                    decides = true;
                 }
                 Err(error) => {
                     tracing::error!(saga = %id, %error, "a transition cannot be written");
@@ -155,20 +153,22 @@ impl Driver {
                 }
             }
         }
-        if !live.busy || self.options.sabotage.has(Defect::ActBeforeJournal) {
+        let hurries = decides && self.options.sabotage.has(Defect::ActBeforeJournal);
+        if !live.busy || hurries {
             self.attempt(id, now);
         }
     }
 
     /// Makes the attempts that are permitted now.
     pub(super) fn attempt(&mut self, id: SagaId, now: Timestamp) {
+        let may_begin = self.may_begin();
         let Some(live) = self.live.get_mut(&id) else { return };
         if self.leaving.contains(&live.partition) {
             // What waits for its turn is not begun: the partition waits for it.
             return self.transact_next(id);
         }
         // Behind the end of its leases it begins nothing: another process may have begun already.
-        if !self.leases.hold() && !self.options.sabotage.has(Defect::ActWithoutLease) {
+        if !may_begin {
             self.starved = true;
             return;
         }
@@ -184,8 +184,10 @@ impl Driver {
             let gate = self.gates.at(name);
             let time = attempt.deadline.since(now);
             let turn = Turn { attempt, partition, epoch, gate, time };
-            if let Some(turn) = self.gates.enter(gate, turn) {
-                self.make(turn);
+            if let Some(turn) = self.gates.enter(gate, turn)
+                && !self.make(turn)
+            {
+                self.left(gate);
             }
         }
         self.set_timer(id);
@@ -206,12 +208,32 @@ impl Driver {
         }
     }
 
-    /// Makes one attempt in a task of its own. One whose lease is lost by now is not made.
-    pub(super) fn make(&mut self, turn: Turn) {
+    fn may_begin(&self) -> bool {
+        self.leases.hold() || self.options.sabotage.has(Defect::ActWithoutLease)
+    }
+
+    /// Makes one attempt in a task of its own. Returns whether its place is taken: what waited for its turn
+    /// is not made when the lease was lost meanwhile, and begun anew when it may have been.
+    #[must_use]
+    pub(super) fn make(&mut self, turn: Turn) -> bool {
+        let may_begin = self.may_begin();
+        let Attempt { saga: id, step, direction, .. } = turn.attempt;
         let held = self.leases.fence(turn.partition);
-        let Some(fence) = held.filter(|fence| fence.epoch == turn.epoch) else {
-            return self.left(turn.gate);
+        let live = self.live.get_mut(&id).filter(|live| live.epoch == turn.epoch);
+        let (Some(fence), Some(live)) = (held.filter(|fence| fence.epoch == turn.epoch), live)
+        else {
+            return false;
         };
+        if !may_begin {
+            live.saga.not_begun(step);
+            self.starved = true;
+            return false;
+        }
+        if !live.saga.wants(step, direction) {
+            let late = Ended::NotMade("it is not wanted any more".into());
+            let _ = self.reports.send(report(&turn)(How::Ended(late)));
+            return true;
+        }
         let participant = match self.participants.get(self.gates.name(turn.gate)) {
             Some(Serving::Elsewhere(participant)) => Ok(participant),
             Some(Serving::InTransaction(one)) => return self.transact(turn, one, fence),
@@ -228,6 +250,7 @@ impl Driver {
             // Without a driver nobody wants to know.
             let _ = reports.send(report(How::Ended(ended)));
         });
+        true
     }
 
     fn step_name(&self, attempt: &Attempt) -> Text {
@@ -245,7 +268,7 @@ pub(super) fn call(turn: Turn, step: Text) -> Result<Call, Ended> {
     let Turn { attempt, epoch, time, .. } = turn;
     let Attempt { saga, direction, number, key, input, output, .. } = attempt;
     let input = input.map_err(Ended::Aborted)?;
-    let deadline = Instant::now() + time;
+    let deadline = (Instant::now() + time).into_std();
     Ok(Call { saga, step, key, direction, attempt: number, epoch, deadline, input, output })
 }
 

@@ -1,6 +1,6 @@
 //! Which partitions are this runner's: renewing, losing, sharing and leaving.
 
-use std::{sync::Arc, time::Instant};
+use std::sync::Arc;
 
 use onewrite_core::{
     Partition, Result,
@@ -11,12 +11,14 @@ use onewrite_core::{
     },
     store::{Claim, Durability, Item, Op},
 };
+use tokio::time::Instant;
 
-use super::{Clock, Driver, Live, batch};
+use super::{Clock, Driver, batch};
 
 impl Driver {
     pub(super) async fn renew(&mut self, take: bool) -> Result<()> {
         self.clock = Clock::new(self.store.now().await?);
+        self.knows_time = true;
         self.release_unsure().await?;
         if self.options.sabotage.has(Defect::ActWithoutLease)
             && !self.leases.partitions().is_empty()
@@ -41,8 +43,7 @@ impl Driver {
         self.leaving.extend(more);
         if self.starved {
             self.starved = false;
-            let all: Vec<SagaId> = self.live.keys().copied().collect();
-            all.into_iter().for_each(|id| self.step(id));
+            self.those(|_| true).into_iter().for_each(|id| self.step(id));
         }
         Ok(())
     }
@@ -67,8 +68,7 @@ impl Driver {
         self.leases.forget(partition);
         self.leaving.remove(&partition);
         self.recovering.0.remove(&partition);
-        let theirs = |(id, live): (&SagaId, &Live)| (live.partition == partition).then_some(*id);
-        let dropped: Vec<SagaId> = self.live.iter().filter_map(theirs).collect();
+        let dropped = self.those(|live| live.partition == partition);
         dropped.into_iter().for_each(|id| drop(self.unload(id)));
     }
 
@@ -76,11 +76,8 @@ impl Driver {
     pub(super) fn give_back(&mut self) {
         for partition in self.leaving.clone() {
             let Some(fence) = self.leases.fence(partition) else { continue };
-            let theirs =
-                |(id, live): (&SagaId, &Live)| (live.partition == partition).then_some(*id);
-            let own: Vec<SagaId> = self.live.iter().filter_map(theirs).collect();
-            for id in &own {
-                self.hand_back(*id);
+            for id in self.those(|live| live.partition == partition) {
+                self.hand_back(id);
             }
             let waits = self.queue.iter().any(|write| write.of.partition() == partition)
                 || self.live.values().any(|live| live.partition == partition)
@@ -117,10 +114,10 @@ impl Driver {
         while Instant::now() < until
             && !(self.live.is_empty() && self.commits.is_empty() && self.queue.is_empty())
         {
-            let all: Vec<SagaId> = self.live.keys().copied().collect();
-            all.into_iter().for_each(|id| self.hand_back(id));
+            self.those(|_| true).into_iter().for_each(|id| self.hand_back(id));
             self.upkeep(false).await;
             tokio::select! {
+                biased;
                 Some(report) = self.reported.recv() => self.ended(report),
                 Some(done) = self.commits.join_next() => self.joined(done),
                 () = tokio::time::sleep(self.options.poll) => {}

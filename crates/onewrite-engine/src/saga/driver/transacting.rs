@@ -20,34 +20,33 @@ use crate::saga::{
 };
 
 impl Driver {
-    /// Begins the transaction, or keeps its turn until nothing else of the saga is on its way.
-    pub(super) fn transact(&mut self, turn: Turn, one: Arc<dyn Transactional>, fence: Fence) {
+    /// Begins the transaction, or keeps its turn until nothing else of the saga is on its way. Returns
+    /// whether its place is taken.
+    pub(super) fn transact(
+        &mut self,
+        turn: Turn,
+        one: Arc<dyn Transactional>,
+        fence: Fence,
+    ) -> bool {
         let (id, step, direction) = (turn.attempt.saga, turn.attempt.step, turn.attempt.direction);
-        let gate = turn.gate;
         let Some(live) = self.live.get_mut(&id).filter(|live| live.epoch == turn.epoch) else {
-            return self.left(gate);
+            return false;
         };
         if live.busy {
             live.turns.push_back(turn);
-            return;
+            return true;
         }
         if self.leaving.contains(&live.partition) {
             live.saga.not_begun(step);
-            return self.left(gate);
+            return false;
         }
         let (reports, of) = (self.reports.clone(), report(&turn));
-        let is_wanted = live.saga.wants(step, direction);
         let name = live.saga.checked().steps()[step].name.clone().into();
         let call = match call(turn, name) {
-            Ok(call) if is_wanted => call,
-            Ok(_) => {
-                let late = Ended::NotMade("it is not wanted any more".into());
-                let _ = reports.send(of(How::Ended(late)));
-                return;
-            }
+            Ok(call) => call,
             Err(ended) => {
                 let _ = reports.send(of(How::Ended(ended)));
-                return;
+                return true;
             }
         };
         live.busy = true;
@@ -58,6 +57,7 @@ impl Driver {
             // Without a driver nobody wants to know.
             let _ = reports.send(of(How::Transaction(Box::new(transaction))));
         });
+        true
     }
 
     /// Begins the next transaction that waits for its turn.
@@ -65,7 +65,10 @@ impl Driver {
         while let Some(live) = self.live.get_mut(&id).filter(|live| !live.busy)
             && let Some(turn) = live.turns.pop_front()
         {
-            self.make(turn);
+            let gate = turn.gate;
+            if !self.make(turn) {
+                self.left(gate);
+            }
         }
     }
 

@@ -1,9 +1,6 @@
 //! What is on its way to the store, and what becomes of it.
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Duration};
 
 use onewrite_core::{
     Error, Partition, Timestamp,
@@ -19,6 +16,7 @@ use onewrite_core::{
     },
     store::{Item, Op, Outcome as Written},
 };
+use tokio::time::Instant;
 
 use super::{Driver, Live};
 use crate::saga::{
@@ -124,7 +122,7 @@ impl Driver {
     /// Nothing of it was committed, or nobody knows.
     pub(super) fn not_committed(&mut self, writes: Vec<Write>, error: &Error) {
         self.pause.1 = self.pause.1.saturating_add(1);
-        self.pause.0 = Instant::now() + BACKOFF.pause(self.pause.1, rand::random());
+        self.pause.0 = Instant::now() + BACKOFF.pause(self.pause.1, self.jitter());
         tracing::warn!(%error, writes = writes.len(), "sagas were not written");
         if error.certainty() == Certainty::NotApplied {
             // Before all that came later: a saga's transitions keep their order.
