@@ -30,6 +30,7 @@ const HANGS_MS: u64 = 200;
 
 /// A runner at work.
 struct Running {
+    owner: Text,
     sagas: Sagas,
     shutdown: Shutdown,
     task: JoinHandle<()>,
@@ -55,15 +56,19 @@ impl EveryFault {
             Some(store) => Arc::clone(store),
             None => Arc::new(SqliteStore::open(Options::new(folder.path().join("sagas.db")))?),
         };
-        let begin = |owner| Running::begin(&store, saga, services, &blow, owner);
+        // The store may know runs of another time.
+        let key = format!("run-{number}-{:016x}", rand::random::<u64>());
+        let begin = |life: &str| {
+            let owner = format!("{key}/{life}").into();
+            Running::begin(&store, saga, services, &blow, owner)
+        };
         let mut running = begin("first");
         let input = Json::of(input, "the saga's input")?;
         let checked = quick(saga.checked().definition(), &blow)?;
-        let key = format!("run-{number}");
-        let id = running.sagas.start_definition(checked, key, input).await?.id;
+        let id = running.sagas.start_definition(checked, key.clone(), input).await?.id;
         for signal in &self.signals {
             let mut signal = signal.clone();
-            signal.id = format!("{}/{number}", signal.id).into();
+            signal.id = format!("{}/{key}", signal.id).into();
             running.sagas.signal(signal).await?;
         }
         let outcome = loop {
@@ -94,11 +99,11 @@ impl Running {
         saga: &SagaType<S, I, O>,
         services: &Arc<S>,
         blow: &Arc<Blow>,
-        owner: &'static str,
+        owner: Text,
     ) -> Self {
         let options = SagaOptions { poll: Duration::from_millis(10), ..SagaOptions::default() };
         let (elsewhere, stored) = (Arc::clone(blow), Arc::clone(blow));
-        let runner = SagaRunner::new(Arc::clone(store), options, Text::from_static(owner))
+        let runner = SagaRunner::new(Arc::clone(store), options, owner.clone())
             .serve(saga, services)
             .around(
                 move |inner| Arc::new(Interposed { inner, blow: Arc::clone(&elsewhere) }),
@@ -106,7 +111,7 @@ impl Running {
             );
         let (sagas, shutdown) = (runner.sagas(), Shutdown::default());
         let task = tokio::spawn(runner.run(shutdown.clone()));
-        Self { sagas, shutdown, task }
+        Self { owner, sagas, shutdown, task }
     }
 
     /// Ends it without a word. That it has ended is known at once, as it is of a process.
@@ -117,13 +122,13 @@ impl Running {
         }
         let mut items = Vec::new();
         for lease in store.leases().await? {
-            if lease.scope == SCOPE && lease.owner.is_some() {
+            if lease.scope == SCOPE && lease.owner.as_ref() == Some(&self.owner) {
                 let (scope, partition, epoch) = (lease.scope, lease.partition, lease.epoch);
                 let ops = vec![Op::Release(Fence { scope, partition, epoch })];
                 items.push(Item { fence: None, ops });
             }
         }
-        let op = Op::Leave { scope: SCOPE, owner: Text::from_static("first") };
+        let op = Op::Leave { scope: SCOPE, owner: self.owner.clone() };
         items.push(Item { fence: None, ops: vec![op] });
         store.commit(Batch { durability: Durability::Relaxed, items }).await?;
         Ok(())
@@ -145,9 +150,10 @@ fn quick(definition: &Definition, blow: &Blow) -> Result<Arc<Checked>> {
     let mut definition = definition.clone();
     for step in &mut definition.steps {
         if step.wait.is_none() {
-            step.retry = Some(without_pauses(step.retry()));
+            step.retry = Some(RetryPolicy { initial_ms: 1, cap_ms: 5, ..step.retry() });
         }
-        step.compensation_retry = Some(without_pauses(step.compensation_retry()));
+        let known = step.compensation_retry();
+        step.compensation_retry = Some(RetryPolicy { initial_ms: 1, cap_ms: 5, ..known });
         hurry(step, blow);
     }
     Ok(Arc::new(definition.check()?))
@@ -160,8 +166,4 @@ fn hurry(step: &mut Step, blow: &Blow) {
     if blow.fault == Some(Fault::Hangs) && step.name == blow.step {
         step.attempt_timeout_ms = step.attempt_timeout_ms.min(HANGS_MS);
     }
-}
-
-fn without_pauses(policy: RetryPolicy) -> RetryPolicy {
-    RetryPolicy { initial_ms: 1, cap_ms: 5, ..policy }
 }

@@ -3,6 +3,7 @@
 
 mod bank;
 mod command;
+mod every_fault;
 mod examples;
 mod killed;
 mod permitted;
