@@ -116,7 +116,9 @@ impl Driver {
                     if let Some(reply) = reply {
                         let _ = reply.send(if late { Err(too_late(id)) } else { Ok(()) });
                     }
-                    if let Some(signal) = request {
+                    if let Some(signal) = request
+                        && self.dropping.insert(signal.clone())
+                    {
                         self.queue.push_back(write::drop_signal(id, live.partition, signal));
                     }
                     continue;

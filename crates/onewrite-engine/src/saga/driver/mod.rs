@@ -106,8 +106,11 @@ pub(super) struct Driver {
     recovering: (BTreeSet<Partition>, SagaId),
     /// Partitions to be given back, once nothing of theirs is in flight.
     leaving: BTreeSet<Partition>,
-    /// Partitions under whose lease a write has an unknown outcome.
+    /// Leases to be given back before the next claim: a write under them has an unknown outcome, or others
+    /// are to have them.
     unsure: Vec<Fence>,
+    /// Requests that mean nothing any more and are being taken: no look finds them a second time.
+    dropping: HashSet<Text>,
     /// Sagas to be read again.
     reload: Vec<SagaId>,
     renew_at: Instant,
@@ -152,6 +155,7 @@ impl Driver {
             recovering: (BTreeSet::new(), SagaId::default()),
             leaving: BTreeSet::new(),
             unsure: Vec::new(),
+            dropping: HashSet::new(),
             reload: Vec::new(),
             renew_at: now,
             poll_at: now,

@@ -1,7 +1,5 @@
 //! Which partitions are this runner's: renewing, losing, sharing and leaving.
 
-use std::sync::Arc;
-
 use onewrite_core::{
     Partition, Result,
     sabotage::Defect,
@@ -48,8 +46,8 @@ impl Driver {
         Ok(())
     }
 
-    /// Gives leases back whose last write has an unknown outcome: taken again they have a new epoch,
-    /// which refuses that write, should it still be on its way.
+    /// Gives leases back that others are to have, and those whose last write has an unknown outcome: taken
+    /// again they have a new epoch, which refuses that write, should it still be on its way.
     pub(super) async fn release_unsure(&mut self) -> Result<()> {
         let items: Vec<Item> = self
             .unsure
@@ -83,13 +81,11 @@ impl Driver {
                 || self.live.values().any(|live| live.partition == partition)
                 || self.writing.get(&partition).is_some_and(|count| *count > 0);
             if !waits {
+                // Before the next claim, and not beside it: landing late, it would take away what was
+                // claimed again meanwhile.
+                self.unsure.push(fence);
                 self.drop_partition(partition);
-                let item = Item { fence: Some(fence.clone()), ops: vec![Op::Release(fence)] };
-                let store = Arc::clone(&self.store);
-                tokio::spawn(async move {
-                    // Should it fail, the lease runs out by itself.
-                    let _ = store.commit(batch(vec![item], Durability::Relaxed)).await;
-                });
+                self.renew_at = Instant::now();
             }
         }
     }
@@ -124,7 +120,8 @@ impl Driver {
             }
             self.send();
         }
-        let fences = self.leases.partitions().into_iter().filter_map(|at| self.leases.fence(at));
+        let held = self.leases.partitions().into_iter().filter_map(|at| self.leases.fence(at));
+        let fences = held.chain(std::mem::take(&mut self.unsure));
         let mut items: Vec<Item> = fences
             .map(|fence| Item { fence: Some(fence.clone()), ops: vec![Op::Release(fence)] })
             .collect();

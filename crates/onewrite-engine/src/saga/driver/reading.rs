@@ -65,7 +65,8 @@ impl Driver {
         for Arrived { saga, step, signal, payload } in self.store.arrived(partitions, PAGE).await? {
             // A step takes one signal, and a saga any number of requests.
             let is_first = step.is_none() || steps.insert((saga, step.clone()));
-            if !is_first || !signals.insert(signal.clone()) {
+            let known = !signals.insert(signal.clone()) || self.dropping.contains(&signal);
+            if !is_first || known {
                 continue;
             }
             let mut ended = false;
@@ -94,6 +95,9 @@ impl Driver {
     /// Hands a request to its saga, if it is here.
     fn requested(&mut self, id: SagaId, signal: Text, payload: &Json) {
         let Some(live) = self.live.get_mut(&id) else { return };
+        if live.facts.iter().any(|fact| fact.request.as_ref() == Some(&signal)) {
+            return;
+        }
         match payload.read::<Request>("a request") {
             Ok(request) => {
                 let input = request.input();
@@ -109,7 +113,9 @@ impl Driver {
 
     /// Takes a request of which nothing can come any more.
     fn drop_signal(&mut self, id: SagaId, signal: Text) {
-        self.queue.push_back(write::drop_signal(id, Partition::default(), signal));
+        if self.dropping.insert(signal.clone()) {
+            self.queue.push_back(write::drop_signal(id, Partition::default(), signal));
+        }
     }
 
     /// The partitions that are not to be given back: what is handed back there is for their next owner.

@@ -98,6 +98,7 @@ impl Driver {
                 // A store that panicked: nothing is known of any lease.
                 tracing::error!(%error, "a commit ended unexpectedly");
                 self.writing.clear();
+                self.dropping.clear();
                 let held = self.leases.partitions();
                 held.into_iter().for_each(|partition| self.doubt(partition));
                 return;
@@ -130,6 +131,7 @@ impl Driver {
             return;
         }
         for write in writes {
+            self.dropped(&write.item);
             self.doubt(write.of.partition());
             if let Of::Start(start, _) = write.of {
                 self.starting.remove(&start.id);
@@ -155,7 +157,7 @@ impl Driver {
             (Of::Saga(id, _), Written::Applied(_) | Written::Failed(_))
                 if !self.is_under_way(id, fence) => {}
             (Of::Saga(id, _), Written::Applied(_)) => self.advanced(id),
-            (Of::Nobody(_), _) => {}
+            (Of::Nobody(_), _) => self.dropped(&write.item),
             (Of::Saga(_, partition), Written::Fenced) => self.lost(partition, fence),
             (Of::Saga(id, _), Written::Failed(error)) => {
                 tracing::warn!(saga = %id, %error, "a transition was refused; the saga is read again");
@@ -174,6 +176,15 @@ impl Driver {
                     }
                     Written::Failed(error) => drop(start.reply.send(Err(error))),
                 }
+            }
+        }
+    }
+
+    /// A request was taken, or may have been: should it still be there, it is found again.
+    fn dropped(&mut self, item: &Item) {
+        for op in &item.ops {
+            if let Op::DropSignal { signal, .. } = op {
+                self.dropping.remove(signal);
             }
         }
     }

@@ -21,8 +21,8 @@ use onewrite_core::{
         journal::{Arrived, FindSagas, Journal, SavedSaga},
     },
     store::{
-        Batch, Claim, Claimed, Cursor, Find, LeaseState, Outcome, Page, Read, SinkState, Store,
-        Watch,
+        Batch, Claim, Claimed, Cursor, Find, Item, LeaseState, Op, Outcome, Page, Read, SinkState,
+        Store, Watch,
     },
 };
 use tokio::sync::oneshot;
@@ -39,8 +39,8 @@ const TIMEOUT: Duration = Duration::from_millis(40);
 pub(super) struct Door {
     pub(super) world: Arc<World>,
     pub(super) process: Arc<Process>,
-    /// How many requests, and how many for a definition, were sent.
-    sent: [AtomicUsize; 2],
+    /// How many requests were sent: all, those for a definition, and those that give leases back.
+    sent: [AtomicUsize; 3],
 }
 
 /// What happens to a request.
@@ -59,11 +59,15 @@ enum Way {
 impl Door {
     pub(super) fn new(world: &Arc<World>, process: &Arc<Process>) -> Self {
         let (world, process) = (Arc::clone(world), Arc::clone(process));
-        Self { world, process, sent: [const { AtomicUsize::new(0) }; 2] }
+        Self { world, process, sent: [const { AtomicUsize::new(0) }; 3] }
     }
 
     fn way(&self) -> Way {
         let world = &self.world;
+        let is_first = self.sent[0].fetch_add(1, Ordering::Relaxed) == 0;
+        if is_first && world.has(Trouble::NoStoreAtFirst) {
+            return Way::Refused;
+        }
         if world.strikes(Fault::Refuse) {
             Way::Refused
         } else if world.strikes(Fault::LoseRequest) {
@@ -83,9 +87,14 @@ impl Door {
         act: impl FnOnce(&mut Inner, Timestamp) -> T + Send + 'static,
     ) -> Result<T> {
         self.process.awake().await;
-        let is_first = self.sent[0].fetch_add(1, Ordering::Relaxed) == 0;
-        let is_cut_off = is_first && self.world.has(Trouble::NoStoreAtFirst);
-        let way = if is_cut_off { Way::Refused } else { self.way() };
+        self.ask_on(self.way(), act).await
+    }
+
+    async fn ask_on<T: Send + 'static>(
+        &self,
+        way: Way,
+        act: impl FnOnce(&mut Inner, Timestamp) -> T + Send + 'static,
+    ) -> Result<T> {
         let (there, back) = (self.world.travel(), self.world.travel());
         let (sender, answer) = oneshot::channel();
         let there = if way == Way::Late { TIMEOUT + there * 30 } else { there };
@@ -139,11 +148,18 @@ impl Store for Door {
     }
 
     fn commit(&self, batch: Batch) -> BoxFuture<'_, Result<Vec<Outcome>>> {
-        Box::pin(
-            self.ask(move |inner, now| {
+        Box::pin(async move {
+            self.process.awake().await;
+            let gives_back = |item: &Item| matches!(item.ops.first(), Some(Op::Release(_)));
+            let is_late = self.world.has(Trouble::LateRelease)
+                && batch.items.iter().any(gives_back)
+                && self.sent[2].fetch_add(1, Ordering::Relaxed).is_multiple_of(2);
+            let way = if is_late { Way::Late } else { self.way() };
+            let act = move |inner: &mut Inner, now| {
                 batch.items.iter().map(|item| inner.apply(now, item)).collect()
-            }),
-        )
+            };
+            self.ask_on(way, act).await
+        })
     }
 
     fn watch(&self) -> Box<dyn Watch> {

@@ -43,6 +43,8 @@ enum Trouble {
     NoStoreAtFirst,
     /// No process can read a definition at its first try.
     NoDefinitionAtFirst,
+    /// Every second request that gives leases back lands late.
+    LateRelease,
     /// A participant is called by one at a time, and the others wait for their turn.
     OneAtATime,
 }
