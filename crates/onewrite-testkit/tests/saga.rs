@@ -1,6 +1,7 @@
 //! Every interleaving of two owners, their store and the participants of a small saga: actions that succeed,
 //! say no, or take effect and are not answered; replies that are late or come twice; crashes, takeovers, a
-//! request to cancel. The machine is the one that runs in production; only time stands still.
+//! request to cancel; a signal that comes early, late, twice, or is taken by another saga. The machine is the
+//! one that runs in production; time stands still, and passes once.
 
 use std::sync::Arc;
 
@@ -8,7 +9,7 @@ use onewrite_core::{
     Timestamp,
     sabotage::{Defect, Sabotage},
     saga::{
-        Attempt, Checked, Definition, Direction, Ended, Entry, Input, Json, Saga, SagaId,
+        Attempt, Checked, Definition, Direction, Ended, Entry, Input, Json, Saga, SagaId, Step,
         journal::{SavedSaga, SavedTransition, Standing, State as Stands, Waits},
     },
 };
@@ -16,8 +17,14 @@ use stateright::{Checker, Model, Property};
 
 const NOW: Timestamp = Timestamp(1);
 
+/// Behind every deadline.
+const LATER: Timestamp = Timestamp(10_000_000);
+
+/// Signals that may come for the step that waits for one.
+const SIGNALS: [&str; 2] = ["s-1", "s-2"];
+
 /// What can go wrong, and how often.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 struct Budget {
     /// Attempts that say no.
     aborts: u8,
@@ -28,6 +35,10 @@ struct Budget {
     crashes: u8,
     takeovers: u8,
     cancels: u8,
+    /// Signals that are sent.
+    signals: u8,
+    /// Signals that another saga takes.
+    thefts: u8,
 }
 
 #[derive(Clone)]
@@ -46,7 +57,27 @@ struct Sagas {
 struct Owner {
     epoch: u64,
     saga: Saga,
-    sent: Option<(u32, String, Option<Standing>)>,
+    sent: Option<Sent>,
+}
+
+/// A transition on its way.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct Sent {
+    version: u32,
+    time: Timestamp,
+    json: String,
+    standing: Option<Standing>,
+    /// Whether a signal is waited for from now on, if that changes.
+    awaits: Option<bool>,
+    takes: Option<String>,
+}
+
+/// A signal in the store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+struct Kept {
+    sent: bool,
+    /// How often it was taken.
+    taken: u8,
 }
 
 /// An attempt on its way to a participant, or its reply on the way back.
@@ -83,6 +114,10 @@ struct State {
     flights: Vec<Flight>,
     effects: Vec<Effect>,
     left: Budget,
+    later: bool,
+    /// Whether the store knows that a signal is waited for.
+    awaits: bool,
+    signals: [Kept; 2],
     in_order: bool,
     permitted: bool,
 }
@@ -94,6 +129,10 @@ enum Action {
     Act(usize, Reply, bool),
     Deliver(usize, bool),
     Time(usize),
+    Later,
+    Send(usize),
+    Signal(usize, usize),
+    Steal(usize),
     Cancel(usize),
     Crash(usize),
 }
@@ -101,8 +140,7 @@ enum Action {
 impl Sagas {
     fn of(definition: &str) -> Self {
         let checked = Arc::new(Definition::parse(definition).unwrap());
-        let budget =
-            Budget { aborts: 1, silences: 1, repeats: 0, crashes: 0, takeovers: 1, cancels: 0 };
+        let budget = Budget { aborts: 1, silences: 1, takeovers: 1, ..Budget::default() };
         Self { checked, budget, sabotage: Sabotage::default(), fenced: true, patient: true }
     }
 
@@ -114,7 +152,7 @@ impl Sagas {
             run: 0,
             partition: 0,
             definition: self.checked.id().clone(),
-            input: Json::NULL,
+            input: Json::trusted("7"),
             standing: state.row.clone(),
             started_at: NOW,
             ended_at: None,
@@ -126,10 +164,18 @@ impl Sagas {
     /// What the driver does with a fact: what follows is sent, and without that, attempts are made.
     fn tell(&self, state: &mut State, at: usize, input: Input) {
         let Some(owner) = &mut state.owners[at] else { return };
-        let entries = owner.saga.decide(NOW, input).expect("the machine follows its own entries");
+        let now = now(state.later);
+        let entries = owner.saga.decide(now, input).expect("the machine follows its own entries");
         if !entries.is_empty() {
-            let next = owner.saga.next_transition(0, NOW, &entries).unwrap();
-            owner.sent = Some((next.version, next.entries.to_string(), next.standing));
+            let next = owner.saga.next_transition(0, now, &entries).unwrap();
+            owner.sent = Some(Sent {
+                version: next.version,
+                time: now,
+                json: next.entries.to_string(),
+                standing: next.standing,
+                awaits: next.awaits.map(|awaits| !awaits.signals.is_empty()),
+                takes: next.takes.map(|signal| signal.to_string()),
+            });
         }
         if entries.is_empty() || !self.patient {
             self.attempt(state, at);
@@ -139,7 +185,7 @@ impl Sagas {
     fn attempt(&self, state: &mut State, at: usize) {
         let Some(owner) = &mut state.owners[at] else { return };
         let epoch = owner.epoch;
-        for Attempt { step, direction, number, .. } in owner.saga.committed(NOW) {
+        for Attempt { step, direction, number, .. } in owner.saga.committed(now(state.later)) {
             let compensates = direction == Direction::Compensation;
             let flight = Flight { owner: at, epoch, step, compensates, number, reply: None };
             state.flights.push(flight);
@@ -149,10 +195,14 @@ impl Sagas {
 
     fn commit(&self, state: &mut State, at: usize) {
         let Some(owner) = &mut state.owners[at] else { return };
-        let Some((version, json, standing)) = owner.sent.take() else { return };
+        let Some(sent) = owner.sent.take() else { return };
+        let Sent { version, time, json, standing, awaits, takes } = sent;
         let next = state.journal.len() as u32 + 1;
+        let takes = takes.and_then(|id| SIGNALS.iter().position(|known| *known == id));
+        let free = takes.is_none_or(|signal| state.signals[signal].taken == 0);
+        let refused = !free && !self.sabotage.has(Defect::TakeTwice);
         let accepted = owner.epoch == state.epoch && version == next;
-        if !accepted && self.fenced {
+        if refused || (!accepted && self.fenced) {
             state.owners[at] = None;
             return;
         }
@@ -160,7 +210,11 @@ impl Sagas {
         state.in_order &= owner.epoch >= last;
         state.journal.truncate(version as usize - 1);
         let json = json.into();
-        state.journal.push(SavedTransition { version, time: NOW, epoch: owner.epoch, json });
+        state.journal.push(SavedTransition { version, time, epoch: owner.epoch, json });
+        if let Some(signal) = takes {
+            state.signals[signal].taken += 1;
+        }
+        state.awaits = awaits.unwrap_or(state.awaits);
         if let Some(standing) = standing {
             state.row = standing;
         }
@@ -182,7 +236,7 @@ impl Sagas {
         if with_effect {
             let known = Self::entries(state);
             let is_done = |step: usize| {
-                known.iter().any(|entry| matches!(entry, Entry::Done { step: name, .. } if **name == *self.name(step)))
+                known.iter().any(|entry| matches!(entry, Entry::Done { step: name, .. } | Entry::Signalled { step: name, .. } if **name == *self.name(step)))
             };
             if compensates {
                 let turned = known.iter().any(|entry| entry.turns_back());
@@ -231,6 +285,39 @@ impl Sagas {
     }
 }
 
+impl Sagas {
+    /// Signals come, are seen by owners that the store hands them to, and by other sagas; and time passes.
+    fn signal_actions(&self, state: &State, actions: &mut Vec<Action>) {
+        if !state.later && self.checked.has_waits() {
+            actions.push(Action::Later);
+        }
+        for (signal, kept) in state.signals.iter().enumerate() {
+            if !kept.sent {
+                if state.left.signals > 0 {
+                    actions.push(Action::Send(signal));
+                }
+                continue;
+            }
+            if kept.taken > 0 {
+                continue;
+            }
+            if state.left.thefts > 0 {
+                actions.push(Action::Steal(signal));
+            }
+            for at in (0..2).filter(|_| state.awaits) {
+                if state.owners[at].as_ref().is_some_and(|owner| owner.sent.is_none()) {
+                    actions.push(Action::Signal(at, signal));
+                }
+            }
+        }
+    }
+}
+
+/// Before the deadlines, or behind them.
+fn now(later: bool) -> Timestamp {
+    if later { LATER } else { NOW }
+}
+
 impl Model for Sagas {
     type State = State;
     type Action = Action;
@@ -244,6 +331,9 @@ impl Model for Sagas {
             flights: Vec::new(),
             effects: vec![Effect::default(); self.checked.steps().len()],
             left: self.budget,
+            later: false,
+            awaits: false,
+            signals: [Kept::default(); 2],
             in_order: true,
             permitted: true,
         }]
@@ -274,6 +364,7 @@ impl Model for Sagas {
                 }
             }
         }
+        self.signal_actions(state, actions);
         for (index, flight) in state.flights.iter().enumerate() {
             if flight.reply.is_none() {
                 actions.push(Action::Act(index, Reply::Done, true));
@@ -322,6 +413,20 @@ impl Model for Sagas {
             Action::Act(flight, reply, effect) => self.act(&mut state, flight, reply, effect),
             Action::Deliver(flight, again) => self.deliver(&mut state, flight, again),
             Action::Time(at) => self.tell(&mut state, at, Input::Time),
+            Action::Later => state.later = true,
+            Action::Send(signal) => {
+                state.left.signals -= 1;
+                state.signals[signal].sent = true;
+            }
+            Action::Signal(at, signal) => {
+                let step = self.checked.steps().iter().position(|step| step.wait.is_some())?;
+                let (signal, payload) = (SIGNALS[signal].into(), Json::NULL);
+                self.tell(&mut state, at, Input::Signalled { step, signal, payload });
+            }
+            Action::Steal(signal) => {
+                state.left.thefts -= 1;
+                state.signals[signal].taken += 1;
+            }
             Action::Cancel(at) => {
                 state.left.cancels -= 1;
                 let input = Input::Cancel { actor: "ann".into(), reason: "so".into() };
@@ -337,9 +442,18 @@ impl Model for Sagas {
 
     fn properties(&self) -> Vec<Property<Self>> {
         vec![
-            Property::always("completed means done, and nothing undone", |_, state: &State| {
-                state.row.state != Stands::Completed
-                    || state.effects.iter().all(|effect| effect.done && !effect.undone)
+            Property::always(
+                "completed means done, and nothing undone",
+                |model: &Self, state: &State| {
+                    let mut steps = state.effects.iter().zip(model.checked.steps());
+                    let is_done = |(effect, step): (&Effect, &Step)| {
+                        step.wait.is_some() || (effect.done && !effect.undone)
+                    };
+                    state.row.state != Stands::Completed || steps.all(is_done)
+                },
+            ),
+            Property::always("a signal is taken once", |_, state: &State| {
+                state.signals.iter().all(|kept| kept.taken <= 1)
             }),
             Property::always(
                 "compensated means that nothing is left",
@@ -381,6 +495,18 @@ const PIVOT: &str = r#"{"name":"s","steps":[
     {"name":"a","compensation":{"by":"-a"},"retry":{"attempts_max":2},"compensation_retry":{"attempts_max":2}},
     {"name":"p","kind":"pivot","compensation":{"by":"-p"},"retry":{"attempts_max":2},"compensation_retry":{"attempts_max":2}},
     {"name":"r","kind":"retriable","compensation":{"none":"forward only"},"retry":{"attempts_max":2}}]}"#;
+
+/// A signal that is waited for until a time, between a step to be undone and one that only goes forward.
+const WAITING: &str = r#"{"name":"s","steps":[
+    {"name":"a","compensation":{"by":"-a"},"retry":{"attempts_max":2},"compensation_retry":{"attempts_max":2}},
+    {"name":"s","wait":{"signal":{"name":"paid","correlation":"/input"}},"compensation":{"none":"waits"},"step_timeout_ms":1000},
+    {"name":"r","kind":"retriable","compensation":{"none":"forward only"},"retry":{"attempts_max":2}}]}"#;
+
+/// The same behind the decision, beside another step: without the signal a person has to look.
+const HELD: &str = r#"{"name":"s","steps":[
+    {"name":"p","kind":"pivot","compensation":{"by":"-p"},"retry":{"attempts_max":2},"compensation_retry":{"attempts_max":2}},
+    {"name":"s","after":["p"],"kind":"retriable","wait":{"signal":{"name":"paid","correlation":"/input"}},"compensation":{"none":"waits"},"step_timeout_ms":1000},
+    {"name":"r","after":["p"],"kind":"retriable","compensation":{"none":"forward only"},"retry":{"attempts_max":2}}]}"#;
 
 /// The names of the violated properties.
 fn violated(model: Sagas) -> Vec<&'static str> {
@@ -425,6 +551,32 @@ fn a_request_to_cancel_keeps_every_promise() {
     let mut model = Sagas::of(PIVOT);
     model.budget = Budget { cancels: 1, aborts: 0, crashes: 1, ..model.budget };
     holds(model);
+}
+
+/// Two signals for one step, of which another saga may take one.
+fn signalled(definition: &str) -> Sagas {
+    let mut model = Sagas::of(definition);
+    model.budget = Budget { signals: 2, thefts: 1, silences: 0, ..model.budget };
+    model
+}
+
+#[test]
+fn a_saga_that_waits_for_a_signal_keeps_every_promise() {
+    holds(signalled(WAITING));
+}
+
+#[test]
+fn a_saga_that_is_held_without_a_signal_keeps_every_promise() {
+    let mut model = signalled(HELD);
+    model.budget = Budget { aborts: 0, signals: 1, ..model.budget };
+    holds(model);
+}
+
+#[test]
+fn signals_that_are_taken_twice_are_noticed() {
+    let sabotage = Sabotage::default().with(Defect::TakeTwice);
+    let names = violated(Sagas { sabotage, ..signalled(WAITING) });
+    assert!(names.contains(&"a signal is taken once"), "{names:?}");
 }
 
 #[test]

@@ -84,3 +84,8 @@ pub use onewrite_store_sqlite as sqlite;
 pub fn other(error: impl std::error::Error + Send + Sync + 'static) -> Error {
     Error::new(Code::Database, "the work in a transaction").with_source(error)
 }
+
+/// The examples of the book that stand alone.
+#[cfg(doctest)]
+#[doc = include_str!("../../../book/src/sagas.md")]
+mod book {}

@@ -3,10 +3,11 @@
 
 use std::{
     collections::{HashMap, VecDeque},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use onewrite_core::retry::Backoff;
+use tokio::time::Instant;
 
 /// How long nobody goes in: by how often in a row that was so.
 const SHUT: Backoff = Backoff { initial: Duration::from_secs(1), cap: Duration::from_secs(30) };

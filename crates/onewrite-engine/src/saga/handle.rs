@@ -1,9 +1,6 @@
 //! What starts sagas and waits for them.
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Duration};
 
 use onewrite_core::{
     Code, Error, Result, Text,
@@ -14,7 +11,10 @@ use onewrite_core::{
     store::{Batch, Durability, Item, Op, Outcome as Written},
 };
 use serde::{Serialize, de::DeserializeOwned};
-use tokio::sync::{mpsc, oneshot};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::Instant,
+};
 
 use super::plan::SagaType;
 

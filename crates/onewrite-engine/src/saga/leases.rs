@@ -1,15 +1,13 @@
 //! The leases that a runner holds, and the store's clock as it knows it.
 
-use std::{
-    collections::BTreeMap,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeMap, time::Duration};
 
 use onewrite_core::{
     Partition, Timestamp,
     lease::{Epoch, Fence},
     saga::journal::SCOPE,
 };
+use tokio::time::Instant;
 
 /// The store's clock, read now and then, and carried on by this machine's monotonic one.
 #[derive(Debug, Clone, Copy)]

@@ -28,6 +28,9 @@ pub struct SagaOptions {
     /// Whether others are told, by events of the store's log, which steps are done and compensated and how
     /// sagas end: `STEP.Completed`, `STEP.Failed`, `STEP.Compensated`, `SAGA.Completed`, `SAGA.Compensated`.
     pub publish: bool,
+    /// What the spread of pauses is drawn from; without it, from the system. Tests set it, so that a run
+    /// repeats.
+    pub seed: Option<u64>,
     /// Defects planted by tests.
     pub sabotage: Sabotage,
 }
@@ -46,6 +49,7 @@ impl Default for SagaOptions {
             participant_max: 1_000,
             breaker_after: 20,
             publish: false,
+            seed: None,
             sabotage: Sabotage::from_env(),
         }
     }

@@ -30,6 +30,20 @@ impl Participants {
         self.named.insert(name.into(), Serving::InTransaction(one));
     }
 
+    /// Puts something around all that were added: what a test interposes.
+    pub(super) fn around(
+        &mut self,
+        elsewhere: impl Fn(Arc<dyn Participant>) -> Arc<dyn Participant>,
+        in_transaction: impl Fn(Arc<dyn Transactional>) -> Arc<dyn Transactional>,
+    ) {
+        for serving in self.named.values_mut() {
+            *serving = match serving.clone() {
+                Serving::Elsewhere(one) => Serving::Elsewhere(elsewhere(one)),
+                Serving::InTransaction(one) => Serving::InTransaction(in_transaction(one)),
+            };
+        }
+    }
+
     /// The one of this name.
     pub(super) fn get(&self, name: &str) -> Option<Serving> {
         self.named.get(name).cloned()

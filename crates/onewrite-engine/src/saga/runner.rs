@@ -70,6 +70,17 @@ impl SagaRunner {
         self
     }
 
+    /// Puts something around all participants that are served so far: what a test interposes, or a trace.
+    #[must_use]
+    pub fn around(
+        mut self,
+        elsewhere: impl Fn(Arc<dyn Participant>) -> Arc<dyn Participant>,
+        in_transaction: impl Fn(Arc<dyn Transactional>) -> Arc<dyn Transactional>,
+    ) -> Self {
+        self.participants.around(elsewhere, in_transaction);
+        self
+    }
+
     /// What starts sagas here.
     #[must_use]
     pub fn sagas(&self) -> Sagas {

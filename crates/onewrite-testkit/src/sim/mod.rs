@@ -8,6 +8,8 @@
 mod inbox;
 mod network;
 mod relay;
+#[cfg(test)]
+mod saga;
 mod store;
 mod workload;
 mod world;

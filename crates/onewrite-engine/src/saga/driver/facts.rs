@@ -1,12 +1,13 @@
 //! What sagas are told, what follows from it, and the attempts that are permitted then.
 
-use std::{sync::Arc, time::Instant};
+use std::sync::Arc;
 
 use onewrite_core::{
     Code, Error, Text, Timestamp,
     sabotage::Defect,
-    saga::{Attempt, Call, Cancelled, Direction, Ended, Entry, Input, SagaId, journal::FindSagas},
+    saga::{Attempt, Call, Cancelled, Direction, Ended, Entry, Input, SagaId},
 };
+use tokio::time::Instant;
 
 use super::{Driver, Fact, Reply, Turn};
 use crate::saga::{
@@ -53,18 +54,11 @@ impl Driver {
 
     /// Carries out what a person wants, and tells once it is durable.
     pub(super) async fn steer(&mut self, id: SagaId, input: Input, reply: Reply) {
-        if !self.live.contains_key(&id) {
-            match self.store.sagas(FindSagas::Id(id)).await {
-                Ok(found) => {
-                    for saved in &found {
-                        self.load(saved).await;
-                    }
-                }
-                Err(error) => {
-                    let _ = reply.send(Err(error));
-                    return;
-                }
-            }
+        if !self.live.contains_key(&id)
+            && let Err(error) = self.take_in(id).await
+        {
+            let _ = reply.send(Err(error));
+            return;
         }
         let Some(live) = self.live.get_mut(&id) else {
             let what = format!("this process runs no saga {id}, or it has ended");
@@ -86,7 +80,7 @@ impl Driver {
             self.note(gate, &ended);
             let jitter = match &ended {
                 Ended::Done(_) | Ended::UnderWay { .. } => 0.0,
-                Ended::Unknown(_) | Ended::Aborted(_) | Ended::NotMade(_) => rand::random(),
+                Ended::Unknown(_) | Ended::Aborted(_) | Ended::NotMade(_) => self.jitter(),
             };
             if matches!(ended, Ended::UnderWay { .. }) {
                 // It started a saga, or asked one for something: it may be for this runner.
@@ -117,7 +111,10 @@ impl Driver {
         metrics::counter!("onewrite_saga_attempts_total", "outcome" => word).increment(1);
         let shut = match ended {
             Ended::NotMade(_) => return,
-            Ended::Unknown(_) => self.gates.failed(gate, Instant::now(), rand::random()),
+            Ended::Unknown(_) => {
+                let jitter = self.jitter();
+                self.gates.failed(gate, Instant::now(), jitter)
+            }
             Ended::Done(_) | Ended::Aborted(_) | Ended::UnderWay { .. } => None,
         };
         let opened = shut.is_none() && word != "unknown" && self.gates.answered(gate);
@@ -149,6 +146,7 @@ impl Driver {
     pub(super) fn step(&mut self, id: SagaId) {
         let now = self.clock.now();
         let Some(live) = self.live.get_mut(&id) else { return };
+        let mut decides = false;
         while !live.busy {
             let Some(Fact { input, reply, request }) = live.facts.pop_front() else { break };
             let wants_cancel = matches!(input, Input::Cancel { .. });
@@ -158,7 +156,9 @@ impl Driver {
                     if let Some(reply) = reply {
                         let _ = reply.send(if late { Err(too_late(id)) } else { Ok(()) });
                     }
-                    if let Some(signal) = request {
+                    if let Some(signal) = request
+                        && self.dropping.insert(signal.clone())
+                    {
                         self.queue.push_back(write::drop_signal(id, live.partition, signal));
                     }
                     continue;
@@ -186,6 +186,7 @@ impl Driver {
                     next.takes = next.takes.or(request);
                     self.queue.push_back(write::transition(fence, next, told));
                     live.busy = true;
+                    decides = true;
                 }
                 Err(error) => {
                     tracing::error!(saga = %id, %error, "a transition cannot be written");
@@ -194,20 +195,22 @@ impl Driver {
                 }
             }
         }
-        if !live.busy || self.options.sabotage.has(Defect::ActBeforeJournal) {
+        let hurries = decides && self.options.sabotage.has(Defect::ActBeforeJournal);
+        if !live.busy || hurries {
             self.attempt(id, now);
         }
     }
 
     /// Makes the attempts that are permitted now.
     pub(super) fn attempt(&mut self, id: SagaId, now: Timestamp) {
+        let may_begin = self.may_begin();
         let Some(live) = self.live.get_mut(&id) else { return };
         if self.leaving.contains(&live.partition) {
             // What waits for its turn is not begun: the partition waits for it.
             return self.transact_next(id);
         }
         // Behind the end of its leases it begins nothing: another process may have begun already.
-        if !self.leases.hold() && !self.options.sabotage.has(Defect::ActWithoutLease) {
+        if !may_begin {
             self.starved = true;
             return;
         }
@@ -242,17 +245,33 @@ impl Driver {
         }
     }
 
-    /// Makes one attempt in a task of its own. One whose lease is lost by now is not made, and none that
-    /// serves no purpose any more: it may have waited for its turn for long.
+    fn may_begin(&self) -> bool {
+        self.leases.hold() || self.options.sabotage.has(Defect::ActWithoutLease)
+    }
+
+    /// Makes one attempt in a task of its own. It may have waited for its turn for long: where the lease was
+    /// lost meanwhile it is not made, where it may have been it is begun anew.
     pub(super) fn make(&mut self, turn: Turn) {
+        let may_begin = self.may_begin();
+        let gate = turn.gate;
+        let Attempt { saga: id, step, direction, .. } = turn.attempt;
         let held = self.leases.fence(turn.partition);
-        let Some(fence) = held.filter(|fence| fence.epoch == turn.epoch) else {
-            return self.gates.leave(turn.gate);
+        let live = self.live.get_mut(&id).filter(|live| live.epoch == turn.epoch);
+        let (Some(fence), Some(live)) = (held.filter(|fence| fence.epoch == turn.epoch), live)
+        else {
+            return self.gates.leave(gate);
         };
+        if !may_begin {
+            live.saga.not_begun(step);
+            self.starved = true;
+            return self.gates.leave(gate);
+        }
+        if !live.saga.wants(step, direction) {
+            let late = Ended::NotMade("it is not wanted any more".into());
+            let _ = self.reports.send(report(&turn)(How::Ended(late)));
+            return;
+        }
         let participant = match self.participants.get(self.gates.name(turn.gate)) {
-            Some(Serving::Elsewhere(_)) if !self.is_wanted(&turn.attempt) => {
-                Err(Ended::NotMade("it is not wanted any more".into()))
-            }
             Some(Serving::Elsewhere(participant)) => Ok(participant),
             Some(Serving::InTransaction(one)) => return self.transact(turn, one, fence),
             None => Err(attempt::nobody(self.gates.name(turn.gate))),
@@ -270,11 +289,6 @@ impl Driver {
         });
     }
 
-    fn is_wanted(&self, attempt: &Attempt) -> bool {
-        let live = self.live.get(&attempt.saga);
-        live.is_some_and(|live| live.saga.wants(attempt.step, attempt.direction))
-    }
-
     fn step_name(&self, attempt: &Attempt) -> Text {
         let live = self.live.get(&attempt.saga);
         live.map(|live| live.saga.checked().name(attempt.step)).unwrap_or_default()
@@ -289,7 +303,7 @@ pub(super) fn call(turn: Turn, step: Text) -> Result<Call, Ended> {
     let Turn { attempt, epoch, time, .. } = turn;
     let Attempt { saga, direction, number, key, input, output, .. } = attempt;
     let input = input.map_err(Ended::Aborted)?;
-    let deadline = Instant::now() + time;
+    let deadline = (Instant::now() + time).into_std();
     Ok(Call { saga, step, key, direction, attempt: number, epoch, deadline, input, output })
 }
 

@@ -12,7 +12,7 @@ mod writing;
 use std::{
     collections::{BTreeSet, HashMap, HashSet, VecDeque},
     sync::Arc,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use onewrite_core::{
@@ -21,9 +21,11 @@ use onewrite_core::{
     saga::{Attempt, Checked, DefinitionId, Input, Saga, SagaId, journal::Journal},
     store::{Batch, Durability, Item},
 };
+use rand::{Rng as _, SeedableRng as _, rngs::SmallRng};
 use tokio::{
     sync::{mpsc, oneshot},
     task::JoinSet,
+    time::Instant,
 };
 
 use super::{
@@ -83,6 +85,9 @@ pub(super) struct Driver {
     owner: Text,
     participants: Participants,
     clock: Clock,
+    /// The store has said what time it is. Until then nothing is started: on a clock of its own a saga might
+    /// be due long after its start.
+    knows_time: bool,
     leases: Leases,
     live: HashMap<SagaId, Live>,
     timers: BTreeSet<(Timestamp, SagaId)>,
@@ -101,8 +106,11 @@ pub(super) struct Driver {
     recovering: (BTreeSet<Partition>, SagaId),
     /// Partitions to be given back, once nothing of theirs is in flight.
     leaving: BTreeSet<Partition>,
-    /// Partitions under whose lease a write has an unknown outcome.
+    /// Leases to be given back before the next claim: a write under them has an unknown outcome, or others
+    /// are to have them.
     unsure: Vec<Fence>,
+    /// Requests that mean nothing any more and are being taken: no look finds them a second time.
+    dropping: HashSet<Text>,
     /// Sagas to be read again.
     reload: Vec<SagaId>,
     renew_at: Instant,
@@ -112,6 +120,8 @@ pub(super) struct Driver {
     pause: (Instant, u32),
     /// Attempts were held back because the leases had run out.
     starved: bool,
+    /// Spreads the pauses.
+    random: SmallRng,
 }
 
 impl Driver {
@@ -123,6 +133,7 @@ impl Driver {
     ) -> Self {
         let (reports, reported) = mpsc::unbounded_channel();
         let now = Instant::now();
+        let random = options.seed.map_or_else(SmallRng::from_os_rng, SmallRng::seed_from_u64);
         Self {
             gates: Gates::new(options.participant_max, options.breaker_after),
             store,
@@ -130,6 +141,7 @@ impl Driver {
             owner,
             participants,
             clock: Clock::own(),
+            knows_time: false,
             leases: Leases::new(),
             live: HashMap::new(),
             timers: BTreeSet::new(),
@@ -143,12 +155,14 @@ impl Driver {
             recovering: (BTreeSet::new(), SagaId::default()),
             leaving: BTreeSet::new(),
             unsure: Vec::new(),
+            dropping: HashSet::new(),
             reload: Vec::new(),
             renew_at: now,
             poll_at: now,
             polls: 0,
             pause: (now, 0),
             starved: false,
+            random,
         }
     }
 
@@ -164,11 +178,19 @@ impl Driver {
             self.upkeep(true).await;
             let wake = self.wake_at();
             tokio::select! {
-                _ = self.reported.recv_many(&mut ended, FACTS_MAX) => {}
-                count = commands.recv_many(&mut asked, FACTS_MAX), if open => open = count > 0,
-                Some(done) = self.commits.join_next() => self.joined(done),
-                () = tokio::time::sleep_until(wake.into()) => {}
+                // In this order, so that a seeded run repeats; none waits for another, see below.
+                biased;
                 () = shutdown.begun() => break,
+                Some(done) = self.commits.join_next() => self.joined(done),
+                _ = self.reported.recv_many(&mut ended, FACTS_MAX) => {}
+                count = commands.recv_many(&mut asked, FACTS_MAX), if open && self.knows_time => {
+                    open = count > 0;
+                }
+                () = tokio::time::sleep_until(wake) => {}
+            }
+            take_besides(&mut self.reported, &mut ended);
+            if self.knows_time {
+                take_besides(&mut commands, &mut asked);
             }
             for report in ended.drain(..) {
                 self.ended(report);
@@ -204,6 +226,10 @@ impl Driver {
         self.send();
     }
 
+    fn jitter(&mut self) -> f64 {
+        self.random.random()
+    }
+
     fn wake_at(&self) -> Instant {
         let mut wake = self.renew_at.min(self.poll_at);
         if let Some(time) = self.gates.wake_at() {
@@ -233,6 +259,14 @@ impl Driver {
         self.live.insert(live.saga.id(), live);
     }
 
+    /// The sagas in memory that `which` is true of, in order.
+    fn those(&self, which: impl Fn(&Live) -> bool) -> Vec<SagaId> {
+        let found = self.live.iter().filter(|(_, live)| which(live));
+        let mut ids: Vec<SagaId> = found.map(|(id, _)| *id).collect();
+        ids.sort_unstable();
+        ids
+    }
+
     fn unload(&mut self, id: SagaId) -> Option<Live> {
         let mut live = self.live.remove(&id)?;
         if let Some(time) = live.timer {
@@ -240,6 +274,15 @@ impl Driver {
         }
         live.turns.drain(..).for_each(|turn| self.gates.leave(turn.gate));
         Some(live)
+    }
+}
+
+/// What has come besides what was waited for.
+fn take_besides<T>(from: &mut mpsc::UnboundedReceiver<T>, into: &mut Vec<T>) {
+    while into.len() < FACTS_MAX
+        && let Ok(one) = from.try_recv()
+    {
+        into.push(one);
     }
 }
 

@@ -1,7 +1,5 @@
 //! Which partitions are this runner's: renewing, losing, sharing and leaving.
 
-use std::{sync::Arc, time::Instant};
-
 use onewrite_core::{
     Partition, Result,
     sabotage::Defect,
@@ -11,12 +9,14 @@ use onewrite_core::{
     },
     store::{Claim, Durability, Item, Op},
 };
+use tokio::time::Instant;
 
-use super::{Clock, Driver, Live, batch};
+use super::{Clock, Driver, batch};
 
 impl Driver {
     pub(super) async fn renew(&mut self, take: bool) -> Result<()> {
         self.clock = Clock::new(self.store.now().await?);
+        self.knows_time = true;
         self.release_unsure().await?;
         if self.options.sabotage.has(Defect::ActWithoutLease)
             && !self.leases.partitions().is_empty()
@@ -41,14 +41,13 @@ impl Driver {
         self.leaving.extend(more);
         if self.starved {
             self.starved = false;
-            let all: Vec<SagaId> = self.live.keys().copied().collect();
-            all.into_iter().for_each(|id| self.step(id));
+            self.those(|_| true).into_iter().for_each(|id| self.step(id));
         }
         Ok(())
     }
 
-    /// Gives leases back whose last write has an unknown outcome: taken again they have a new epoch,
-    /// which refuses that write, should it still be on its way.
+    /// Gives leases back that others are to have, and those whose last write has an unknown outcome: taken
+    /// again they have a new epoch, which refuses that write, should it still be on its way.
     pub(super) async fn release_unsure(&mut self) -> Result<()> {
         let items: Vec<Item> = self
             .unsure
@@ -67,8 +66,7 @@ impl Driver {
         self.leases.forget(partition);
         self.leaving.remove(&partition);
         self.recovering.0.remove(&partition);
-        let theirs = |(id, live): (&SagaId, &Live)| (live.partition == partition).then_some(*id);
-        let dropped: Vec<SagaId> = self.live.iter().filter_map(theirs).collect();
+        let dropped = self.those(|live| live.partition == partition);
         dropped.into_iter().for_each(|id| drop(self.unload(id)));
     }
 
@@ -77,23 +75,18 @@ impl Driver {
         self.withdraw();
         for partition in self.leaving.clone() {
             let Some(fence) = self.leases.fence(partition) else { continue };
-            let theirs =
-                |(id, live): (&SagaId, &Live)| (live.partition == partition).then_some(*id);
-            let own: Vec<SagaId> = self.live.iter().filter_map(theirs).collect();
-            for id in &own {
-                self.hand_back(*id);
+            for id in self.those(|live| live.partition == partition) {
+                self.hand_back(id);
             }
             let waits = self.queue.iter().any(|write| write.of.partition() == partition)
                 || self.live.values().any(|live| live.partition == partition)
                 || self.writing.get(&partition).is_some_and(|count| *count > 0);
             if !waits {
+                // Before the next claim, and not beside it: landing late, it would take away what was
+                // claimed again meanwhile.
+                self.unsure.push(fence);
                 self.drop_partition(partition);
-                let item = Item { fence: Some(fence.clone()), ops: vec![Op::Release(fence)] };
-                let store = Arc::clone(&self.store);
-                tokio::spawn(async move {
-                    // Should it fail, the lease runs out by itself.
-                    let _ = store.commit(batch(vec![item], Durability::Relaxed)).await;
-                });
+                self.renew_at = Instant::now();
             }
         }
     }
@@ -133,17 +126,18 @@ impl Driver {
             && !(self.live.is_empty() && self.commits.is_empty() && self.queue.is_empty())
         {
             self.withdraw();
-            let all: Vec<SagaId> = self.live.keys().copied().collect();
-            all.into_iter().for_each(|id| self.hand_back(id));
+            self.those(|_| true).into_iter().for_each(|id| self.hand_back(id));
             self.upkeep(false).await;
             tokio::select! {
+                biased;
                 Some(report) = self.reported.recv() => self.ended(report),
                 Some(done) = self.commits.join_next() => self.joined(done),
                 () = tokio::time::sleep(self.options.poll) => {}
             }
             self.send();
         }
-        let fences = self.leases.partitions().into_iter().filter_map(|at| self.leases.fence(at));
+        let held = self.leases.partitions().into_iter().filter_map(|at| self.leases.fence(at));
+        let fences = held.chain(std::mem::take(&mut self.unsure));
         let mut items: Vec<Item> = fences
             .map(|fence| Item { fence: Some(fence.clone()), ops: vec![Op::Release(fence)] })
             .collect();

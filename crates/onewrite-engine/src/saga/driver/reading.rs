@@ -4,6 +4,7 @@ use std::{collections::HashSet, sync::Arc};
 
 use onewrite_core::{
     Code, Error, Partition, Result, Text,
+    error::Retry,
     saga::{
         Checked, Definition, DefinitionId, Input, Json, Request, Saga, SagaId,
         journal::{Arrived, FindSagas, SavedSaga, Waits},
@@ -22,12 +23,12 @@ const WATCHDOG_EVERY: u32 = 50;
 
 impl Driver {
     pub(super) async fn take_up(&mut self, take: bool) -> Result<()> {
-        for id in std::mem::take(&mut self.reload) {
-            if !self.live.contains_key(&id)
-                && let Some(saved) = self.store.sagas(FindSagas::Id(id)).await?.pop()
-            {
-                self.load(&saved).await;
+        while let Some(id) = self.reload.last().copied() {
+            if !self.live.contains_key(&id) {
+                self.take_in(id).await?;
             }
+            // Only now: should the store not answer, it is read with the next look.
+            self.reload.retain(|known| *known != id);
         }
         if !take {
             return Ok(());
@@ -39,7 +40,7 @@ impl Driver {
             let waiting = self.timers.len();
             let limit = room.min(PAGE).saturating_add(waiting);
             for saved in self.store.sagas(FindSagas::Due { partitions, limit }).await? {
-                self.load(&saved).await;
+                self.load(&saved).await?;
             }
         }
         self.take_signals().await?;
@@ -64,14 +65,15 @@ impl Driver {
         for Arrived { saga, step, signal, payload } in self.store.arrived(partitions, PAGE).await? {
             // A step takes one signal, and a saga any number of requests.
             let is_first = step.is_none() || steps.insert((saga, step.clone()));
-            if !is_first || !signals.insert(signal.clone()) {
+            let known = !signals.insert(signal.clone()) || self.dropping.contains(&signal);
+            if !is_first || known {
                 continue;
             }
             let mut ended = false;
             if !self.live.contains_key(&saga) {
                 for saved in self.store.sagas(FindSagas::Id(saga)).await? {
                     ended = saved.ended_at.is_some();
-                    self.load(&saved).await;
+                    self.load(&saved).await?;
                 }
             }
             match step {
@@ -93,6 +95,9 @@ impl Driver {
     /// Hands a request to its saga, if it is here.
     fn requested(&mut self, id: SagaId, signal: Text, payload: &Json) {
         let Some(live) = self.live.get_mut(&id) else { return };
+        if live.facts.iter().any(|fact| fact.request.as_ref() == Some(&signal)) {
+            return;
+        }
         match payload.read::<Request>("a request") {
             Ok(request) => {
                 let input = request.input();
@@ -109,7 +114,9 @@ impl Driver {
 
     /// Takes a request of which nothing can come any more.
     fn drop_signal(&mut self, id: SagaId, signal: Text) {
-        self.queue.push_back(write::drop_signal(id, Partition::default(), signal));
+        if self.dropping.insert(signal.clone()) {
+            self.queue.push_back(write::drop_signal(id, Partition::default(), signal));
+        }
     }
 
     /// The partitions that are not to be given back: what is handed back there is for their next owner.
@@ -128,8 +135,8 @@ impl Driver {
             let found = self.store.sagas(page).await?;
             let full = found.len() == PAGE;
             for saved in &found {
+                self.load(saved).await?;
                 self.recovering.1 = saved.id;
-                self.load(saved).await;
             }
             if !full {
                 self.recovering.0.clear();
@@ -150,15 +157,29 @@ impl Driver {
         Ok(())
     }
 
+    /// Takes a saga of this id into memory, if there is one that is this runner's.
+    pub(super) async fn take_in(&mut self, id: SagaId) -> Result<()> {
+        for saved in self.store.sagas(FindSagas::Id(id)).await? {
+            self.load(&saved).await?;
+        }
+        Ok(())
+    }
+
     /// Takes a saga into memory: what may be in flight is counted, and that it goes on is written, before
     /// anything of it is attempted. One that cannot be read is left alone, and the others go on.
-    pub(super) async fn load(&mut self, saved: &SavedSaga) {
+    ///
+    /// # Errors
+    /// The store does not say now what the saga is run by: it is to be read again.
+    pub(super) async fn load(&mut self, saved: &SavedSaga) -> Result<()> {
         let known = self.live.contains_key(&saved.id) || self.starting.contains(&saved.id);
         let leaves = self.leaving.contains(&saved.partition);
         let skip = known || leaves || saved.ended_at.is_some();
-        let Some(fence) = self.leases.fence(saved.partition).filter(|_| !skip) else { return };
+        let Some(fence) = self.leases.fence(saved.partition).filter(|_| !skip) else {
+            return Ok(());
+        };
         let recovered = match self.checked(&saved.definition).await {
             Ok(checked) => Saga::recovered(saved, checked, self.options.sabotage),
+            Err(error) if error.retry() != Retry::Never => return Err(error),
             Err(error) => Err(error),
         };
         let saga = match recovered {
@@ -166,7 +187,7 @@ impl Driver {
             Err(error) => {
                 metrics::counter!("onewrite_saga_unreadable_total").increment(1);
                 tracing::error!(saga = %saved.id, %error, "a saga cannot be read; it is left as it is");
-                return;
+                return Ok(());
             }
         };
         self.insert(saga, saved.partition, fence.epoch, Vec::new());
@@ -176,6 +197,7 @@ impl Driver {
         } else {
             self.give(saved.id, Input::Time);
         }
+        Ok(())
     }
 
     pub(super) async fn checked(&mut self, id: &DefinitionId) -> Result<Arc<Checked>> {

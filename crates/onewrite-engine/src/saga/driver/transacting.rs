@@ -36,15 +36,9 @@ impl Driver {
             return self.gates.leave(gate);
         }
         let (reports, of) = (self.reports.clone(), report(&turn));
-        let is_wanted = live.saga.wants(step, direction);
         let name = live.saga.checked().name(step);
         let call = match call(turn, name) {
-            Ok(call) if is_wanted => call,
-            Ok(_) => {
-                let late = Ended::NotMade("it is not wanted any more".into());
-                let _ = reports.send(of(How::Ended(late)));
-                return;
-            }
+            Ok(call) => call,
             Err(ended) => {
                 let _ = reports.send(of(How::Ended(ended)));
                 return;

@@ -1,9 +1,6 @@
 //! What is on its way to the store, and what becomes of it.
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Duration};
 
 use onewrite_core::{
     Error, Partition,
@@ -14,6 +11,7 @@ use onewrite_core::{
     saga::{Json, Phase, Saga, SagaId, journal::Waits},
     store::{Item, Op, Outcome as Written},
 };
+use tokio::time::Instant;
 
 use super::{Driver, Live};
 use crate::saga::{
@@ -82,6 +80,7 @@ impl Driver {
                 // A store that panicked: nothing is known of any lease.
                 tracing::error!(%error, "a commit ended unexpectedly");
                 self.writing.clear();
+                self.dropping.clear();
                 let held = self.leases.partitions();
                 held.into_iter().for_each(|partition| self.doubt(partition));
                 return;
@@ -106,7 +105,7 @@ impl Driver {
     /// Nothing of it was committed, or nobody knows.
     pub(super) fn not_committed(&mut self, writes: Vec<Write>, error: &Error) {
         self.pause.1 = self.pause.1.saturating_add(1);
-        self.pause.0 = Instant::now() + BACKOFF.pause(self.pause.1, rand::random());
+        self.pause.0 = Instant::now() + BACKOFF.pause(self.pause.1, self.jitter());
         tracing::warn!(%error, writes = writes.len(), "sagas were not written");
         if error.certainty() == Certainty::NotApplied {
             // Before all that came later: a saga's transitions keep their order.
@@ -114,6 +113,7 @@ impl Driver {
             return;
         }
         for write in writes {
+            self.dropped(&write.item);
             self.doubt(write.of.partition());
             if let Of::Start(start, _) = write.of {
                 self.starting.remove(&start.id);
@@ -139,7 +139,7 @@ impl Driver {
             (Of::Saga(id, _), Written::Applied(_) | Written::Failed(_))
                 if !self.is_under_way(id, fence) => {}
             (Of::Saga(id, _), Written::Applied(_)) => self.advanced(id),
-            (Of::Nobody(_), _) => {}
+            (Of::Nobody(_), _) => self.dropped(&write.item),
             (Of::Saga(_, partition), Written::Fenced) => self.lost(partition, fence),
             (Of::Saga(id, _), Written::Failed(error)) => {
                 tracing::warn!(saga = %id, %error, "a transition was refused; the saga is read again");
@@ -158,6 +158,15 @@ impl Driver {
                     }
                     Written::Failed(error) => drop(start.reply.send(Err(error))),
                 }
+            }
+        }
+    }
+
+    /// A request was taken, or may have been: should it still be there, it is found again.
+    fn dropped(&mut self, item: &Item) {
+        for op in &item.ops {
+            if let Op::DropSignal { signal, .. } = op {
+                self.dropping.remove(signal);
             }
         }
     }

@@ -119,7 +119,8 @@ impl<S> Cx<S> {
     /// How much time is left before the outcome is taken for unknown.
     #[must_use]
     pub fn remaining(&self) -> Duration {
-        self.call.deadline.saturating_duration_since(std::time::Instant::now())
+        let now = tokio::time::Instant::now().into_std();
+        self.call.deadline.saturating_duration_since(now)
     }
 }
 

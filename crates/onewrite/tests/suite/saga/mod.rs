@@ -9,6 +9,7 @@ mod child_killed;
 mod command;
 mod decision;
 mod delivery;
+mod every_fault;
 mod examples;
 mod killed;
 mod permitted;

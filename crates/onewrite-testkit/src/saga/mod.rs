@@ -1,0 +1,200 @@
+//! Tests a saga of yours: everything that can go wrong at a step does, one thing in each run.
+//!
+//! What it guarantees: each step fails, is repeated, hangs, and loses its process before and after its effect;
+//! each compensation is made twice, and once before a late attempt of its action; your check is asked after
+//! each. What it does not: that steps are right together with other sagas, or that two faults at once are
+//! borne. Runs are short: pauses and sleeps are cut, and only the attempt that hangs is given up early.
+//!
+//! A participant that recognises a repetition by its key passes:
+//!
+//! ```
+//! use std::{collections::BTreeMap, sync::{Arc, Mutex}};
+//! use onewrite_engine::saga::{Cx, Finished, Outcome, Plan, Retry, SagaType, StepResult};
+//! use onewrite_testkit::saga::{Ran, every_fault};
+//!
+//! /// What a bank has charged, by key; nothing, once it was given back.
+//! #[derive(Default)]
+//! struct Bank { charged: Mutex<BTreeMap<String, u32>> }
+//!
+//! fn buy(mut plan: Plan<Bank, u32>) -> Finished<Bank, u32, u32> {
+//!     let cents = plan.input();
+//!     let charge = plan.step("charge", cents, charge).compensate(refund);
+//!     plan.finish(charge)
+//! }
+//! async fn charge(cx: Cx<Bank>, cents: u32) -> StepResult<u32> {
+//!     // A key that is there already is left as it is: charged, or refunded before it was charged.
+//!     Ok(*cx.charged.lock().unwrap().entry(cx.saga().to_string()).or_insert(cents))
+//! }
+//! async fn refund(cx: Cx<Bank>, _: u32, _: Option<u32>) -> Result<(), Retry> {
+//!     cx.charged.lock().unwrap().insert(cx.saga().to_string(), 0);
+//!     Ok(())
+//! }
+//!
+//! # #[tokio::main] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let saga = SagaType::plan("buy", buy)?;
+//! let report = every_fault(&saga, async || Arc::new(Bank::default()), &42, async |bank, ran: &Ran<u32>| {
+//!     let charged: u32 = bank.charged.lock().unwrap().values().sum();
+//!     let wanted = if ran.is_completed() { 42 } else { 0 };
+//!     if charged == wanted { Ok(()) } else { Err(format!("{charged} charged, not {wanted}")) }
+//! })
+//! .await?;
+//! assert_eq!(report.runs.len(), 8); // one without a fault, and seven at one step
+//! # Ok(()) }
+//! ```
+
+mod fault;
+mod interposed;
+mod run;
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use onewrite_core::saga::{SagaId, Signal, journal::Journal};
+use onewrite_engine::saga::{Outcome, SagaType};
+use serde::{Serialize, de::DeserializeOwned};
+
+pub use self::fault::Fault;
+use self::{fault::last_to_fail, interposed::Blow};
+
+/// How long a run may take.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// How one run ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ran<O> {
+    /// What went wrong.
+    pub fault: Fault,
+    /// At which step; empty where nothing went wrong.
+    pub step: String,
+    /// The saga.
+    pub saga: SagaId,
+    /// How it ended.
+    pub outcome: Outcome<O>,
+}
+
+impl<O> Ran<O> {
+    /// Whether every step is done. Otherwise, everything is compensated.
+    #[must_use]
+    pub fn is_completed(&self) -> bool {
+        matches!(self.outcome, Outcome::Completed(_))
+    }
+}
+
+/// Every run, as step, fault, and whether the saga was completed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Report {
+    /// In the order in which they were made.
+    pub runs: Vec<(String, Fault, bool)>,
+}
+
+/// A run that did not end well.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Caught {
+    /// The step at which something went wrong; empty where nothing did.
+    pub step: String,
+    /// What went wrong.
+    pub fault: Fault,
+    /// What came of it.
+    pub what: String,
+}
+
+/// `the step `charge`: its answer is lost, and it is made again: 84 charged, not 42`
+impl fmt::Display for Caught {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { step, fault, what } = self;
+        write!(f, "the step `{step}`: {fault}: {what}")
+    }
+}
+
+impl std::error::Error for Caught {}
+
+/// Runs the saga once without a fault, and once for each step and fault, each time with services of its own
+/// and over a store of its own. `check` is told what happened and says what is wrong.
+///
+/// # Errors
+/// The first run that does not end, or that `check` refuses.
+pub async fn every_fault<S, I, O>(
+    saga: &SagaType<S, I, O>,
+    services: impl AsyncFn() -> Arc<S>,
+    input: &I,
+    check: impl AsyncFn(&S, &Ran<O>) -> Result<(), String>,
+) -> Result<Report, Caught>
+where
+    S: Send + Sync + 'static,
+    I: Serialize,
+    O: DeserializeOwned,
+{
+    EveryFault::default().run(saga, services, input, check).await
+}
+
+/// The same, with more that can be said.
+#[derive(Default)]
+pub struct EveryFault {
+    store: Option<Arc<dyn Journal>>,
+    signals: Vec<Signal>,
+}
+
+impl EveryFault {
+    /// The store that sagas are run from: the one that steps in transactions are stated with. Without it,
+    /// each run has an embedded one in a temporary folder.
+    #[must_use]
+    pub fn over(self, store: Arc<dyn Journal>) -> Self {
+        Self { store: Some(store), ..self }
+    }
+
+    /// Sent in every run, under an id of its own.
+    #[must_use]
+    pub fn signal(mut self, signal: Signal) -> Self {
+        self.signals.push(signal);
+        self
+    }
+
+    /// As [`every_fault`].
+    ///
+    /// # Errors
+    /// As [`every_fault`].
+    pub async fn run<S, I, O>(
+        &self,
+        saga: &SagaType<S, I, O>,
+        services: impl AsyncFn() -> Arc<S>,
+        input: &I,
+        check: impl AsyncFn(&S, &Ran<O>) -> Result<(), String>,
+    ) -> Result<Report, Caught>
+    where
+        S: Send + Sync + 'static,
+        I: Serialize,
+        O: DeserializeOwned,
+    {
+        let definition = saga.checked().definition();
+        let last = last_to_fail(definition).map(|step| step.name.clone());
+        let mut blows = vec![Blow::default()];
+        for step in &definition.steps {
+            let faults = Fault::ALL.into_iter().filter(|fault| fault.can_happen_to(step));
+            blows.extend(faults.map(|fault| {
+                let fails = last.clone().filter(|_| fault == Fault::CompensatedTwice);
+                Blow::new(fault, &step.name, fails)
+            }));
+        }
+        let mut report = Report { runs: Vec::new() };
+        for (number, blow) in blows.into_iter().enumerate() {
+            let (step, fault) = (blow.step.clone(), blow.fault.unwrap_or(Fault::None));
+            let services = services().await;
+            let run = self.one(number, saga, &services, input, Arc::new(blow));
+            let ended = match tokio::time::timeout(PATIENCE, run).await {
+                Ok(ended) => ended.map_err(|error| error.to_string()),
+                Err(_) => Err(format!("it has not ended in {PATIENCE:?}")),
+            };
+            let checked = match ended {
+                Ok((saga, outcome)) => {
+                    let ran = Ran { fault, step: step.clone(), saga, outcome };
+                    check(&services, &ran).await.map(|()| ran.is_completed())
+                }
+                Err(what) => Err(what),
+            };
+            match checked {
+                Ok(completed) => report.runs.push((step, fault, completed)),
+                Err(what) => return Err(Caught { step, fault, what }),
+            }
+        }
+        Ok(report)
+    }
+}
