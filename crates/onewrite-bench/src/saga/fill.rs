@@ -76,6 +76,7 @@ fn new(checked: &Checked, kind: &str, number: u64, now: Timestamp) -> NewSaga {
         input: Json::trusted(input),
         standing: Standing::leased(State::Running),
         awaits: Vec::new(),
+        parent: None,
         started_at: now,
     }
 }
