@@ -448,6 +448,18 @@ impl Saga {
         }
     }
 
+    /// Takes the place of `before`, of which it is a copy that learnt more: what was found not to have begun
+    /// there meanwhile has not begun here.
+    #[must_use]
+    pub fn in_place_of(mut self, before: &Self) -> Self {
+        for (own, known) in self.in_flight.iter_mut().zip(&before.in_flight) {
+            if known.is_none() {
+                *own = None;
+            }
+        }
+        self
+    }
+
     /// Whether an attempt of this kind still serves a purpose.
     #[must_use]
     pub fn wants(&self, step: usize, direction: Direction) -> bool {

@@ -47,6 +47,16 @@ struct Shut {
 }
 
 impl<T> Gate<T> {
+    /// The one who came first; while the gate is shut, the one who tried least.
+    fn next(&mut self, tries: impl Fn(&T) -> u32) -> Option<T> {
+        let waiting = self.waiting.iter().map(tries).enumerate();
+        let place = match self.shut {
+            None => 0,
+            Some(_) => waiting.min_by_key(|(_, tries)| *tries)?.0,
+        };
+        self.waiting.remove(place)
+    }
+
     fn is_free(&self, limit: usize, now: Instant) -> bool {
         match &self.shut {
             None => self.inside < limit,
@@ -97,11 +107,12 @@ impl<T> Gates<T> {
         }
     }
 
-    /// Whose turn it is now, at any gate. Whoever is let in leaves some time.
-    pub(super) fn admit(&mut self, now: Instant) -> Option<T> {
+    /// Whose turn it is now, at any gate. Whoever is let in leaves some time. The one that tries alone is
+    /// the one that failed least by itself: it may be what is asked that fails, and not who is asked.
+    pub(super) fn admit(&mut self, now: Instant, tries: impl Fn(&T) -> u32) -> Option<T> {
         while let Some(gate) = self.ready.last().and_then(|gate| self.all.get_mut(*gate)) {
             if gate.is_free(self.limit, now)
-                && let Some(one) = gate.waiting.pop_front()
+                && let Some(one) = gate.next(&tries)
             {
                 gate.inside += 1;
                 return Some(one);
@@ -120,15 +131,9 @@ impl<T> Gates<T> {
         }
     }
 
-    /// Those who wait and of whom this is true wait no more.
-    pub(super) fn withdraw(&mut self, is_one: impl Fn(&T) -> bool) -> Vec<T> {
-        let mut gone = Vec::new();
-        for gate in &mut self.all {
-            let (out, stay) = gate.waiting.drain(..).partition(&is_one);
-            gate.waiting = stay;
-            gone.extend::<VecDeque<T>>(out);
-        }
-        gone
+    /// Whether nobody goes in now, but for one that tries alone.
+    pub(super) fn is_shut(&self, gate: usize) -> bool {
+        self.all.get(gate).is_some_and(|gate| gate.shut.is_some())
     }
 
     /// The participant answered, be it with a no. Returns whether that opened its gate.
@@ -203,7 +208,7 @@ mod tests {
 
     fn all(gates: &mut Gates<u32>, now: Instant) -> Vec<u32> {
         gates.reopen(now);
-        std::iter::from_fn(|| gates.admit(now)).collect()
+        std::iter::from_fn(|| gates.admit(now, |n| u32::from(*n < 11))).collect()
     }
 
     #[test]
@@ -217,7 +222,8 @@ mod tests {
         assert_eq!(all(&mut gates, now), [5], "each for itself");
         gates.leave(bank);
         assert_eq!(all(&mut gates, now), [3]);
-        assert_eq!(gates.withdraw(|n| *n == 4), [4]);
+        gates.leave(bank);
+        assert_eq!(all(&mut gates, now), [4]);
         (0..2).for_each(|_| gates.leave(bank));
         assert_eq!(all(&mut gates, now), NOBODY);
         (6..9).for_each(|n| gates.arrive(bank, n));
@@ -247,11 +253,12 @@ mod tests {
         assert_eq!(gates.wake_at(), None);
         assert_eq!([true; 2].map(|_| ends(&mut gates, after(1), true)), [None; 2]);
         assert_eq!((all(&mut gates, after(999)), gates.wake_at()), (vec![], Some(after(1_000))));
-        assert_eq!(all(&mut gates, after(1_000)), [10], "one alone");
+        assert!(gates.is_shut(bank));
+        assert_eq!(all(&mut gates, after(1_000)), [11], "one alone, and it tried least");
         assert_eq!(ends(&mut gates, after(1_000), true), Some(2_000), "longer");
         assert_eq!(all(&mut gates, after(2_999)), NOBODY);
-        assert_eq!(all(&mut gates, after(3_000)), [11]);
+        assert_eq!(all(&mut gates, after(3_000)), [12]);
         assert_eq!(ends(&mut gates, after(3_000), false), Some(0), "it answers");
-        assert_eq!((all(&mut gates, after(3_000)), gates.wake_at()), (vec![12, 13], None));
+        assert_eq!((all(&mut gates, after(3_000)), gates.wake_at()), (vec![10, 13], None));
     }
 }

@@ -50,10 +50,16 @@ pub(super) fn transition(fence: Fence, transition: journal::Transition, told: Ve
     Write { item: Item { fence: Some(fence), ops }, of }
 }
 
-/// Takes a signal that means nothing to this saga.
-pub(super) fn drop_signal(saga: SagaId, partition: Partition, signal: Text) -> Write {
+/// Takes a signal that means nothing to this saga, as its owner sees it; of one that has ended, as anybody
+/// does.
+pub(super) fn drop_signal(
+    saga: SagaId,
+    partition: Partition,
+    fence: Option<Fence>,
+    signal: Text,
+) -> Write {
     let ops = vec![Op::DropSignal { saga, signal }];
-    Write { item: Item { fence: None, ops }, of: Of::Nobody(partition) }
+    Write { item: Item { fence, ops }, of: Of::Nobody(partition) }
 }
 
 /// Commits writes together.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use onewrite_core::{
     Code, Error, Text, Timestamp,
     sabotage::Defect,
-    saga::{Attempt, Call, Cancelled, Direction, Ended, Entry, Input, SagaId},
+    saga::{Attempt, Call, Cancelled, Direction, Ended, Entry, Input, SagaId, journal::Waits},
 };
 use tokio::time::Instant;
 
@@ -19,10 +19,27 @@ use crate::saga::{
 };
 
 /// How much sooner than usual the store is looked into when something was written there.
-const LOOK_SOON: u32 = 10;
+const LOOK_SOON: u32 = 50;
 
 impl Driver {
+    /// A signal that came in time is found before its time is over, though no look has found it yet.
+    pub(super) async fn look_before_firing(&mut self) -> onewrite_core::Result<()> {
+        let now = self.clock.now();
+        let waits = |id: &SagaId| {
+            let live = self.live.get(id);
+            live.is_some_and(|live| live.saga.standing().waits == Waits::Signal)
+        };
+        let mut due = self.timers.iter().take_while(|(time, _)| *time <= now);
+        if Instant::now() >= self.fire_at && due.any(|(_, id)| waits(id)) {
+            self.take_signals().await?;
+        }
+        Ok(())
+    }
+
     pub(super) fn fire(&mut self) {
+        if Instant::now() < self.fire_at {
+            return;
+        }
         let now = self.clock.now();
         while let Some((time, id)) = self.timers.first().copied().filter(|(time, _)| *time <= now) {
             self.timers.remove(&(time, id));
@@ -43,7 +60,7 @@ impl Driver {
                 }
             }
             Command::Want { id, input, reply } => self.steer(id, input, reply).await,
-            Command::Look => self.poll_at = Instant::now(),
+            Command::Look => self.look_soon(),
         }
     }
 
@@ -67,6 +84,7 @@ impl Driver {
         };
         live.facts.push_back(Fact { input, reply: Some(reply), request: None });
         self.step(id);
+        self.unload_idle(id);
     }
 
     pub(super) fn ended(&mut self, report: Report) {
@@ -94,7 +112,7 @@ impl Driver {
     /// Makes the attempts whose turn it is.
     pub(super) fn admit(&mut self) {
         let now = Instant::now();
-        while let Some(turn) = self.gates.admit(now) {
+        while let Some(turn) = self.gates.admit(now, |turn| turn.attempt.number) {
             self.make(turn);
         }
     }
@@ -157,9 +175,10 @@ impl Driver {
                         let _ = reply.send(if late { Err(too_late(id)) } else { Ok(()) });
                     }
                     if let Some(signal) = request
-                        && self.dropping.insert(signal.clone())
+                        && self.taking.insert(signal.clone())
                     {
-                        self.queue.push_back(write::drop_signal(id, live.partition, signal));
+                        let fence = self.leases.fence(live.partition);
+                        self.queue.push_back(write::drop_signal(id, live.partition, fence, signal));
                     }
                     continue;
                 }
@@ -171,6 +190,10 @@ impl Driver {
                 }
             };
             live.replies.extend(reply);
+            if entries.iter().any(Entry::turns_back) {
+                // No action is begun any more, and what may have begun is made good without waiting for it.
+                live.withdraw();
+            }
             let Some(fence) = self.leases.fence(live.partition) else {
                 drop(self.unload(id));
                 return;
@@ -184,6 +207,7 @@ impl Driver {
             match next {
                 Ok((mut next, told)) => {
                     next.takes = next.takes.or(request);
+                    self.taking.extend(next.takes.clone());
                     self.queue.push_back(write::transition(fence, next, told));
                     live.busy = true;
                     decides = true;
@@ -225,7 +249,11 @@ impl Driver {
             };
             let gate = self.gates.at(name);
             let time = attempt.deadline.since(now);
-            self.gates.arrive(gate, Turn { attempt, partition, epoch, gate, time });
+            let turn = Turn { attempt, partition, epoch, gate, time };
+            if let Some(live) = self.live.get_mut(&id) {
+                live.waiting.push(turn.waiting());
+            }
+            self.gates.arrive(gate, turn);
         }
         self.set_timer(id);
         self.transact_next(id);
@@ -261,6 +289,10 @@ impl Driver {
         else {
             return self.gates.leave(gate);
         };
+        let Some(place) = live.waiting.iter().position(|one| *one == turn.waiting()) else {
+            return self.gates.leave(gate);
+        };
+        live.waiting.swap_remove(place);
         if !may_begin {
             live.saga.not_begun(step);
             self.starved = true;

@@ -18,7 +18,7 @@ use std::{
 use onewrite_core::{
     Partition, Text, Timestamp,
     lease::{Epoch, Fence},
-    saga::{Attempt, Checked, DefinitionId, Input, Saga, SagaId, journal::Journal},
+    saga::{Attempt, Checked, DefinitionId, Direction, Input, Saga, SagaId, journal::Journal},
     store::{Batch, Durability, Item},
 };
 use rand::{Rng as _, SeedableRng as _, rngs::SmallRng};
@@ -39,6 +39,9 @@ use super::{
 };
 use crate::Shutdown;
 
+/// A look for forgotten sagas in the time of so many looks for due ones.
+const WATCHDOG_EVERY: u32 = 50;
+
 /// Facts taken in between two looks at what is to be written.
 const FACTS_MAX: usize = 1_024;
 
@@ -54,8 +57,22 @@ struct Live {
     watchers: Vec<Watcher>,
     /// Who is told once the transition under way is durable.
     replies: Vec<Reply>,
+    /// Attempts that wait at a gate. A turn that comes and is not among them serves no purpose any more.
+    waiting: Vec<Waiting>,
     /// Attempts that journal themselves, and wait until nothing else is on its way to the store.
     turns: VecDeque<Turn>,
+}
+
+/// An attempt that waits at a gate: where, its step, which way, and its number.
+type Waiting = (usize, usize, Direction, u32);
+
+impl Live {
+    /// What waits at a gate does so no more, and has not begun.
+    fn withdraw(&mut self) {
+        for (_, step, ..) in self.waiting.drain(..) {
+            self.saga.not_begun(step);
+        }
+    }
 }
 
 /// What a saga is told, and who is told that it is durable.
@@ -109,19 +126,32 @@ pub(super) struct Driver {
     /// Leases to be given back before the next claim: a write under them has an unknown outcome, or others
     /// are to have them.
     unsure: Vec<Fence>,
-    /// Requests that mean nothing any more and are being taken: no look finds them a second time.
-    dropping: HashSet<Text>,
+    /// Signals and requests that are being taken: no look finds them a second time.
+    taking: HashSet<Text>,
     /// Sagas to be read again.
     reload: Vec<SagaId>,
     renew_at: Instant,
     poll_at: Instant,
-    polls: u32,
+    /// When it is looked next whether anything was forgotten.
+    watch_at: Instant,
+    /// No saga is told before this that its time is over: what came in time could not be looked for.
+    fire_at: Instant,
     /// Nothing is written before this, after so many failures.
     pause: (Instant, u32),
+    /// So many writes go one by one: the database refused a statement that they shared.
+    apart: usize,
     /// Attempts were held back because the leases had run out.
     starved: bool,
     /// Spreads the pauses.
     random: SmallRng,
+}
+
+impl Turn {
+    /// What it is known as while it waits at a gate.
+    fn waiting(&self) -> Waiting {
+        let Attempt { step, direction, number, .. } = self.attempt;
+        (self.gate, step, direction, number)
+    }
 }
 
 impl Driver {
@@ -133,6 +163,7 @@ impl Driver {
     ) -> Self {
         let (reports, reported) = mpsc::unbounded_channel();
         let now = Instant::now();
+        let watch_at = now + options.poll * WATCHDOG_EVERY;
         let random = options.seed.map_or_else(SmallRng::from_os_rng, SmallRng::seed_from_u64);
         Self {
             gates: Gates::new(options.participant_max, options.breaker_after),
@@ -155,12 +186,14 @@ impl Driver {
             recovering: (BTreeSet::new(), SagaId::default()),
             leaving: BTreeSet::new(),
             unsure: Vec::new(),
-            dropping: HashSet::new(),
+            taking: HashSet::new(),
             reload: Vec::new(),
             renew_at: now,
             poll_at: now,
-            polls: 0,
+            watch_at,
+            fire_at: now,
             pause: (now, 0),
+            apart: 0,
             starved: false,
             random,
         }
@@ -213,6 +246,10 @@ impl Driver {
                 self.renew_at = Instant::now() + self.options.lease_ttl / 10;
             }
         }
+        if let Err(error) = self.look_before_firing().await {
+            tracing::warn!(%error, "signals were not looked for; what waits for one waits on");
+            self.fire_at = Instant::now() + self.options.poll;
+        }
         self.fire();
         self.gates.reopen(Instant::now());
         if Instant::now() >= self.poll_at {
@@ -236,7 +273,7 @@ impl Driver {
             wake = wake.min(time);
         }
         if let Some((time, _)) = self.timers.first() {
-            wake = wake.min(self.clock.instant(*time));
+            wake = wake.min(self.clock.instant(*time).max(self.fire_at));
         }
         if !self.queue.is_empty() && self.commits.is_empty() {
             wake = wake.min(self.pause.0);
@@ -254,6 +291,7 @@ impl Driver {
             timer: None,
             watchers,
             replies: Vec::new(),
+            waiting: Vec::new(),
             turns: VecDeque::new(),
         };
         self.live.insert(live.saga.id(), live);

@@ -11,7 +11,7 @@ use onewrite_core::{
 };
 use tokio::time::Instant;
 
-use super::{Clock, Driver, batch};
+use super::{Clock, Driver, FACTS_MAX, Live, batch, take_besides};
 
 impl Driver {
     pub(super) async fn renew(&mut self, take: bool) -> Result<()> {
@@ -93,16 +93,12 @@ impl Driver {
 
     /// Attempts that wait for their turn are not made here any more where the partition leaves.
     fn withdraw(&mut self) {
-        let leaving = &self.leaving;
-        if leaving.is_empty() {
+        if self.leaving.is_empty() {
             return;
         }
-        for turn in self.gates.withdraw(|turn| leaving.contains(&turn.partition)) {
-            let live = self.live.get_mut(&turn.attempt.saga);
-            if let Some(live) = live.filter(|live| live.epoch == turn.epoch) {
-                live.saga.not_begun(turn.attempt.step);
-            }
-        }
+        let leaving = &self.leaving;
+        let theirs = self.live.values_mut().filter(|live| leaving.contains(&live.partition));
+        theirs.for_each(Live::withdraw);
     }
 
     pub(super) fn hand_back(&mut self, id: SagaId) {
@@ -128,11 +124,16 @@ impl Driver {
             self.withdraw();
             self.those(|_| true).into_iter().for_each(|id| self.hand_back(id));
             self.upkeep(false).await;
+            let mut ended = Vec::new();
             tokio::select! {
                 biased;
-                Some(report) = self.reported.recv() => self.ended(report),
+                _ = self.reported.recv_many(&mut ended, FACTS_MAX) => {}
                 Some(done) = self.commits.join_next() => self.joined(done),
                 () = tokio::time::sleep(self.options.poll) => {}
+            }
+            take_besides(&mut self.reported, &mut ended);
+            for report in ended {
+                self.ended(report);
             }
             self.send();
         }

@@ -6,20 +6,18 @@ use onewrite_core::{
     Code, Error, Partition, Result, Text,
     error::Retry,
     saga::{
-        Checked, Definition, DefinitionId, Input, Json, Request, Saga, SagaId,
+        Checked, Definition, DefinitionId, Ended, Input, Json, Request, Saga, SagaId,
         journal::{Arrived, FindSagas, SavedSaga, Waits},
     },
     store::{Durability, Item, Op},
 };
+use tokio::time::Instant;
 
-use super::{Driver, Fact, batch};
+use super::{Driver, Fact, WATCHDOG_EVERY, batch};
 use crate::saga::write;
 
 /// Sagas read at once.
 const PAGE: usize = 500;
-
-/// A look for forgotten sagas after so many looks for due ones.
-const WATCHDOG_EVERY: u32 = 50;
 
 impl Driver {
     pub(super) async fn take_up(&mut self, take: bool) -> Result<()> {
@@ -34,19 +32,15 @@ impl Driver {
             return Ok(());
         }
         self.recover().await?;
-        let partitions = self.staying();
-        let room = self.options.live_max.saturating_sub(self.live.len());
-        if room > 0 && !partitions.is_empty() {
-            let waiting = self.timers.len();
-            let limit = room.min(PAGE).saturating_add(waiting);
-            for saved in self.store.sagas(FindSagas::Due { partitions, limit }).await? {
-                self.load(&saved).await?;
-            }
-        }
+        let due = self.due().await?;
+        // Behind the look for what is due: what was sent before a saga's time was over is found.
         self.take_signals().await?;
+        for saved in &due {
+            self.load(saved, true).await?;
+        }
         metrics::gauge!("onewrite_saga_live").set(self.live.len() as f64);
-        self.polls = self.polls.wrapping_add(1);
-        if self.polls.is_multiple_of(WATCHDOG_EVERY) {
+        if Instant::now() >= self.watch_at {
+            self.watch_at = Instant::now() + self.options.poll * WATCHDOG_EVERY;
             self.look_for_forgotten().await?;
             let ops = vec![Op::MatchSignals];
             let all = batch(vec![Item { fence: None, ops }], Durability::Relaxed);
@@ -55,8 +49,41 @@ impl Driver {
         Ok(())
     }
 
+    /// What is due, as far as there is room for it.
+    async fn due(&mut self) -> Result<Vec<SavedSaga>> {
+        self.make_room();
+        let partitions = self.staying();
+        let room = self.options.live_max.saturating_sub(self.live.len());
+        if room == 0 || partitions.is_empty() {
+            return Ok(Vec::new());
+        }
+        let limit = room.min(PAGE).saturating_add(self.timers.len());
+        self.store.sagas(FindSagas::Due { partitions, limit }).await
+    }
+
+    /// Where memory is full, what waits for a participant that is left alone waits in the store, and uses
+    /// up no attempts: others may have work to do.
+    fn make_room(&mut self) {
+        if self.live.len() < self.options.live_max {
+            return;
+        }
+        let gates = &self.gates;
+        let stuck = self.those(|live| {
+            let shut = live.waiting.iter().all(|(gate, ..)| gates.is_shut(*gate));
+            !live.busy && !live.waiting.is_empty() && shut && live.facts.is_empty()
+        });
+        for id in stuck.into_iter().take(PAGE) {
+            let waiting = self.live.get_mut(&id).map(|live| std::mem::take(&mut live.waiting));
+            for (_, step, direction, number) in waiting.unwrap_or_default() {
+                let how = Ended::NotMade("its participant is left alone for a while".into());
+                let jitter = self.jitter();
+                self.give(id, Input::Ended { step, direction, number, how, jitter });
+            }
+        }
+    }
+
     /// Hands signals that have come, and requests, to their sagas; each signal to one.
-    async fn take_signals(&mut self) -> Result<()> {
+    pub(super) async fn take_signals(&mut self) -> Result<()> {
         let partitions = self.leases.partitions();
         if partitions.is_empty() {
             return Ok(());
@@ -65,29 +92,38 @@ impl Driver {
         for Arrived { saga, step, signal, payload } in self.store.arrived(partitions, PAGE).await? {
             // A step takes one signal, and a saga any number of requests.
             let is_first = step.is_none() || steps.insert((saga, step.clone()));
-            let known = !signals.insert(signal.clone()) || self.dropping.contains(&signal);
+            let known = !signals.insert(signal.clone()) || self.taking.contains(&signal);
             if !is_first || known {
                 continue;
             }
-            let mut ended = false;
-            if !self.live.contains_key(&saga) {
+            let (mut ended, known) = (false, self.live.contains_key(&saga));
+            if !known {
                 for saved in self.store.sagas(FindSagas::Id(saga)).await? {
                     ended = saved.ended_at.is_some();
-                    self.load(&saved).await?;
+                    // The signal first: it may have come in time, and this be later.
+                    self.load(&saved, step.is_none()).await?;
                 }
             }
             match step {
                 Some(step) => self.signalled(saga, &step, signal, payload),
-                None if ended => self.drop_signal(saga, signal),
+                None if ended => self.drop_signal(saga, Partition::default(), signal),
                 None => self.requested(saga, signal, &payload),
+            }
+            if !known {
+                self.give(saga, Input::Time);
+                self.unload_idle(saga);
             }
         }
         Ok(())
     }
 
     fn signalled(&mut self, id: SagaId, step: &str, signal: Text, payload: Json) {
-        let live = self.live.get(&id);
-        if let Some(step) = live.and_then(|live| live.saga.checked().index_of(step)) {
+        let Some(live) = self.live.get(&id) else { return };
+        let is_it = |fact: &Fact| matches!(&fact.input, Input::Signalled { signal: known, .. } if *known == signal);
+        if live.facts.iter().any(is_it) {
+            return;
+        }
+        if let Some(step) = live.saga.checked().index_of(step) {
             self.give(id, Input::Signalled { step, signal, payload });
         }
     }
@@ -107,15 +143,16 @@ impl Driver {
             }
             Err(error) => {
                 tracing::warn!(saga = %id, %error, "a request for a saga cannot be read; it is dropped");
-                self.drop_signal(id, signal);
+                let partition = live.partition;
+                self.drop_signal(id, partition, signal);
             }
         }
     }
 
     /// Takes a request of which nothing can come any more.
-    fn drop_signal(&mut self, id: SagaId, signal: Text) {
-        if self.dropping.insert(signal.clone()) {
-            self.queue.push_back(write::drop_signal(id, Partition::default(), signal));
+    fn drop_signal(&mut self, id: SagaId, partition: Partition, signal: Text) {
+        if self.taking.insert(signal.clone()) {
+            self.queue.push_back(write::drop_signal(id, partition, None, signal));
         }
     }
 
@@ -135,7 +172,7 @@ impl Driver {
             let found = self.store.sagas(page).await?;
             let full = found.len() == PAGE;
             for saved in &found {
-                self.load(saved).await?;
+                self.load(saved, true).await?;
                 self.recovering.1 = saved.id;
             }
             if !full {
@@ -160,7 +197,7 @@ impl Driver {
     /// Takes a saga of this id into memory, if there is one that is this runner's.
     pub(super) async fn take_in(&mut self, id: SagaId) -> Result<()> {
         for saved in self.store.sagas(FindSagas::Id(id)).await? {
-            self.load(&saved).await?;
+            self.load(&saved, true).await?;
         }
         Ok(())
     }
@@ -170,7 +207,7 @@ impl Driver {
     ///
     /// # Errors
     /// The store does not say now what the saga is run by: it is to be read again.
-    pub(super) async fn load(&mut self, saved: &SavedSaga) -> Result<()> {
+    pub(super) async fn load(&mut self, saved: &SavedSaga, looks_at_time: bool) -> Result<()> {
         let known = self.live.contains_key(&saved.id) || self.starting.contains(&saved.id);
         let leaves = self.leaving.contains(&saved.partition);
         let skip = known || leaves || saved.ended_at.is_some();
@@ -194,7 +231,7 @@ impl Driver {
         if saved.standing.waits == Waits::Lease {
             metrics::counter!("onewrite_saga_takeovers_total").increment(1);
             self.give(saved.id, Input::TakenOver);
-        } else {
+        } else if looks_at_time {
             self.give(saved.id, Input::Time);
         }
         Ok(())

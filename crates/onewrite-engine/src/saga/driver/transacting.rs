@@ -59,6 +59,7 @@ impl Driver {
         while let Some(live) = self.live.get_mut(&id).filter(|live| !live.busy)
             && let Some(turn) = live.turns.pop_front()
         {
+            live.waiting.push(turn.waiting());
             self.make(turn);
         }
     }
@@ -92,7 +93,7 @@ impl Driver {
             }
         };
         if let (Some(live), Some(next), Outcome::Applied(_)) = (known, next, &outcome) {
-            live.saga = next;
+            live.saga = next.in_place_of(&live.saga);
         }
         let item = Item { fence: Some(fence), ops: Vec::new() };
         self.written(Write { item, of: Of::Saga(id, partition) }, outcome);

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use onewrite_core::{
-    Error, Partition,
+    Code, Error, Partition,
     error::Certainty,
     failpoint,
     lease::Fence,
@@ -64,7 +64,9 @@ impl Driver {
             && self.commits.len() < self.options.commits_max.max(1)
             && Instant::now() >= self.pause.0
         {
-            let count = self.queue.len().min(self.options.batch_max.max(1));
+            let most = if self.apart > 0 { 1 } else { self.options.batch_max.max(1) };
+            self.apart = self.apart.saturating_sub(1);
+            let count = self.queue.len().min(most);
             let writes: Vec<Write> = self.queue.drain(..count).collect();
             for write in &writes {
                 *self.writing.entry(write.of.partition()).or_default() += 1;
@@ -80,7 +82,8 @@ impl Driver {
                 // A store that panicked: nothing is known of any lease.
                 tracing::error!(%error, "a commit ended unexpectedly");
                 self.writing.clear();
-                self.dropping.clear();
+                self.taking.clear();
+                self.starting.clear();
                 let held = self.leases.partitions();
                 held.into_iter().for_each(|partition| self.doubt(partition));
                 return;
@@ -108,17 +111,37 @@ impl Driver {
         self.pause.0 = Instant::now() + BACKOFF.pause(self.pause.1, self.jitter());
         tracing::warn!(%error, writes = writes.len(), "sagas were not written");
         if error.certainty() == Certainty::NotApplied {
-            // Before all that came later: a saga's transitions keep their order.
-            writes.into_iter().rev().for_each(|write| self.queue.push_front(write));
-            return;
+            return self.send_again(writes, error);
         }
         for write in writes {
-            self.dropped(&write.item);
+            self.taken(&write.item);
             self.doubt(write.of.partition());
             if let Of::Start(start, _) = write.of {
                 self.starting.remove(&start.id);
                 let error = Error::new(error.code(), error.context().to_owned());
                 let _ = start.reply.send(Err(error));
+            }
+        }
+    }
+
+    /// Before all that came later. Where the database refused what they share, one by one; and one that it
+    /// refuses alone is not started, or comes behind the others.
+    fn send_again(&mut self, writes: Vec<Write>, error: &Error) {
+        let refused = error.code() == Code::Database;
+        let alone = writes.len() == 1;
+        if refused && !alone {
+            self.apart = writes.len();
+        }
+        for write in writes.into_iter().rev() {
+            match write.of {
+                Of::Start(start, _) if refused && alone => {
+                    self.starting.remove(&start.id);
+                    let error = Error::new(error.code(), error.to_string());
+                    let _ = start.reply.send(Err(error));
+                }
+                // A saga has one transition under way: none of its own comes before it.
+                _ if refused && alone => self.queue.push_back(write),
+                _ => self.queue.push_front(write),
             }
         }
     }
@@ -133,13 +156,14 @@ impl Driver {
     }
 
     pub(super) fn written(&mut self, write: Write, outcome: Written) {
+        self.taken(&write.item);
         let fence = write.item.fence.as_ref();
         match (write.of, outcome) {
             // It was dropped and read again meanwhile: what became of an earlier write is in its journal.
             (Of::Saga(id, _), Written::Applied(_) | Written::Failed(_))
                 if !self.is_under_way(id, fence) => {}
             (Of::Saga(id, _), Written::Applied(_)) => self.advanced(id),
-            (Of::Nobody(_), _) => self.dropped(&write.item),
+            (Of::Nobody(_), _) => {}
             (Of::Saga(_, partition), Written::Fenced) => self.lost(partition, fence),
             (Of::Saga(id, _), Written::Failed(error)) => {
                 tracing::warn!(saga = %id, %error, "a transition was refused; the saga is read again");
@@ -162,11 +186,16 @@ impl Driver {
         }
     }
 
-    /// A request was taken, or may have been: should it still be there, it is found again.
-    fn dropped(&mut self, item: &Item) {
+    /// A signal was taken, or may have been: should it still be there, it is found again.
+    fn taken(&mut self, item: &Item) {
         for op in &item.ops {
-            if let Op::DropSignal { signal, .. } = op {
-                self.dropping.remove(signal);
+            let signal = match op {
+                Op::DropSignal { signal, .. } => Some(signal),
+                Op::AdvanceSaga(next) => next.takes.as_ref(),
+                _ => None,
+            };
+            if let Some(signal) = signal {
+                self.taking.remove(signal);
             }
         }
     }
@@ -225,8 +254,8 @@ impl Driver {
         match (standing.waits, standing.due) {
             (Waits::Lease, _) => true,
             (Waits::Timer | Waits::Signal, due) => {
-                live.saga.in_flight() > 0
-                    || due.is_some_and(|due| due > now && due.since(now) <= self.options.keep)
+                let soon = due.is_some_and(|due| due > now && due.since(now) <= self.options.keep);
+                live.saga.in_flight() > 0 || soon && self.live.len() < self.options.live_max
             }
             (Waits::Operator | Waits::Nothing, _) => false,
         }
@@ -245,6 +274,7 @@ impl Driver {
             self.attempt(id, now);
             if told {
                 self.step(id);
+                self.unload_idle(id);
             }
             return;
         }

@@ -52,6 +52,16 @@ fn charge(mut plan: Plan<Bank, u32>) -> Finished<Bank, u32, u32> {
     plan.finish(paid)
 }
 
+fn greet(mut plan: Plan<Bank, u32>) -> Finished<Bank, u32, u32> {
+    let order = plan.input();
+    let greeted = plan.step("greet", order, welcome).no_compensation("it is only said");
+    plan.finish(greeted)
+}
+
+async fn welcome(_: Cx<Bank>, order: u32) -> StepResult<u32> {
+    Ok(order)
+}
+
 async fn act(cx: Cx<Bank>, order: u32) -> StepResult<u32> {
     cx.calls.fetch_add(1, Ordering::SeqCst);
     *cx.last.lock().unwrap() = Some(Instant::now());
@@ -70,8 +80,10 @@ impl Process {
         let (poll, participant_max) = (Duration::from_millis(20), INSIDE);
         let options = SagaOptions { lease_ttl: LEASE * 10, poll, ..SagaOptions::default() };
         let options = SagaOptions { participant_max, breaker_after: after, ..options };
-        let saga = SagaType::plan("charge", charge).unwrap();
-        let runner = SagaRunner::new(store, options, Text::from_static(owner)).serve(&saga, bank);
+        let options = SagaOptions { live_max: SAGAS / 2, ..options };
+        let runner = SagaRunner::new(store, options, Text::from_static(owner))
+            .serve(&SagaType::plan("charge", charge).unwrap(), bank)
+            .serve(&SagaType::plan("greet", greet).unwrap(), bank);
         let (sagas, shutdown) = (runner.sagas(), Shutdown::default());
         Self { sagas, task: tokio::spawn(runner.run(shutdown.clone())), shutdown }
     }
@@ -116,6 +128,42 @@ async fn a_participant_that_is_down_costs_nobody_an_attempt() {
     bank.works.store(true, Ordering::SeqCst);
     assert_eq!(process.completed(&all).await, SAGAS);
     assert!(bank.calls() <= most + SAGAS, "{} calls in all", bank.calls());
+    process.stop().await;
+}
+
+/// Whoever turns back does not wait for a turn that would be of no use.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_waits_for_it_can_be_cancelled() {
+    let folder = tempfile::tempdir().unwrap();
+    let bank = Arc::new(Bank::default());
+    let process = Process::start(folder.path(), &bank, "a", AFTER);
+    let all = process.start_all().await;
+    until("nobody tries any more", async || bank.is_left_alone(Duration::from_millis(250))).await;
+    let mut cancelled = JoinSet::new();
+    for id in all.iter().copied() {
+        let sagas = process.sagas.clone();
+        cancelled.spawn(async move { sagas.cancel(id, "ann", "it takes too long").await });
+    }
+    cancelled.join_all().await.into_iter().for_each(Result::unwrap);
+    assert_eq!(process.completed(&all).await, 0, "all are compensated");
+    assert!(bank.calls() <= AFTER as usize + INSIDE + 2, "{} calls", bank.calls());
+    process.stop().await;
+}
+
+/// Sagas that need another participant have room, however many wait for this one.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_waits_for_it_leaves_room_for_others() {
+    let folder = tempfile::tempdir().unwrap();
+    let bank = Arc::new(Bank::default());
+    let process = Process::start(folder.path(), &bank, "a", AFTER);
+    process.start_all().await;
+    until("nobody tries any more", async || bank.is_left_alone(Duration::from_millis(250))).await;
+    let calls = bank.calls();
+    let saga = SagaType::plan("greet", greet).unwrap();
+    let greeted = process.sagas.run(&saga, "ann", &7);
+    let greeted = tokio::time::timeout(PATIENCE, greeted).await.expect("there is room").unwrap();
+    assert_eq!(greeted, Outcome::Completed(7));
+    assert!(bank.calls() <= calls + INSIDE, "the bank is left alone meanwhile");
     process.stop().await;
 }
 

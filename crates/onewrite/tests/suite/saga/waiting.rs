@@ -3,7 +3,7 @@
 use std::{path::Path, sync::Arc, time::Duration};
 
 use onewrite::{
-    Shutdown, Text,
+    Shutdown, Store as _, Text,
     sabotage::Sabotage,
     saga::{
         Cx, Finished, Journal as _, Outcome, Plan, Retry, SagaOptions, SagaRunner, SagaType, Sagas,
@@ -126,6 +126,28 @@ async fn signals_come_to_the_sagas_that_wait_for_them() {
         assert_eq!(output.as_str(), format!("[\"ticket of b-{number}\",{number}]"));
     }
     assert_eq!(store.arrived((0..32).collect(), 100).await.unwrap(), vec![]);
+    office.close().await;
+}
+
+/// Whoever was told that the signal is durable was told so in time, whenever somebody looks.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_signal_in_time_counts_though_it_is_found_later() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = store(folder.path());
+    let within = Duration::from_secs(3);
+    let office = Office::open(&store, within, "one");
+    let saga = booking_saga(within);
+    let id = office.sagas.start(&saga, "b-1", &booking(1)).await.unwrap().id;
+    until("the wait", async || waits(&office.sagas, id).await == Waits::Signal).await;
+    let due = office.sagas.show(id).await.unwrap().standing.due.unwrap();
+    let sagas = office.sagas.clone();
+    office.close().await;
+    assert!(sagas.signal(payment(1)).await.unwrap());
+    assert!(store.now().await.unwrap() < due, "this machine is too slow for the test");
+    until("its time is over", async || store.now().await.unwrap() > due).await;
+    let office = Office::open(&store, within, "two");
+    let ended = tokio::time::timeout(PATIENCE, office.sagas.ended(id)).await;
+    assert!(matches!(ended.expect("it ends").unwrap(), Outcome::Completed(_)));
     office.close().await;
 }
 
