@@ -33,6 +33,15 @@ macro_rules! now {
 }
 pub(crate) use now;
 
+/// When the statement began, by the store's clock: one value for all of its rows, so that an index serves to compare
+/// with it, where each row may be another [`now`]. The same in every session, whatever its time zone.
+macro_rules! began {
+    () => {
+        "TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(6))"
+    };
+}
+pub(crate) use began;
+
 /// Runs a statement; says how many rows it found to write.
 pub(crate) async fn execute(on: &mut impl Client, sql: &str, binds: Params) -> Result<u64> {
     on.execute(sql, binds, "write").await

@@ -6,7 +6,7 @@
 
 use std::{collections::HashMap, fmt::Write as _};
 
-use mysql_async::{Conn, Row, Transaction, TxOpts, prelude::Queryable};
+use mysql_async::{Conn, Params, Row, Transaction, TxOpts, prelude::Queryable};
 use onewrite_core::{
     Code, Error, Partition, Result, Text,
     lease::{Epoch, Fence},
@@ -24,7 +24,7 @@ use onewrite_core::{
 use crate::{
     commit::{ROLL_BACK, SAVEPOINT, finish},
     error::While,
-    row::{self, binds, execute, now, query, query_one, quoted},
+    row::{self, began, binds, execute, now, query, query_one, quoted},
 };
 
 /// Stores a definition, unless it is stored. Another text under the same id is refused.
@@ -278,7 +278,14 @@ pub(crate) async fn find(conn: &mut Conn, find: &FindSagas) -> Result<Vec<SavedS
 }
 
 async fn rows(tx: &mut Transaction<'_>, find: &FindSagas) -> Result<Vec<SavedSaga>> {
-    let (which, binds) = match find {
+    let (which, binds) = which(find);
+    let found = query(tx, &format!("{COLUMNS}{which}"), binds).await?;
+    found.into_iter().map(saga).collect()
+}
+
+/// Which rows are looked for, with what is bound.
+fn which(find: &FindSagas) -> (String, Params) {
+    match find {
         FindSagas::Id(id) => ("WHERE id = ?".to_owned(), binds![id.0.to_be_bytes().to_vec()]),
         FindSagas::Key { name, key } => (
             "WHERE name = ? AND `key` = ? ORDER BY run DESC LIMIT 1".to_owned(),
@@ -295,7 +302,7 @@ async fn rows(tx: &mut Transaction<'_>, find: &FindSagas) -> Result<Vec<SavedSag
             format!(
                 concat!(
                     "WHERE `partition` IN ({}) AND waits IN ('timer', 'signal') AND ended_at IS NULL AND due_at <= ",
-                    now!(),
+                    began!(),
                     " ORDER BY due_at LIMIT {}"
                 ),
                 numbers(partitions),
@@ -308,9 +315,7 @@ async fn rows(tx: &mut Transaction<'_>, find: &FindSagas) -> Result<Vec<SavedSag
                 .to_owned(),
             binds![],
         ),
-    };
-    let found = query(tx, &format!("{COLUMNS}{which}"), binds).await?;
-    found.into_iter().map(saga).collect()
+    }
 }
 
 pub(crate) fn numbers(partitions: &[Partition]) -> String {
@@ -366,3 +371,7 @@ async fn journals(tx: &mut Transaction<'_>, sagas: &mut [SavedSaga]) -> Result<(
     }
     Ok(())
 }
+
+#[cfg(test)]
+#[path = "saga_test.rs"]
+pub(crate) mod saga_test;

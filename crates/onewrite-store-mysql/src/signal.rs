@@ -11,7 +11,7 @@ use onewrite_core::{
 };
 
 use crate::{
-    row::{self, binds, execute, now, query},
+    row::{self, began, binds, execute, query},
     saga::{numbers, read_id},
 };
 
@@ -26,9 +26,9 @@ pub async fn signal(tx: &mut impl Queryable, signal: &Signal) -> Result<bool> {
     let keep = i64::try_from(signal.keep.as_micros()).unwrap_or(i64::MAX / 2);
     let sql = concat!(
         "INSERT IGNORE INTO onewrite_saga_signal (id, name, correlation, payload, received_at, expires_at) VALUES (?, ?, ?, ?, ",
-        now!(),
+        began!(),
         ", ",
-        now!(),
+        began!(),
         " + ?)"
     );
     let (name, correlation) = (&*signal.name, &*signal.correlation);
@@ -90,14 +90,15 @@ pub(crate) async fn take(
 pub(crate) async fn match_all(tx: &mut impl Queryable) -> Result<u64> {
     let old = concat!(
         "DELETE FROM onewrite_saga_signal WHERE expires_at <= ",
-        now!(),
+        began!(),
         " ORDER BY expires_at LIMIT 1000"
     );
     execute(tx, old, binds![]).await?;
-    let sql = "UPDATE onewrite_saga_wait w JOIN onewrite_saga_signal s ON s.name = w.name AND s.correlation = w.correlation AND s.taken_by IS NULL
-         SET w.arrived = 1 WHERE w.arrived = 0";
-    execute(tx, sql, binds![]).await
+    execute(tx, MATCH, binds![]).await
 }
+
+const MATCH: &str = "UPDATE onewrite_saga_wait w JOIN onewrite_saga_signal s ON s.name = w.name AND s.correlation = w.correlation AND s.taken_by IS NULL
+     SET w.arrived = 1 WHERE w.arrived = 0";
 
 /// Signals that have come, with the steps that wait for them.
 pub(crate) async fn arrived(
@@ -105,22 +106,6 @@ pub(crate) async fn arrived(
     partitions: &[Partition],
     limit: usize,
 ) -> Result<Vec<Arrived>> {
-    let sql = format!(
-        concat!(
-            "SELECT w.saga, w.step, s.id, s.payload, s.received_at FROM onewrite_saga_wait w
-             JOIN onewrite_saga_signal s ON s.name = w.name AND s.correlation = w.correlation AND s.taken_by IS NULL AND s.expires_at > ",
-            now!(),
-            " WHERE w.arrived = 1 AND w.`partition` IN ({partitions})
-             UNION ALL
-             SELECT g.id, NULL, s.id, s.payload, s.received_at FROM onewrite_saga_signal s
-             JOIN onewrite_saga g ON g.id = UNHEX(REPLACE(s.correlation, '-', ''))
-             WHERE s.name = ? AND s.taken_by IS NULL AND s.expires_at > ",
-            now!(),
-            " AND g.`partition` IN ({partitions}) ORDER BY 5 LIMIT {limit}"
-        ),
-        partitions = numbers(partitions),
-        limit = limit,
-    );
     let arrived = |mut found: Row| {
         let found = &mut found;
         Ok(Arrived {
@@ -130,7 +115,27 @@ pub(crate) async fn arrived(
             payload: Json::trusted(row::text(found, 3)?),
         })
     };
+    let sql = arrivals(partitions, limit);
     query(conn, &sql, binds![&*REQUEST]).await?.into_iter().map(arrived).collect()
+}
+
+fn arrivals(partitions: &[Partition], limit: usize) -> String {
+    format!(
+        concat!(
+            "SELECT w.saga, w.step, s.id, s.payload, s.received_at FROM onewrite_saga_wait w
+             JOIN onewrite_saga_signal s ON s.name = w.name AND s.correlation = w.correlation AND s.taken_by IS NULL AND s.expires_at > ",
+            began!(),
+            " WHERE w.arrived = 1 AND w.`partition` IN ({partitions})
+             UNION ALL
+             SELECT g.id, NULL, s.id, s.payload, s.received_at FROM onewrite_saga_signal s
+             JOIN onewrite_saga g ON g.id = UNHEX(REPLACE(s.correlation, '-', ''))
+             WHERE s.name = ? AND s.taken_by IS NULL AND s.expires_at > ",
+            began!(),
+            " AND g.`partition` IN ({partitions}) ORDER BY 5 LIMIT {limit}"
+        ),
+        partitions = numbers(partitions),
+        limit = limit,
+    )
 }
 
 /// What signals of a name bring that are about one of these.
@@ -147,7 +152,7 @@ pub(crate) async fn about(
         concat!(
             "SELECT correlation, payload FROM onewrite_saga_signal
              WHERE name = ? AND correlation IN ({}) AND taken_by IS NULL AND expires_at > ",
-            now!(),
+            began!(),
             " ORDER BY received_at"
         ),
         about.join(",")
@@ -156,3 +161,7 @@ pub(crate) async fn about(
         |mut found: Row| Ok((row::text(&mut found, 0)?, Json::trusted(row::text(&mut found, 1)?)));
     query(conn, &sql, binds![name]).await?.into_iter().map(pair).collect()
 }
+
+#[cfg(test)]
+#[path = "signal_test.rs"]
+mod signal_test;

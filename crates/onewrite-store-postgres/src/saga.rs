@@ -382,6 +382,14 @@ const JOURNALS: &str = ") s CROSS JOIN LATERAL (SELECT array_agg(version ORDER B
         array_agg(epoch ORDER BY version) AS epochs, array_agg(entries ORDER BY version) AS entries
         FROM onewrite.saga_journal WHERE saga = s.id) j";
 
+/// The time at which the statement began is one value: the index brings what is due, and nothing that waits. What
+/// `clock_timestamp` says may differ from row to row, so each row would be looked at.
+const DUE: &str = "WHERE partition = ANY($1) AND waits IN ('timer', 'signal') AND ended_at IS NULL AND due_at <= statement_timestamp() ORDER BY due_at LIMIT $2";
+
+/// In the order of the index of those that have not ended, which are few beside those that have.
+const FORGOTTEN: &str = "WHERE ended_at IS NULL AND NOT (waits IN ('lease', 'operator') AND due_at IS NULL OR waits IN ('timer', 'signal') AND due_at IS NOT NULL)
+     ORDER BY partition, waits, due_at LIMIT 100";
+
 /// Sagas with their journals: one statement, so a saga's row and its journal belong together.
 pub(crate) async fn find(client: &Client, find: &FindSagas) -> Result<Vec<SavedSaga>> {
     let bound = |limit: &usize| i64::try_from(*limit).unwrap_or(i64::MAX);
@@ -398,13 +406,9 @@ pub(crate) async fn find(client: &Client, find: &FindSagas) -> Result<Vec<SavedS
             read(client, which, " ORDER BY s.id", &binds).await
         }
         FindSagas::Due { partitions, limit } => {
-            let which = "WHERE partition = ANY($1) AND waits IN ('timer', 'signal') AND ended_at IS NULL AND due_at <= clock_timestamp() ORDER BY due_at LIMIT $2";
-            read(client, which, " ORDER BY s.due_at", &[&small(partitions), &bound(limit)]).await
+            read(client, DUE, " ORDER BY s.due_at", &[&small(partitions), &bound(limit)]).await
         }
-        FindSagas::Forgotten => {
-            let which = "WHERE ended_at IS NULL AND NOT (waits IN ('lease', 'operator') AND due_at IS NULL OR waits IN ('timer', 'signal') AND due_at IS NOT NULL) LIMIT 100";
-            read(client, which, "", &[]).await
-        }
+        FindSagas::Forgotten => read(client, FORGOTTEN, "", &[]).await,
     }
 }
 
@@ -461,3 +465,7 @@ fn journal(found: &Row) -> Result<Vec<SavedTransition>> {
         };
     Ok(rows.map(transition).collect())
 }
+
+#[cfg(test)]
+#[path = "saga_test.rs"]
+mod saga_test;

@@ -91,7 +91,7 @@ pub(crate) async fn match_all(tx: &Transaction<'_>) -> Result<u64> {
     execute(
         tx,
         "DELETE FROM onewrite.saga_signal WHERE id IN (
-             SELECT id FROM onewrite.saga_signal WHERE expires_at <= clock_timestamp() LIMIT 1000 FOR UPDATE SKIP LOCKED)",
+             SELECT id FROM onewrite.saga_signal WHERE expires_at <= statement_timestamp() LIMIT 1000 FOR UPDATE SKIP LOCKED)",
         &[],
     )
     .await?;
@@ -115,12 +115,12 @@ pub(crate) async fn arrived(
     let statement = client
         .prepare_cached(
             "SELECT w.saga, w.step, s.id, s.payload, s.received_at FROM onewrite.saga_wait w
-             JOIN onewrite.saga_signal s ON s.name = w.name AND s.correlation = w.correlation AND s.taken_by IS NULL AND s.expires_at > clock_timestamp()
+             JOIN onewrite.saga_signal s ON s.name = w.name AND s.correlation = w.correlation AND s.taken_by IS NULL AND s.expires_at > statement_timestamp()
              WHERE w.arrived AND w.partition = ANY($1)
              UNION ALL
              SELECT g.id, NULL, s.id, s.payload, s.received_at FROM onewrite.saga_signal s
              JOIN onewrite.saga g ON g.id = CASE WHEN s.name = $3 THEN s.correlation::uuid END
-             WHERE s.name = $3 AND s.taken_by IS NULL AND s.expires_at > clock_timestamp() AND g.partition = ANY($1)
+             WHERE s.name = $3 AND s.taken_by IS NULL AND s.expires_at > statement_timestamp() AND g.partition = ANY($1)
              ORDER BY 5 LIMIT $2",
         )
         .await
@@ -152,7 +152,7 @@ pub(crate) async fn about(
     let statement = client
         .prepare_cached(
             "SELECT correlation, payload FROM onewrite.saga_signal
-             WHERE name = $1 AND correlation = ANY($2) AND taken_by IS NULL AND expires_at > clock_timestamp() ORDER BY received_at",
+             WHERE name = $1 AND correlation = ANY($2) AND taken_by IS NULL AND expires_at > statement_timestamp() ORDER BY received_at",
         )
         .await
         .during("look for signals")?;

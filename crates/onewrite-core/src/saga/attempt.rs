@@ -50,7 +50,7 @@ pub enum Ended {
     /// It was not made, for there was nobody to make it: it is tried again, and does not count.
     NotMade(Text),
     /// It is under way elsewhere, and may be for long: it is looked at again once the saga is told to
-    /// ([`Input::Look`]), or after so long. That does not count.
+    /// ([`Input::Look`]), or after so long. That does not count, and neither does what failed before it.
     UnderWay {
         /// When it is looked at again at the latest.
         look_in: Duration,

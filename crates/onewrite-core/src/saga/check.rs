@@ -3,8 +3,7 @@
 use std::collections::HashSet;
 
 use super::{
-    Compensation, Definition, Kind, Mapping, RetryPolicy, SIGNAL_TEXT_MAX, Step, Wait,
-    mapping::step_of,
+    Compensation, Definition, Kind, Mapping, RetryPolicy, Step, Wait, check_text, mapping::step_of,
 };
 use crate::{Code, Error, Result, Text};
 
@@ -334,8 +333,8 @@ fn waits(step: &Step, flaws: &mut Vec<String>) {
         Wait::ForMs(0) => flaws.push(format!("`{name}` waits for no time at all")),
         Wait::ForMs(_) => {}
         Wait::Signal { name: signal, correlation } => {
-            if signal.is_empty() || signal.chars().count() > SIGNAL_TEXT_MAX {
-                flaws.push(format!("`{name}` waits for a signal whose name has not 1 to {SIGNAL_TEXT_MAX} characters"));
+            if let Err(why) = check_text(signal) {
+                flaws.push(format!("`{name}` waits for a signal whose name {why}"));
             }
             if !matches!(correlation, Mapping::At(_)) {
                 flaws.push(format!("the correlation of `{name}` is not one pointer"));

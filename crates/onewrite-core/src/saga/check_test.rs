@@ -114,6 +114,11 @@ fn a_wait_without_an_end_or_beside_an_action_is_refused() {
             "name",
         ),
         (
+            r#""wait":{"signal":{"name":"a\u0000b","correlation":"/input"}},"step_timeout_ms":5"#
+                .to_owned(),
+            "NUL",
+        ),
+        (
             r#""wait":{"signal":{"name":"n","correlation":["/input"]}},"step_timeout_ms":5"#
                 .to_owned(),
             "one pointer",

@@ -35,7 +35,8 @@ pub enum Entry {
     Retrying {
         /// Which step.
         step: Text,
-        /// Which attempt failed; the one before, if this one does not count.
+        /// Which attempt failed; the one before, if this one does not count; 0, and the next one is the first
+        /// again, if all is under way elsewhere.
         attempt: u32,
         /// When the next one begins.
         at: Timestamp,

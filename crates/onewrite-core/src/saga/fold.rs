@@ -24,7 +24,9 @@ pub(super) struct StepState {
     pub(super) attempted: bool,
     /// Since when its action or compensation could begin.
     pub(super) since: Timestamp,
-    /// Attempts that have ended, in the present direction.
+    /// Since when its attempts are counted: their budget begins then.
+    pub(super) counted_since: Timestamp,
+    /// Attempts that have ended since then, in the present direction.
     pub(super) attempts: u32,
     /// When the next attempt begins, if it has to wait.
     pub(super) retry_at: Option<Timestamp>,
@@ -53,6 +55,7 @@ impl StepState {
             stage: Stage::Open,
             attempted: false,
             since: Timestamp(0),
+            counted_since: Timestamp(0),
             attempts: 0,
             retry_at: None,
             held: false,
@@ -68,6 +71,7 @@ impl StepState {
         self.held = false;
         self.told = false;
         self.since = at;
+        self.counted_since = at;
     }
 }
 
@@ -100,6 +104,10 @@ impl Saga {
             Entry::Retrying { step, attempt, at, .. } => {
                 let state = self.state(step)?;
                 state.attempts = *attempt;
+                if *attempt == 0 {
+                    // Nothing failed, be it for the first time or again.
+                    state.counted_since = time;
+                }
                 state.retry_at = Some(*at);
                 state.told = false;
             }
@@ -130,12 +138,14 @@ impl Saga {
                 let waiting = self.waiting();
                 for step in self.runnable() {
                     let state = &mut self.steps[step];
-                    if state.retry_at.is_none_or(|at| at <= time)
-                        && !waiting.contains(&step)
-                        && !self.sabotage.has(Defect::NoAttempts)
-                    {
-                        state.attempts = state.attempts.saturating_add(1);
-                        state.retry_at = None;
+                    if waiting.contains(&step) || self.sabotage.has(Defect::NoAttempts) {
+                        continue;
+                    }
+                    match state.retry_at {
+                        None => state.attempts = state.attempts.saturating_add(1),
+                        // It was to be made, and had not begun: that would have been written first.
+                        Some(at) if at <= time => state.retry_at = None,
+                        Some(_) => {}
                     }
                 }
             }

@@ -242,12 +242,13 @@ impl Saga {
         Entry::Retrying { step: self.name(step), attempt, at: now.plus(pause), reason }
     }
 
-    /// It goes on elsewhere. What was told while this attempt looked may be what it did not see: it looks
-    /// again.
+    /// It goes on elsewhere, and is well: what failed before it was seen so is forgiven, for it may go on for
+    /// longer than any budget lasts. What was told while this attempt looked may be what it did not see: it
+    /// looks again.
     fn under_way(&self, now: Timestamp, step: usize, look_in: Duration, reason: Text) -> Entry {
         let state = &self.steps[step];
         let at = if state.told { now } else { now.plus(look_in) };
-        Entry::Retrying { step: self.name(step), attempt: state.attempts, at, reason }
+        Entry::Retrying { step: self.name(step), attempt: 0, at, reason }
     }
 
     /// Whether it makes a difference to this step that what it waits for elsewhere has ended.
@@ -288,17 +289,20 @@ impl Saga {
             return None;
         }
         let (name, attempt) = (self.name(step), number);
+        if let Ended::Done(_) = how {
+            return Some(Entry::Compensated { step: name, attempt });
+        }
+        if number <= state.attempts {
+            return None;
+        }
         let reason = match how {
-            Ended::Done(_) => return Some(Entry::Compensated { step: name, attempt }),
+            Ended::Done(_) => return None,
             Ended::Aborted(reason) | Ended::Unknown(reason) => reason,
             Ended::NotMade(reason) => return Some(self.not_made(now, step, jitter, reason)),
             Ended::UnderWay { look_in, reason } => {
                 return Some(self.under_way(now, step, look_in, reason));
             }
         };
-        if number <= state.attempts {
-            return None;
-        }
         Some(match self.next_attempt(now, step, number, jitter) {
             Some(at) => Entry::Retrying { step: name, attempt, at, reason },
             None if self.sabotage.has(Defect::ForgetCompensation) => {
@@ -319,10 +323,10 @@ impl Saga {
         let policy = self.policy(step);
         let (state, step) = (self.steps.get(step)?, self.checked.steps().get(step)?);
         let at = now.plus(policy.pause(attempts, jitter));
-        let elapsed = at.since(state.since);
         let limit = step.step_timeout_ms.filter(|_| self.phase == Phase::Forward);
-        let in_time = limit.is_none_or(|limit| elapsed < Duration::from_millis(limit));
-        (policy.allows(attempts, elapsed) && in_time).then_some(at)
+        let in_time =
+            limit.is_none_or(|limit| at.since(state.since) < Duration::from_millis(limit));
+        (policy.allows(attempts, at.since(state.counted_since)) && in_time).then_some(at)
     }
 
     fn woken(&self, now: Timestamp) -> Vec<Entry> {

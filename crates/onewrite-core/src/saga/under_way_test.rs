@@ -87,3 +87,68 @@ fn behind_the_pivot_an_end_that_comes_late_still_counts() {
     assert_eq!(run.done("ship"), ["done"]);
     assert_eq!(run.stands(), (State::Completed, Waits::Nothing));
 }
+
+/// What is under way for weeks outlives any number of looks that fail now and then.
+#[test]
+fn what_was_seen_to_be_well_has_a_budget_of_its_own_from_then_on() {
+    let mut run = Run::of(SHIP);
+    for _ in 0..10 {
+        assert_eq!(run.fail("ship"), ["retrying"], "the store does not answer");
+        assert_eq!(run.wait(Duration::from_secs(1)), ["woken"]);
+        assert_eq!(run.attempts[0].number, 2);
+        assert_eq!(run.end("ship", under_way()), ["retrying"]);
+        run.take_over();
+        assert_eq!(run.wait(HOUR), ["woken"]);
+        assert_eq!(run.attempts[0].number, 1);
+    }
+    assert_eq!(run.fail("ship"), ["retrying"]);
+    assert_eq!(run.wait(Duration::from_secs(1)), ["woken"]);
+    assert_eq!(run.fail("ship"), ["failed"], "it was not seen meanwhile");
+}
+
+#[test]
+fn a_budget_of_time_begins_when_it_was_last_seen_to_be_well() {
+    let mut run = Run::of(
+        r#"{"name":"order","steps":[{"name":"ship","compensation":{"by":"recall"},
+        "retry":{"attempts_max":null,"elapsed_max_ms":60000}}]}"#,
+    );
+    assert_eq!(run.end("ship", under_way()), ["retrying"]);
+    let seen = run.now;
+    assert_eq!(look(&mut run, "ship"), ["told"]);
+    run.now = seen.plus(Duration::from_secs(59));
+    assert_eq!(run.end("ship", under_way()), ["retrying"]);
+    assert_eq!(look(&mut run, "ship"), ["told"]);
+    run.now = seen.plus(Duration::from_secs(110));
+    assert_eq!(run.fail("ship"), ["retrying"], "51 seconds of 60");
+    run.take_over();
+    assert_eq!(run.wait(Duration::from_secs(10)), ["woken"]);
+    assert_eq!(run.fail("ship"), ["failed"]);
+}
+
+/// A step's timeout is none of the budget: looking does not put it off.
+#[test]
+fn looking_puts_off_no_timeout() {
+    let mut run = Run::of(
+        r#"{"name":"order","steps":[{"name":"ship","compensation":{"by":"recall"},"step_timeout_ms":60000}]}"#,
+    );
+    run.now = run.now.plus(Duration::from_secs(50));
+    assert_eq!(run.end("ship", under_way()), ["retrying"]);
+    assert_eq!(look(&mut run, "ship"), ["told"]);
+    run.now = run.now.plus(Duration::from_secs(10));
+    assert_eq!(run.fail("ship"), ["failed"]);
+}
+
+/// A look that was due was not made: whoever takes over makes it, and loses nothing.
+#[test]
+fn a_look_that_nobody_made_in_time_counts_for_nothing() {
+    let mut run = Run::of(
+        r#"{"name":"order","steps":[{"name":"ship","compensation":{"by":"recall"},"retry":{"attempts_max":1}}]}"#,
+    );
+    assert_eq!(run.end("ship", under_way()), ["retrying"]);
+    run.now = run.now.plus(HOUR);
+    assert_eq!(run.take_over(), ["taken over"]);
+    assert_eq!(run.flying(), ["+ship"]);
+    assert_eq!(run.attempts[0].number, 1);
+    // This one may have been made.
+    assert_eq!(run.take_over(), ["taken over", "failed"]);
+}

@@ -80,9 +80,11 @@ impl Signal {
     pub fn check(&self) -> Result<()> {
         let texts = [("id", &self.id), ("name", &self.name), ("correlation", &self.correlation)];
         for (what, text) in texts {
-            if text.is_empty() || text.chars().count() > SIGNAL_TEXT_MAX {
-                let why = format!("the {what} of a signal has 1 to {SIGNAL_TEXT_MAX} characters");
-                return Err(Error::new(Code::InvalidInput, why));
+            if let Err(why) = check_text(text) {
+                return Err(Error::new(
+                    Code::InvalidInput,
+                    format!("the {what} of a signal {why}"),
+                ));
             }
         }
         Ok(())
@@ -100,10 +102,22 @@ pub(super) fn correlation_of(value: &Json) -> Result<Text, String> {
         }
         _ => return Err("is no text, number or truth value".into()),
     };
+    check_text(&text)?;
+    Ok(text)
+}
+
+/// What every store can keep and index: the key of a saga, and what a signal is known by.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn check_text(text: &str) -> Result<(), String> {
     if text.is_empty() || text.chars().count() > SIGNAL_TEXT_MAX {
         return Err(format!("has not 1 to {SIGNAL_TEXT_MAX} characters"));
     }
-    Ok(text)
+    if text.contains('\0') {
+        return Err("has a NUL character".into());
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -119,6 +133,7 @@ mod tests {
         for bad in ["null", "[1]", "{}", r#""""#] {
             assert!(of(bad).is_err(), "{bad}");
         }
+        assert!(of(r#""a\u0000b""#).is_err(), "not every store keeps a NUL character");
         assert!(of_long(256).is_err());
         assert!(of_long(255).is_ok());
     }
@@ -140,5 +155,15 @@ mod tests {
         assert!(Signal::new("1", "paid", "o-1").check().is_ok());
         assert!(Signal::new("", "paid", "o-1").check().is_err());
         assert!(Signal::new("1", "p".repeat(256), "o-1").check().is_err());
+    }
+
+    #[test]
+    fn a_signal_with_a_nul_character_is_refused() {
+        for [id, name, correlation] in
+            [["\0", "paid", "o-1"], ["1", "pa\0id", "o-1"], ["1", "paid", "o-1\0"]]
+        {
+            let refused = Signal::new(id, name, correlation).check().unwrap_err();
+            assert_eq!(refused.code(), Code::InvalidInput);
+        }
     }
 }

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use onewrite_core::{
     Code, Error, Result, Text,
     saga::{
-        Checked, Entry, Input, Json, REQUEST, Request, SagaId, Signal, Verb,
+        Checked, Entry, Input, Json, REQUEST, Request, SagaId, Signal, Verb, check_text,
         journal::{FindSagas, Journal, SavedSaga, State},
     },
     store::{Batch, Durability, Item, Op, Outcome as Written},
@@ -23,9 +23,6 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 /// How long a request waits for an answer.
 const HEARD_WITHIN: Duration = Duration::from_secs(30);
-
-/// Characters that a saga's key may have: what every store can index.
-const KEY_MAX: usize = 255;
 
 /// How a saga ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -148,6 +145,7 @@ impl Sagas {
         I: Serialize,
     {
         let (key, input): (Text, _) = (key.into(), Json::of(input, "the saga's input")?);
+        check_key(&key)?;
         let find = || FindSagas::Key { name: saga.name(), key: key.clone() };
         let mut last = self.store.sagas(find()).await?.pop();
         if let Some(known) = last.as_ref().filter(|known| known.ended_at.is_none()) {
@@ -218,10 +216,7 @@ impl Sagas {
         input: Json,
         watcher: Option<Watcher>,
     ) -> Result<Started> {
-        if key.is_empty() || key.chars().count() > KEY_MAX {
-            let what = format!("the key of a saga has 1 to {KEY_MAX} characters");
-            return Err(Error::new(Code::InvalidInput, what));
-        }
+        check_key(&key)?;
         let id = SagaId(new_id().as_u128());
         let (reply, answer) = oneshot::channel();
         let name: Text = checked.definition().name.clone().into();
@@ -378,6 +373,12 @@ impl Sagas {
     }
 }
 
+/// A write of many sagas is one: what a store cannot keep would be refused for all of them.
+fn check_key(key: &str) -> Result<()> {
+    check_text(key)
+        .map_err(|why| Error::new(Code::InvalidInput, format!("the key of a saga {why}")))
+}
+
 fn exists(name: &str, key: &str, id: SagaId) -> Error {
     let what = format!("the saga `{name}` about `{key}` was started before, as {id}");
     Error::new(Code::SagaExists, what)
@@ -394,4 +395,17 @@ pub(super) fn too_late(id: SagaId) -> Error {
 
 fn stopped() -> Error {
     Error::new(Code::Stopped, "the runner of sagas has stopped")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_that_not_every_store_can_keep_is_refused() {
+        for bad in ["", "a\0b", &"é".repeat(256)] {
+            assert_eq!(check_key(bad).unwrap_err().code(), Code::InvalidInput, "{bad:?}");
+        }
+        check_key(&"é".repeat(255)).unwrap();
+    }
 }

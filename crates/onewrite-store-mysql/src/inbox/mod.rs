@@ -22,7 +22,7 @@ use self::context::Own;
 use self::work::{Counting, Work};
 use crate::{
     MysqlStore, parking,
-    row::{self, binds, execute, now, query},
+    row::{self, began, binds, execute, query},
 };
 
 /// Reacts to one event with writes on the transaction it is given.
@@ -138,7 +138,7 @@ impl Inbox for MysqlInbox {
             let kept = i64::try_from(kept.as_micros()).unwrap_or(i64::MAX);
             let sql = concat!(
                 "DELETE FROM onewrite_inbox_id WHERE consumer = ? AND seen_at <= ",
-                now!(),
+                began!(),
                 " - ?"
             );
             execute(&mut self.store.engine().await?, sql, binds![&*self.policy().consumer, kept])

@@ -74,6 +74,29 @@ async fn a_migration_that_was_broken_off_is_made_again() {
     assert_eq!(version, i64::from(SCHEMA_VERSION));
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn the_index_of_signals_is_made_anew_wherever_that_was_broken_off() {
+    let url = database().await;
+    open(&url).await;
+    let mut conn = connect(&url).await;
+    let index = |name: &str| {
+        format!(
+            "SELECT COUNT(*) FROM information_schema.statistics WHERE table_schema = DATABASE() AND table_name = 'onewrite_saga_signal' AND index_name = '{name}'"
+        )
+    };
+    let before = "ALTER TABLE onewrite_saga_signal ADD KEY onewrite_saga_signal_free (name, correlation, taken_by, received_at)";
+    let drop = "ALTER TABLE onewrite_saga_signal DROP KEY onewrite_saga_signal_open";
+    for left in [&[before, drop][..], &[before], &[]] {
+        for sql in left {
+            execute(&mut conn, sql).await;
+        }
+        execute(&mut conn, "UPDATE onewrite_source SET schema_version = 4").await;
+        open(&url).await;
+        assert_eq!(number(&mut conn, &index("onewrite_saga_signal_open")).await, 4, "{left:?}");
+        assert_eq!(number(&mut conn, &index("onewrite_saga_signal_free")).await, 0, "{left:?}");
+    }
+}
+
 /// A dump restored under another name is a copy: it goes on only as a new life, behind what was read.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_copy_is_refused_until_a_person_says_what_it_is() {

@@ -155,7 +155,7 @@ impl Inbox for PostgresInbox {
             let client = self.store.engine().await?;
             client
                 .execute(
-                    "DELETE FROM onewrite.inbox_id WHERE consumer = $1 AND seen_at <= clock_timestamp() - make_interval(secs => $2)",
+                    "DELETE FROM onewrite.inbox_id WHERE consumer = $1 AND seen_at <= statement_timestamp() - make_interval(secs => $2)",
                     &[&&*self.policy().consumer, &kept.as_secs_f64()],
                 )
                 .await
