@@ -288,7 +288,7 @@ impl Sagas {
 impl Sagas {
     /// Signals come, are seen by owners that the store hands them to, and by other sagas; and time passes.
     fn signal_actions(&self, state: &State, actions: &mut Vec<Action>) {
-        if !state.later && self.checked.has_waits() {
+        if !state.later && state.awaits {
             actions.push(Action::Later);
         }
         for (signal, kept) in state.signals.iter().enumerate() {
