@@ -21,6 +21,7 @@ mod entry;
 mod fold;
 mod group;
 mod id;
+mod in_flight;
 pub mod journal;
 mod json;
 mod machine;
