@@ -142,11 +142,28 @@ impl<'a> Run<'a> {
             };
             match written {
                 Ok(Ok(confirm)) => self.in_flight.push_back((index, confirm)),
-                Ok(Err(error)) => return self.lose(Some(error)).await,
+                Ok(Err(error)) => {
+                    let cause = self.cause(error).await;
+                    return self.lose(Some(cause)).await;
+                }
                 // Through a connection that is blocked nothing is written.
                 Err(_) => return self.lose(None).await,
             }
         }
+    }
+
+    /// What ended the channel, where that was an earlier message: the answer to that one says so, and the
+    /// error only that the channel is ending.
+    async fn cause(&mut self, error: lapin::Error) -> lapin::Error {
+        while let Some((_, confirm)) = self.in_flight.pop_front() {
+            let answer = tokio::time::timeout(self.target.server.timeout(), confirm).await;
+            if let Ok(Err(said)) = answer
+                && matches!(said.kind(), lapin::ErrorKind::ProtocolError(_))
+            {
+                return said;
+            }
+        }
+        error
     }
 
     /// Takes in the answer to the oldest message on its way, or finds that none will come.

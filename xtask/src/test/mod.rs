@@ -12,10 +12,8 @@ mod process;
 mod report;
 
 use std::{
-    sync::{
-        atomic::{AtomicUsize, Ordering},
-        mpsc,
-    },
+    collections::VecDeque,
+    sync::{Mutex, MutexGuard, PoisonError, mpsc},
     thread,
     time::Duration,
 };
@@ -49,6 +47,10 @@ pub(crate) struct Options {
 
 /// The tests that run on Tansu as well, in the long form.
 const KAFKA_TESTS: &str = "onewrite-broker-kafka/suite";
+
+/// The tests that run whole demos on servers.
+const HEAVY: [&str; 2] =
+    ["onewrite-server/suite::servers::", "onewrite-server/suite::orchestration::"];
 
 /// One test of one binary.
 #[derive(Debug, Clone)]
@@ -123,6 +125,42 @@ fn on_tansu(
     run_all(built, &cases, 1, limit, &variables, report)
 }
 
+/// The tests that are still to be run, in order.
+struct Queue {
+    waiting: VecDeque<usize>,
+    /// Whether each of them runs whole demos on servers: two of these beside one another starve each other.
+    heavy: Vec<bool>,
+    heavy_under_way: usize,
+}
+
+impl Queue {
+    fn of(cases: &[Case]) -> Self {
+        let is_heavy = |case: &Case| HEAVY.iter().any(|name| case.full_name.starts_with(name));
+        Self {
+            waiting: (0..cases.len()).collect(),
+            heavy: cases.iter().map(is_heavy).collect(),
+            heavy_under_way: 0,
+        }
+    }
+
+    /// The next one; one that is heavy beside another only where nothing else is left.
+    fn take(&mut self) -> Option<usize> {
+        let fits = |index: &usize| self.heavy_under_way == 0 || !self.heavy[*index];
+        let place = self.waiting.iter().position(fits).unwrap_or(0);
+        let index = self.waiting.remove(place)?;
+        self.heavy_under_way += usize::from(self.heavy[index]);
+        Some(index)
+    }
+
+    fn done(&mut self, index: usize) {
+        self.heavy_under_way -= usize::from(self.heavy[index]);
+    }
+}
+
+fn locked(queue: &Mutex<Queue>) -> MutexGuard<'_, Queue> {
+    queue.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 fn run_all(
     built: &binaries::Built,
     cases: &[Case],
@@ -133,7 +171,7 @@ fn run_all(
 ) -> Result<()> {
     let outputs = workspace::root().join("target/xtask");
     std::fs::create_dir_all(&outputs)?;
-    let (next, outputs) = (&AtomicUsize::new(0), &outputs);
+    let (queue, outputs) = (&Mutex::new(Queue::of(cases)), &outputs);
     thread::scope(|scope| {
         let (sender, endings) = mpsc::channel::<(usize, Result<Ending>)>();
         for worker in 0..jobs {
@@ -141,11 +179,13 @@ fn run_all(
             scope.spawn(move || {
                 let output = outputs.join(format!("{}-{worker}.out", std::process::id()));
                 loop {
-                    let index = next.fetch_add(1, Ordering::Relaxed);
-                    let Some(case) = cases.get(index) else { break };
+                    let taken = locked(queue).take();
+                    let Some(index) = taken else { break };
+                    let case = &cases[index];
                     let mut command = built.command(case);
                     command.envs(variables.iter().map(|(name, value)| (name, value)));
                     let ending = process::run(&mut command, limit, &output);
+                    locked(queue).done(index);
                     if sender.send((index, ending)).is_err() {
                         break;
                     }

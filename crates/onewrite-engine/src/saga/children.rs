@@ -78,7 +78,7 @@ where
 
 /// A step that is a saga.
 #[derive(Clone)]
-pub(super) struct Branch {
+pub(super) struct ChildStep {
     pub(super) children: Children,
     pub(super) child: Arc<Find>,
     /// How long the child may take.
@@ -95,7 +95,7 @@ pub(super) enum Settled {
     Goes(Ended),
 }
 
-impl Branch {
+impl ChildStep {
     /// The step's action: starts the child, unless it is started, and says how it stands.
     pub(super) async fn act(&self, call: &Call) -> Ended {
         let acted = self.start_or_look(call).await;

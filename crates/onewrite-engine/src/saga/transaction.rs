@@ -10,7 +10,7 @@ use onewrite_core::{
     Code, Error, Result,
     lease::Fence,
     saga::{Call, Direction, Ended, Input, Json, Saga, Transacted, Transactional},
-    store::{Item, Op},
+    store::{Item, Op, Outcome},
 };
 
 use super::{attempt::shortened, beside::beside, leases::Clock};
@@ -24,6 +24,13 @@ pub(super) struct Transaction {
     pub(super) result: Result<Transacted>,
     /// The saga as it is once the transaction is committed.
     pub(super) next: Option<Saga>,
+}
+
+impl Transaction {
+    /// Whether its effect and its journal row are there.
+    pub(super) fn is_committed(&self) -> bool {
+        matches!(self.result, Ok(Transacted::Written(Outcome::Applied(_))))
+    }
 }
 
 /// What a transaction starts from. Nothing else is journaled of the saga until it has ended.

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use onewrite_core::{
     Code, Error, Text, Timestamp,
     sabotage::Defect,
-    saga::{Attempt, Call, Cancelled, Direction, Ended, Entry, Input, SagaId, journal::Waits},
+    saga::{
+        Attempt, Call, Cancelled, Direction, Ended, Entry, Input, Json, SagaId, journal::Waits,
+    },
 };
 use tokio::time::Instant;
 
@@ -91,7 +93,12 @@ impl Driver {
         let Report { saga, epoch, step, direction, number, gate, how } = report;
         let ended = match how {
             How::Ended(ended) => Some(ended),
-            How::Transaction(transaction) => self.transacted(saga, epoch, *transaction),
+            How::Transaction(transaction) => {
+                if transaction.is_committed() {
+                    self.note(gate, &Ended::Done(Json::NULL));
+                }
+                self.transacted(saga, epoch, *transaction)
+            }
         };
         let known = self.live.get(&saga).is_some_and(|live| live.epoch == epoch);
         if let Some(ended) = ended.filter(|_| known) {

@@ -12,21 +12,24 @@ use super::{
     Cx, Forward, Handles, Out, Plan, Retry,
     draft::{Act, Actor, Draft, compensation_of},
 };
-use crate::saga::{
-    Commands,
-    children::{Branch, Child, Children, Settled},
-};
+use crate::saga::children::{Child, ChildStep, Children, Settled};
 
 impl<S: Send + Sync + 'static> Draft<S> {
     /// States a step that is a saga.
-    fn child<H: Handles>(&mut self, name: &str, kind: Kind, inputs: &H, branch: &Branch) -> usize {
+    fn child<H: Handles>(
+        &mut self,
+        name: &str,
+        kind: Kind,
+        inputs: &H,
+        child_step: &ChildStep,
+    ) -> usize {
         let step = self.add(name, kind, inputs);
         // Its time is the child's, which the step looks at.
         self.steps[step].step_timeout_ms = None;
-        let branch = branch.clone();
+        let child_step = child_step.clone();
         let act = move |_, call: Call| -> BoxFuture<'static, Ended> {
-            let branch = branch.clone();
-            Box::pin(async move { branch.act(&call).await })
+            let child_step = child_step.clone();
+            Box::pin(async move { child_step.act(&call).await })
         };
         self.serve_action(step, Actor::Elsewhere(Arc::new(act)));
         step
@@ -34,12 +37,12 @@ impl<S: Send + Sync + 'static> Draft<S> {
 
     /// What the step's compensation does first is the same for all; `of_completed` follows where the child has
     /// completed.
-    fn settle_child(&mut self, step: usize, branch: Branch, of_completed: Act<S>) {
+    fn settle_child(&mut self, step: usize, child_step: ChildStep, of_completed: Act<S>) {
         let act = move |services: Arc<S>, mut call: Call| -> BoxFuture<'static, Ended> {
-            let (branch, of_completed) = (branch.clone(), Arc::clone(&of_completed));
+            let (child_step, of_completed) = (child_step.clone(), Arc::clone(&of_completed));
             Box::pin(async move {
                 if call.output.is_none() {
-                    match branch.settle(&call).await {
+                    match child_step.settle(&call).await {
                         Ok(Settled::Output(output)) => call.output = Some(output),
                         Ok(Settled::Nothing) => return Ended::Done(Json::NULL),
                         Ok(Settled::Goes(goes)) => return goes,
@@ -74,9 +77,9 @@ impl<S: Send + Sync + 'static, I> Plan<S, I> {
     where
         H: Handles,
     {
-        let branch = branch(children, &child.into(), within);
-        let step = self.draft.child(name, Kind::Compensatable, &inputs, &branch);
-        UnsettledChild { draft: &mut self.draft, step, branch, of: PhantomData }
+        let child_step = child_step(children, &child.into(), within);
+        let step = self.draft.child(name, Kind::Compensatable, &inputs, &child_step);
+        UnsettledChild { draft: &mut self.draft, step, child_step, of: PhantomData }
     }
 }
 
@@ -95,14 +98,14 @@ impl<S: Send + Sync + 'static, I> Plan<S, I, Forward> {
     where
         H: Handles,
     {
-        let branch = branch(children, &child.into(), within);
-        let step = self.draft.child(name, Kind::Retriable, &inputs, &branch);
+        let child_step = child_step(children, &child.into(), within);
+        let step = self.draft.child(name, Kind::Retriable, &inputs, &child_step);
         self.forward(step)
     }
 }
 
-fn branch<V, T>(children: &Children, child: &Child<V, T>, within: Duration) -> Branch {
-    Branch { children: children.clone(), child: Arc::clone(&child.find), within }
+fn child_step<V, T>(children: &Children, child: &Child<V, T>, within: Duration) -> ChildStep {
+    ChildStep { children: children.clone(), child: Arc::clone(&child.find), within }
 }
 
 /// A step that is a saga, and of which it is not settled what makes it good once that saga has completed.
@@ -112,7 +115,7 @@ fn branch<V, T>(children: &Children, child: &Child<V, T>, within: Duration) -> B
 pub struct UnsettledChild<'p, S, V, T> {
     draft: &'p mut Draft<S>,
     step: usize,
-    branch: Branch,
+    child_step: ChildStep,
     of: PhantomData<fn(V) -> T>,
 }
 
@@ -129,18 +132,7 @@ where
         F: Fn(Cx<S>, V, Option<T>) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Result<(), Retry>> + Send + 'static,
     {
-        self.draft.settle_child(self.step, self.branch, compensation_of(function, true));
-        Out::new(Some(self.step))
-    }
-
-    /// Somebody elsewhere makes a completed child good who is asked by a command: an event of this type.
-    pub fn compensate_by(self, commands: &Commands, kind: &str) -> Out<T> {
-        let participant = commands.participant(kind.to_owned());
-        self.draft.settle_child(
-            self.step,
-            self.branch,
-            Arc::new(move |_, call| participant.act(call)),
-        );
+        self.draft.settle_child(self.step, self.child_step, compensation_of(function, true));
         Out::new(Some(self.step))
     }
 
@@ -153,7 +145,7 @@ where
             let nothing = |_, _| -> BoxFuture<'static, Ended> {
                 Box::pin(std::future::ready(Ended::Done(Json::NULL)))
             };
-            self.draft.settle_child(self.step, self.branch, Arc::new(nothing));
+            self.draft.settle_child(self.step, self.child_step, Arc::new(nothing));
         }
         Out::new(Some(self.step))
     }

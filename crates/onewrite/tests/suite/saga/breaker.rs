@@ -12,7 +12,7 @@ use onewrite::{
     Shutdown, Text,
     saga::{
         Cx, Finished, Outcome, Plan, Retry, RetryPolicy, SagaId, SagaOptions, SagaRunner, SagaType,
-        Sagas, StepError, StepOptions, StepResult,
+        Sagas, StepError, StepOptions, StepResult, sqlite,
     },
 };
 use tokio::task::{JoinHandle, JoinSet};
@@ -177,6 +177,38 @@ async fn what_waits_for_it_leaves_room_for_others() {
     assert_eq!(greeted, Outcome::Completed(7));
     assert!(bank.calls() <= calls + INSIDE, "the bank is left alone meanwhile");
     process.stop().await;
+}
+
+/// What is committed between failures is an answer, in the saga's own store as well.
+#[tokio::test(flavor = "multi_thread")]
+async fn failures_with_commits_between_them_are_not_in_a_row() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Arc::new(world::store(folder.path(), sound()));
+    let state = |mut plan: Plan<Bank, u32>| {
+        let order = plan.input();
+        let retry = Some(RetryPolicy { initial_ms: 1, cap_ms: 2, ..RetryPolicy::default() });
+        plan.options(StepOptions { retry, ..StepOptions::default() });
+        let act = sqlite::action(&store, |_, cx: Cx<Bank>, order: u32| {
+            let is_first = cx.calls.fetch_add(1, Ordering::SeqCst).is_multiple_of(2);
+            if is_first { Err(StepError::retry("once")) } else { Ok(order) }
+        });
+        let booked = plan.step_in("book", order, act).no_compensation("it is only looked at");
+        plan.finish(booked)
+    };
+    let (saga, bank) = (SagaType::plan("book", state).unwrap(), Arc::new(Bank::default()));
+    let options = SagaOptions { breaker_after: AFTER, ..world::options(sound()) };
+    let runner = SagaRunner::new(store.clone(), options, "a").serve(&saga, &bank);
+    let (sagas, shutdown) = (runner.sagas(), Shutdown::default());
+    let task = tokio::spawn(runner.run(shutdown.clone()));
+    let all = async {
+        // Were the gate shut, each further failure would double the pause.
+        for n in 0..3 * AFTER {
+            sagas.run(&saga, format!("order-{n}"), &n).await.unwrap();
+        }
+    };
+    tokio::time::timeout(PATIENCE, all).await.expect("none is left alone");
+    shutdown.begin();
+    task.await.unwrap();
 }
 
 /// The control: without a breaker every saga uses up its attempts.
