@@ -143,10 +143,10 @@ impl Queue {
         }
     }
 
-    /// The next one; one that is heavy beside another only where nothing else is left.
+    /// The next one that is not heavy beside another. What is left then is for who runs that other one.
     fn take(&mut self) -> Option<usize> {
         let fits = |index: &usize| self.heavy_under_way == 0 || !self.heavy[*index];
-        let place = self.waiting.iter().position(fits).unwrap_or(0);
+        let place = self.waiting.iter().position(fits)?;
         let index = self.waiting.remove(place)?;
         self.heavy_under_way += usize::from(self.heavy[index]);
         Some(index)
