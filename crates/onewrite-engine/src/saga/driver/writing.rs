@@ -1,6 +1,6 @@
 //! What is on its way to the store, and what becomes of it.
 
-use std::{sync::Arc, time::Duration};
+use std::{error::Error as _, sync::Arc, time::Duration};
 
 use onewrite_core::{
     Code, Error, Partition,
@@ -136,7 +136,9 @@ impl Driver {
             match write.of {
                 Of::Start(start, _) if refused && alone => {
                     self.starting.remove(&start.id);
-                    let error = Error::new(error.code(), error.to_string());
+                    let why = error.source().map(ToString::to_string).unwrap_or_default();
+                    let error =
+                        Error::new(error.code(), error.context().to_owned()).with_source(why);
                     let _ = start.reply.send(Err(error));
                 }
                 // A saga has one transition under way: none of its own comes before it.

@@ -14,6 +14,7 @@ mod examples;
 mod killed;
 mod permitted;
 mod poison;
+mod refused;
 mod shared;
 mod stalled;
 mod transaction;
