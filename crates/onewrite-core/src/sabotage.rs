@@ -65,6 +65,8 @@ pub enum Defect {
     CheckThenAct = 28,
     /// A signal is taken whether or not it is taken already.
     TakeTwice = 29,
+    /// Retention does not look whether a saga is a step of one that goes on (S2: its parent starts it anew).
+    TrimChildren = 30,
 }
 
 /// The defects planted in one component. Empty, and of size zero, without the `sabotage` feature.

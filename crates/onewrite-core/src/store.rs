@@ -153,6 +153,14 @@ pub enum Op {
     },
     /// Matches signals with what began to wait while they were sent, and forgets signals whose time is over.
     MatchSignals,
+    /// Deletes sagas that ended before `before`, with their journals, the oldest first and at most `limit`.
+    /// Applies to so many. A saga that is a step of another one stays until that one has ended.
+    TrimSagas {
+        /// Sagas that ended before this may go.
+        before: Timestamp,
+        /// At most so many.
+        limit: u32,
+    },
     /// Gives a lease back, so that another member can take it at once.
     Release(Fence),
     /// Leaves the members of a scope, so that the others share what it gave back at once.

@@ -42,19 +42,8 @@ impl Sweeper {
 
     /// Sweeps until the shutdown.
     pub async fn run(self, shutdown: Shutdown) {
-        while !shutdown.has_begun() {
-            match self.sweep().await {
-                // A full batch: more is waiting, after everyone else's turn.
-                Ok(deleted) if deleted >= u64::from(self.store.trim_max()) => {
-                    tokio::task::yield_now().await
-                }
-                Ok(_) => pause(self.retention.every, &shutdown).await,
-                Err(error) => {
-                    tracing::warn!(%error, "retention did not run");
-                    pause(self.retention.every, &shutdown).await;
-                }
-            }
-        }
+        let full = u64::from(self.store.trim_max());
+        repeat(full, self.retention.every, &shutdown, || self.sweep()).await;
     }
 
     /// Deletes one batch; returns how many records left the log.
@@ -63,23 +52,47 @@ impl Sweeper {
     /// What the store says.
     pub async fn sweep(&self) -> Result<u64> {
         let now = self.store.now().await?;
-        let before = |age: Duration| {
-            Timestamp(now.0.saturating_sub(i64::try_from(age.as_micros()).unwrap_or(i64::MAX)))
-        };
         let op = Op::Trim {
-            before: before(self.retention.log),
-            history_before: before(self.retention.history),
+            before: ago(now, self.retention.log),
+            history_before: ago(now, self.retention.history),
             limit: self.store.trim_max(),
         };
-        let batch = Batch {
-            durability: Durability::Relaxed,
-            items: vec![Item { fence: None, ops: vec![op] }],
-        };
-        match self.store.commit(batch).await?.pop() {
-            Some(Outcome::Applied(deleted)) => Ok(deleted),
-            Some(Outcome::Failed(error)) => Err(error),
-            _ => Ok(0),
+        commit_one(&*self.store, op).await
+    }
+}
+
+/// Deletes batch after batch until the shutdown: the next at once behind one that was full, after everyone
+/// else's turn, and otherwise after a while.
+pub(crate) async fn repeat<Swept: Future<Output = Result<u64>>>(
+    full: u64,
+    every: Duration,
+    shutdown: &Shutdown,
+    sweep: impl Fn() -> Swept,
+) {
+    while !shutdown.has_begun() {
+        match sweep().await {
+            Ok(deleted) if deleted >= full => tokio::task::yield_now().await,
+            Ok(_) => pause(every, shutdown).await,
+            Err(error) => {
+                tracing::warn!(%error, "retention did not run");
+                pause(every, shutdown).await;
+            }
         }
+    }
+}
+
+/// What the time was so long before.
+pub(crate) fn ago(now: Timestamp, time: Duration) -> Timestamp {
+    Timestamp(now.0.saturating_sub(i64::try_from(time.as_micros()).unwrap_or(i64::MAX)))
+}
+
+/// Commits one operation that need not survive a crash; returns how many rows it applied to.
+pub(crate) async fn commit_one(store: &dyn Store, op: Op) -> Result<u64> {
+    let items = vec![Item { fence: None, ops: vec![op] }];
+    match store.commit(Batch { durability: Durability::Relaxed, items }).await?.pop() {
+        Some(Outcome::Applied(count)) => Ok(count),
+        Some(Outcome::Failed(error)) => Err(error),
+        _ => Ok(0),
     }
 }
 

@@ -59,9 +59,9 @@ GRANT SELECT ON onewrite_inbox TO onewrite_relay
 -- It also runs sagas.
 GRANT SELECT, INSERT ON onewrite_saga_definition TO onewrite_relay
 --.
-GRANT SELECT, INSERT, UPDATE ON onewrite_saga TO onewrite_relay
+GRANT SELECT, INSERT, UPDATE, DELETE ON onewrite_saga TO onewrite_relay
 --.
-GRANT SELECT, INSERT ON onewrite_saga_journal TO onewrite_relay
+GRANT SELECT, INSERT, DELETE ON onewrite_saga_journal TO onewrite_relay
 --.
 GRANT SELECT, INSERT, UPDATE, DELETE ON onewrite_saga_wait TO onewrite_relay
 --.

@@ -227,6 +227,7 @@ async fn apply(
             Ok(signal::take(tx, *saga, signal, terms.sabotage).await.map_or(0, |()| 1))
         }
         Op::MatchSignals => signal::match_all(tx).await,
+        Op::TrimSagas { before, limit } => saga::trim(tx, *before, *limit, terms.sabotage).await,
         Op::Release(fence) => {
             let sql = "UPDATE onewrite_lease SET owner = NULL, expires_at = 0 WHERE scope = ? AND `partition` = ? AND epoch = ?";
             execute(tx, sql, binds![&*fence.scope, fence.partition, fence.epoch.cast_signed()])

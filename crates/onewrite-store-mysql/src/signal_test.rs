@@ -1,7 +1,7 @@
 //! What is read to match and find signals, on a real server.
 
 use super::*;
-use crate::saga::saga_test::{database, fill, plan};
+use crate::saga::read_test::{database, fill, plan};
 
 /// Signals that are taken are kept as well, and most of those who wait have none.
 #[tokio::test(flavor = "multi_thread")]

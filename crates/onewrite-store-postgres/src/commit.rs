@@ -46,8 +46,14 @@ pub(crate) async fn batch(
     {
         return move_all(client, durable, &moves).await;
     }
-    if let Some(group) = Group::of(&items).filter(|_| durable && !sabotage.has(Defect::NoSync)) {
-        return saga::write_all(client, &group, items.len(), sabotage).await;
+    let sound =
+        [Defect::NoSync, Defect::NoFence, Defect::NoVersion].map(|defect| !sabotage.has(defect));
+    if durable
+        && sound == [true; 3]
+        && let Some(group) = Group::of(&items)
+        && let Some(outcomes) = saga::write_all(client, &group, items.len()).await?
+    {
+        return Ok(outcomes);
     }
     let mut tx = client.transaction().await.during("begin a write")?;
     let relaxed = !durable || sabotage.has(Defect::NoSync);
@@ -194,6 +200,7 @@ async fn apply(
             Ok(signal::take(tx, *saga, signal, terms.sabotage).await.map_or(0, |()| 1))
         }
         Op::MatchSignals => signal::match_all(tx).await,
+        Op::TrimSagas { before, limit } => saga::trim(tx, *before, *limit, terms.sabotage).await,
         Op::Release(fence) => execute(
             tx,
             "UPDATE onewrite.lease SET owner = NULL, expires_at = 'epoch' WHERE scope = $1 AND partition = $2 AND epoch = $3",

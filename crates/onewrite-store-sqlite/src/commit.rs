@@ -148,6 +148,7 @@ fn apply(
         Op::Signal(sent) => signal(tx, sent).map(u64::from),
         Op::DropSignal { saga, signal } => Ok(signal::take(tx, *saga, signal, sabotage).map_or(0, |()| 1)),
         Op::MatchSignals => signal::match_all(tx),
+        Op::TrimSagas { before, limit } => saga::trim(tx, *before, *limit, sabotage),
         Op::Release(fence) => claim::release(tx, fence),
         Op::Leave { scope, owner } => claim::leave(tx, scope, owner),
         Op::Suspend { sink, reason } => trim::suspend(tx, sink, reason.as_deref()),

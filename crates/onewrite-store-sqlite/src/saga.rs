@@ -125,6 +125,32 @@ fn stand(tx: &Connection, transition: &Transition, standing: &Standing) -> Resul
     )
 }
 
+/// Deletes sagas that ended before `before`, the oldest first and at most `limit`, and their journals.
+pub(crate) fn trim(
+    tx: &Connection,
+    before: Timestamp,
+    limit: u32,
+    sabotage: Sabotage,
+) -> Result<u64> {
+    let gone = tx
+        .prepare_cached(
+            "SELECT id FROM onewrite_saga s
+             WHERE ended_at < ?1 AND (?3 OR parent IS NULL OR NOT EXISTS (
+                 SELECT 1 FROM onewrite_saga p WHERE p.id = unhex(substr(s.parent, 1, 36), '-') AND p.ended_at IS NULL))
+             ORDER BY ended_at LIMIT ?2",
+        )
+        .and_then(|mut statement| {
+            let binds = params![before.0, limit, sabotage.has(Defect::TrimChildren)];
+            statement.query_map(binds, |row| row.get(0))?.collect::<rusqlite::Result<Vec<[u8; 16]>>>()
+        })
+        .during("look for sagas that ended long ago")?;
+    for id in &gone {
+        execute(tx, "DELETE FROM onewrite_saga_journal WHERE saga = ?1", params![id])?;
+        execute(tx, "DELETE FROM onewrite_saga WHERE id = ?1", params![id])?;
+    }
+    Ok(gone.len() as u64)
+}
+
 pub(crate) fn definition(connection: &Connection, id: &str) -> Result<Option<Text>> {
     connection
         .prepare_cached("SELECT definition FROM onewrite_saga_definition WHERE id = ?1")
@@ -208,13 +234,9 @@ fn saga(row: &Row<'_>) -> Result<SavedSaga> {
         row.get::<_, Option<i64>>(index).map(|time| time.map(Timestamp)).during("read a saga")
     };
     let parent: Option<String> = row.get(13).during("read a saga")?;
-    let standing = Standing {
-        state: State::parse(&text(7)?)?,
-        waits: Waits::parse(&text(8)?)?,
-        due: time(9)?,
-        output: option(10)?,
-    };
-    Ok(SavedSaga {
+    let standing =
+        Standing { due: time(9)?, output: option(10)?, ..Standing::leased(State::Running) };
+    let saga = SavedSaga {
         id: SagaId(u128::from_be_bytes(row.get(0).during("read a saga")?)),
         name: text(1)?,
         key: text(2)?,
@@ -225,9 +247,11 @@ fn saga(row: &Row<'_>) -> Result<SavedSaga> {
         standing,
         started_at: time(11)?.unwrap_or_default(),
         ended_at: time(12)?,
-        parent: parent.map(|parent| parent.parse()).transpose()?,
+        parent: None,
         journal: Vec::new(),
-    })
+        unreadable: None,
+    };
+    Ok(saga.with_words(&text(7)?, &text(8)?, parent.as_deref()))
 }
 
 fn journal(tx: &Connection, saga: SagaId) -> Result<Vec<SavedTransition>> {

@@ -196,6 +196,7 @@ impl Ship {
             ended_at: None,
             parent: None,
             journal: state.journal.clone(),
+            unreadable: None,
         };
         let saga = Saga::recovered(&saved, Arc::clone(&self.checked), Sabotage::default());
         state.owner = Some((saga.expect("the journal fits"), None));

@@ -158,6 +158,7 @@ impl Sagas {
             ended_at: None,
             parent: None,
             journal: state.journal.clone(),
+            unreadable: None,
         }
     }
 

@@ -276,6 +276,38 @@ pub struct SavedSaga {
     pub parent: Option<Parent>,
     /// Its transitions, in order.
     pub journal: Vec<SavedTransition>,
+    /// Why its row cannot be read, if so.
+    pub unreadable: Option<Text>,
+}
+
+impl SavedSaga {
+    /// With what the words of its row say. Where one says nothing, it is noted that the saga cannot be read,
+    /// and those that are read with it can be.
+    #[must_use]
+    pub fn with_words(mut self, state: &str, waits: &str, parent: Option<&str>) -> Self {
+        let read = || -> Result<_> {
+            let parent = parent.map(str::parse).transpose()?;
+            Ok((State::parse(state)?, Waits::parse(waits)?, parent))
+        };
+        match read() {
+            Ok((state, waits, parent)) => {
+                (self.standing.state, self.standing.waits, self.parent) = (state, waits, parent);
+            }
+            Err(error) => self.unreadable = Some(error.to_string().into()),
+        }
+        self
+    }
+
+    /// Itself, if its row can be read.
+    ///
+    /// # Errors
+    /// [`Code::Corrupt`].
+    pub fn readable(self) -> Result<Self> {
+        match &self.unreadable {
+            Some(why) => Err(Error::new(Code::Corrupt, format!("the saga {}: {why}", self.id))),
+            None => Ok(self),
+        }
+    }
 }
 
 /// Which sagas to read.

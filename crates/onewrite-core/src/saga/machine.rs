@@ -18,7 +18,7 @@ use super::{
     journal::{SavedSaga, Standing, State, Waits},
 };
 use crate::{
-    Result, Text, Timestamp,
+    Code, Error, Result, Text, Timestamp,
     sabotage::{Defect, Sabotage},
 };
 
@@ -128,6 +128,9 @@ impl Saga {
     /// # Errors
     /// [`crate::Code::Corrupt`] when the journal does not fit the definition.
     pub fn recovered(saved: &SavedSaga, checked: Arc<Checked>, sabotage: Sabotage) -> Result<Self> {
+        if let Some(why) = &saved.unreadable {
+            return Err(Error::new(Code::Corrupt, why.clone()));
+        }
         let (input, at) = (saved.input.clone(), saved.started_at);
         let mut saga = Self::started(saved.id, checked, input, at, sabotage);
         saga.parent.clone_from(&saved.parent);

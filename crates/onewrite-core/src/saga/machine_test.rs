@@ -94,6 +94,7 @@ impl Run {
             ended_at: None,
             parent: None,
             journal: self.journal.clone(),
+            unreadable: None,
         };
         let checked = Arc::clone(&self.saga.checked);
         let steps = self.saga.steps.clone();
@@ -441,9 +442,10 @@ fn a_journal_that_does_not_fit_is_corrupt_and_not_a_panic() {
             ended_at: None,
             parent: None,
             journal: run.journal,
+            unreadable: None,
         };
         let error = Saga::recovered(&saved, Arc::clone(&checked), Sabotage::default()).unwrap_err();
-        assert_eq!(error.code(), crate::Code::Corrupt, "{json}: {error}");
+        assert_eq!(error.code(), Code::Corrupt, "{json}: {error}");
     }
 }
 

@@ -177,7 +177,8 @@ impl ChildStep {
     async fn find(&self, checked: &Checked, parent: &Parent) -> Result<Option<SavedSaga>> {
         let name = checked.definition().name.clone().into();
         let key = parent.child_key().as_str().to_owned().into();
-        Ok(self.children.store.sagas(FindSagas::Key { name, key }).await?.pop())
+        let found = self.children.store.sagas(FindSagas::Key { name, key }).await?.pop();
+        found.map(SavedSaga::readable).transpose()
     }
 
     /// Whether it is new.

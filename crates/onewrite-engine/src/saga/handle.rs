@@ -227,7 +227,10 @@ impl Sagas {
         }
         let found = self.store.sagas(FindSagas::Key { name, key }).await?.pop();
         let known = found.ok_or_else(|| {
-            Error::new(Code::InvariantBroken, "a saga was started before and is not there")
+            Error::new(
+                Code::StoreBusy,
+                "a saga of this key ended long ago and has just been deleted",
+            )
         })?;
         Ok(Started { id: known.id, is_new: false })
     }
@@ -281,10 +284,12 @@ impl Sagas {
     /// A saga with its journal.
     ///
     /// # Errors
-    /// [`Code::NotFound`], or what the store says.
+    /// [`Code::NotFound`], also for one that ended before the retention's time; [`Code::Corrupt`] where its row
+    /// cannot be read; or what the store says.
     pub async fn show(&self, id: SagaId) -> Result<SavedSaga> {
         let found = self.store.sagas(FindSagas::Id(id)).await?.pop();
-        found.ok_or_else(|| Error::new(Code::NotFound, format!("there is no saga {id}")))
+        let missing = || Error::new(Code::NotFound, format!("there is no saga {id}"));
+        found.ok_or_else(missing)?.readable()
     }
 
     /// Compensates a saga, whoever runs it, unless its pivot was attempted. Returns once the decision is

@@ -18,6 +18,7 @@ mod options;
 mod participant;
 mod plan;
 mod publish;
+mod retention;
 mod runner;
 mod start;
 mod transaction;

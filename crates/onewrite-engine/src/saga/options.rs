@@ -28,6 +28,9 @@ pub struct SagaOptions {
     /// Whether others are told, by events of the store's log, which steps are done and compensated and how
     /// sagas end: `STEP.Completed`, `STEP.Failed`, `STEP.Compensated`, `SAGA.Completed`, `SAGA.Compensated`.
     pub publish: bool,
+    /// Sagas that ended longer ago than this are deleted with their journals, and their keys are free again;
+    /// one that is a step of another stays until that one has ended. Without it, all are kept.
+    pub retention: Option<Duration>,
     /// What the spread of pauses is drawn from; without it, from the system. Tests set it, so that a run
     /// repeats.
     pub seed: Option<u64>,
@@ -36,7 +39,7 @@ pub struct SagaOptions {
 }
 
 /// Leases of ten seconds, a look every 200 ms, 10,000 sagas in memory, 1,000 attempts at one
-/// participant, and none for a while after 20 failures in a row.
+/// participant, and none for a while after 20 failures in a row; 30 days in the store after their end.
 impl Default for SagaOptions {
     fn default() -> Self {
         Self {
@@ -49,6 +52,7 @@ impl Default for SagaOptions {
             participant_max: 1_000,
             breaker_after: 20,
             publish: false,
+            retention: Some(Duration::from_secs(30 * 24 * 60 * 60)),
             seed: None,
             sabotage: Sabotage::from_env(),
         }

@@ -9,11 +9,12 @@ use onewrite_core::{
 use tokio::sync::mpsc;
 
 use super::{
-    driver::Driver,
+    driver::{Driver, WATCHDOG_EVERY},
     handle::{Command, Sagas},
     options::SagaOptions,
     participant::Participants,
     plan::SagaType,
+    retention,
 };
 use crate::Shutdown;
 
@@ -93,6 +94,11 @@ impl SagaRunner {
         let Self { store, options, owner, participants, commands, handle } = self;
         // Whoever holds a handle keeps it working; this one must not.
         drop(handle);
-        Driver::new(store, options, owner, participants).run(commands, shutdown).await;
+        let (retention, journal) = (options.retention, Arc::clone(&store));
+        let every = options.poll * WATCHDOG_EVERY;
+        let driver = Driver::new(store, options, owner, participants);
+        let Some(retention) = retention else { return driver.run(commands, shutdown).await };
+        let sweeper = retention::run(&*journal, retention, every, &shutdown);
+        tokio::join!(driver.run(commands, shutdown.clone()), sweeper);
     }
 }

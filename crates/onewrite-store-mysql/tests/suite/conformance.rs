@@ -73,6 +73,11 @@ pub(crate) struct Place {
 }
 
 impl Place {
+    /// A database that another user may have made.
+    pub(crate) fn at(url: &str) -> Self {
+        Self { url: url.to_owned(), partitions: 4, fixture: Mysql::default() }
+    }
+
     pub(crate) async fn store(&self) -> MysqlStore {
         let (partitions, sabotage) = (self.partitions, self.fixture.sabotage);
         let options = Options { partitions, sabotage, ..Options::from_url(&self.url).unwrap() };
@@ -236,6 +241,7 @@ notices! {
     late_transitions_of_an_old_owner: NoFence, saga::fenced_transition, "fenced: an old owner";
     transitions_of_any_number: NoVersion, saga::next_version, "next version: one that exists";
     signals_taken_twice: TakeTwice, saga::taken_once, "taken once: by two at once";
+    children_trimmed: TrimChildren, child::kept_for_its_parent, "kept for its parent: and not for one that is gone";
     late_writes_within_a_batch: NoFence, store::independent, "independent: ";
     order_taken_from_time: OrderByTime, order::time_is_no_order, "commit order: ";
     rows_that_never_go: NoRetention, cursor::trim, "trim: ";

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use mysql_async::{Conn, prelude::Queryable as _};
 use onewrite_broker_local::NullSink;
 use onewrite_core::{
-    Code, Delivery, Event, Incarnation, Record,
+    BoxFuture, Code, Delivery, Event, Incarnation, Record,
     inbox::{Attempt, Inbox as _},
     lease::Fence,
     parking::Request,
@@ -16,9 +16,15 @@ use onewrite_engine::{Relay, RelayOptions, Retention, Shutdown, Sweeper};
 use onewrite_store_mysql::{
     Context, Copied, InboxOptions, MysqlInbox, MysqlStore, Options, emit, emit_all, mysql_async,
 };
-use onewrite_testkit::server;
+use onewrite_testkit::{
+    conformance::{self, JournalFixture, JournalPlace},
+    server,
+};
 
-use crate::rig::{connect, database, event, execute, log, number, open, until};
+use crate::{
+    conformance::Place,
+    rig::{connect, database, event, execute, log, number, open, until},
+};
 
 const INSERT: &str = "INSERT INTO onewrite_outbox (aggregatetype, aggregateid, type, payload) VALUES ('Thing', 'k', 'Happened', '{}')";
 
@@ -352,4 +358,27 @@ async fn who_may_not_make_roles_goes_without_until_somebody_grants_by_the_book()
     let place = admin_url.split_once('@').unwrap().1;
     let relaying = enter(&format!("mysql://{ship}:a%20secret@{place}")).await;
     assert_eq!(relaying.head().await.unwrap(), 2);
+}
+
+/// A database whose sagas a member of `onewrite_relay` runs.
+struct Relaying;
+
+impl JournalFixture for Relaying {
+    fn journals(&self) -> BoxFuture<'_, Box<dyn JournalPlace>> {
+        Box::pin(async {
+            let admin = database().await;
+            open(&admin).await;
+            let url = login(&admin, Some("onewrite_relay")).await;
+            Box::new(Place::at(&url)) as Box<dyn JournalPlace>
+        })
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_may_relay_may_run_sagas_and_delete_them() {
+    conformance::saga::start_once(&Relaying).await;
+    conformance::saga::next_version(&Relaying).await;
+    conformance::saga::awaits(&Relaying).await;
+    conformance::saga::taken_once(&Relaying).await;
+    conformance::child::trimmed(&Relaying).await;
 }

@@ -4,12 +4,15 @@ use std::sync::Arc;
 
 use onewrite_broker_local::NullSink;
 use onewrite_core::{
-    Code, Event,
+    BoxFuture, Code, Event,
     store::{From, Item, Op, Outcome, Store as _},
 };
 use onewrite_engine::{Retention, Sweeper};
 use onewrite_store_postgres::{Copied, Options, PostgresStore, emit, tokio_postgres::Client};
-use onewrite_testkit::server;
+use onewrite_testkit::{
+    conformance::{self, JournalFixture, JournalPlace},
+    server,
+};
 
 use crate::{
     conformance::{Place, connect},
@@ -320,4 +323,27 @@ async fn who_may_not_create_roles_uses_those_of_the_cluster() {
     let first = place(4).await;
     drop(first.store().await);
     create_without_roles(&place(4).await.url).await;
+}
+
+/// A database whose sagas a member of `onewrite_relay` runs.
+struct Relaying;
+
+impl JournalFixture for Relaying {
+    fn journals(&self) -> BoxFuture<'_, Box<dyn JournalPlace>> {
+        Box::pin(async {
+            let place = place(4).await;
+            place.store().await;
+            let url = login(&place.url, Some("onewrite_relay")).await;
+            Box::new(place.at(&url)) as Box<dyn JournalPlace>
+        })
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_may_relay_may_run_sagas_and_delete_them() {
+    conformance::saga::start_once(&Relaying).await;
+    conformance::saga::next_version(&Relaying).await;
+    conformance::saga::awaits(&Relaying).await;
+    conformance::saga::taken_once(&Relaying).await;
+    conformance::child::trimmed(&Relaying).await;
 }

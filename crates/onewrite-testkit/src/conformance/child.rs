@@ -1,9 +1,10 @@
-//! What the journal promises of sagas that are steps of others.
+//! What the journal promises of sagas that are steps of others, and of retention.
 
 use onewrite_core::{
+    Timestamp,
     saga::{
         Parent, SagaId,
-        journal::{FindSagas, NewSaga, Standing, State},
+        journal::{FindSagas, Journal, NewSaga, Standing, State, Transition},
     },
     store::{Item, Op},
 };
@@ -70,4 +71,71 @@ pub async fn barred(fixture: &dyn JournalFixture) {
     same("barred: as this", found.standing, Standing::ended(State::Compensated));
     let forgotten = store.sagas(FindSagas::Forgotten).await.expect("sagas can be read");
     same("barred: it is not forgotten", forgotten, vec![]);
+}
+
+/// The end of a saga at `time`, as its first transition.
+fn end(saga: u128, time: i64) -> Item {
+    let Op::AdvanceSaga(next) = transition(saga, 1, Some(Standing::ended(State::Completed))) else {
+        unreachable!("it is a transition")
+    };
+    let next = Transition { time: Timestamp(time), ..(*next).clone() };
+    Item { fence: None, ops: vec![Op::AdvanceSaga(next.into())] }
+}
+
+fn trim(before: i64, limit: u32) -> Vec<Item> {
+    let ops = vec![Op::TrimSagas { before: Timestamp(before), limit }];
+    vec![Item { fence: None, ops }]
+}
+
+/// Who of the sagas 1 to 5 is there, with how many transitions.
+async fn there(store: &dyn Journal) -> Vec<(u128, usize)> {
+    let mut there = Vec::new();
+    for id in 1..=5 {
+        let found = store.sagas(FindSagas::Id(SagaId(id))).await.expect("sagas can be read");
+        there.extend(found.into_iter().map(|saga| (id, saga.journal.len())));
+    }
+    there
+}
+
+/// What ended before a time leaves with its journal, the oldest first; what goes on stays, and its key is taken.
+pub async fn trimmed(fixture: &dyn JournalFixture) {
+    let place = fixture.journals().await;
+    let store = place.journal().await;
+    let store = &*store;
+    apply(store, vec![Op::DefineSaga(definition())]).await;
+    let all = [(1, "a"), (2, "b"), (3, "c"), (4, "d")];
+    commit(store, all.map(|(id, key)| start(new(id, key, running()))).into()).await;
+    commit(store, vec![end(1, 300), end(2, 100), end(3, 200), advance(None, 4, 1)]).await;
+    let everything = vec![(1, 1), (2, 1), (3, 1), (4, 1)];
+    same("trimmed: nothing is old", words(&commit(store, trim(100, 9)).await), "0");
+    same("trimmed: all are there", there(store).await, everything);
+    same("trimmed: the oldest", words(&commit(store, trim(300, 1)).await), "a");
+    same("trimmed: the others stay", there(store).await, vec![(1, 1), (3, 1), (4, 1)]);
+    same("trimmed: what is old", words(&commit(store, trim(i64::MAX >> 8, 9)).await), "a");
+    same("trimmed: what has not ended stays", there(store).await, vec![(4, 1)]);
+    let again = vec![start(new(5, "a", running())), start(new(6, "d", running()))];
+    same("trimmed: its key is free, another's is not", words(&commit(store, again).await), "a0");
+    same("trimmed: without the old journal", there(store).await, vec![(4, 1), (5, 0)]);
+}
+
+/// A saga that another one started stays until that one has ended: it would start it again.
+pub async fn kept_for_its_parent(fixture: &dyn JournalFixture) {
+    let place = fixture.journals().await;
+    let store = place.journal().await;
+    let store = &*store;
+    apply(store, vec![Op::DefineSaga(definition())]).await;
+    let orphan = Parent { saga: SagaId(9), ..parent() };
+    let orphan = NewSaga { parent: Some(orphan), ..new(3, "9/ship", running()) };
+    let all = [new(1, "k", running()), child(2, running()), orphan];
+    commit(store, all.map(start).into()).await;
+    commit(store, vec![end(2, 100), end(3, 100)]).await;
+    commit(store, trim(200, 9)).await;
+    same(
+        "kept for its parent: and not for one that is gone",
+        there(store).await,
+        vec![(1, 0), (2, 1)],
+    );
+    commit(store, vec![end(1, 300)]).await;
+    commit(store, trim(200, 9)).await;
+    same("kept for its parent: until that has ended", there(store).await, vec![(1, 1)]);
 }

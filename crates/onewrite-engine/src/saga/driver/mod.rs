@@ -39,8 +39,8 @@ use super::{
 };
 use crate::Shutdown;
 
-/// A look for forgotten sagas in the time of so many looks for due ones.
-const WATCHDOG_EVERY: u32 = 50;
+/// A look for forgotten sagas, and for those whose time is over, in the time of so many looks for due ones.
+pub(super) const WATCHDOG_EVERY: u32 = 50;
 
 /// Facts taken in between two looks at what is to be written.
 const FACTS_MAX: usize = 1_024;

@@ -207,6 +207,7 @@ impl Tables {
             ended_at: (new.standing.waits == Waits::Nothing).then_some(new.started_at),
             parent: new.parent.clone(),
             journal: Vec::new(),
+            unreadable: None,
         };
         self.sagas.insert(new.id, saga);
         self.waits.insert(new.id, (new.partition, new.awaits.clone()));

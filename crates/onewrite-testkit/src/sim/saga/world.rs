@@ -138,6 +138,8 @@ impl World {
                 1_000
             },
             breaker_after: if rng.random_bool(0.5) { rng.random_range(2..8) } else { 0 },
+            // What has ended is judged in the end.
+            retention: None,
             publish: false,
             seed: None,
             sabotage: options.sabotage,

@@ -15,6 +15,7 @@ mod killed;
 mod permitted;
 mod poison;
 mod refused;
+mod retention;
 mod shared;
 mod stalled;
 mod transaction;

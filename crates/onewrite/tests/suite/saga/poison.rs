@@ -1,6 +1,6 @@
 //! S21, S35: a saga that ends its process, and one that cannot be read, leave the others alone.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{path::Path, sync::Arc};
 
 use onewrite::{
     BoxFuture, other,
@@ -106,22 +106,27 @@ async fn a_saga_that_cannot_be_read_leaves_the_others_alone() {
     onewrite::Store::commit(&*store, batch).await.unwrap();
     let damage = "INSERT INTO onewrite_saga_journal SELECT id, 1, 0, 0, '[{\"done\":' FROM onewrite_saga WHERE key = 'order-1'";
     store.write(move |tx| tx.execute(damage, []).map_err(other)).await.unwrap();
+    let odd = "UPDATE onewrite_saga SET state = 'odd' WHERE key = 'order-4'";
+    store.write(move |tx| tx.execute(odd, []).map_err(other)).await.unwrap();
     let running = Running::start(store.clone(), &world, "a", sound());
-    for id in &ids[1..] {
+    for id in &ids[2..] {
         let ended = tokio::time::timeout(PATIENCE, running.sagas.ended(*id)).await;
         ended.expect("the others end").unwrap();
     }
     let damaged = running.sagas.show(ids[0]).await.unwrap();
     assert_eq!(damaged.standing.state, State::Running, "it is left as it is");
+    let error = running.sagas.show(ids[1]).await.unwrap_err();
+    assert_eq!(error.code(), onewrite::Code::Corrupt, "{error}");
     running.stop().await;
-    // Mended, it is taken up by whoever comes next.
-    let mend = "DELETE FROM onewrite_saga_journal WHERE time = 0";
-    store.write(move |tx| tx.execute(mend, []).map_err(other)).await.unwrap();
+    // Mended, they are taken up by whoever comes next.
+    let mend = "DELETE FROM onewrite_saga_journal WHERE time = 0; UPDATE onewrite_saga SET state = 'running' WHERE state = 'odd'";
+    store.write(move |tx| tx.execute_batch(mend).map_err(other)).await.unwrap();
     let running = Running::start(store.clone(), &world, "b", sound());
-    until("the end of the mended saga", async || {
-        running.sagas.show(ids[0]).await.unwrap().ended_at.is_some()
-    })
-    .await;
+    for id in &ids[..2] {
+        until("the end of the mended saga", async || {
+            running.sagas.show(*id).await.unwrap().ended_at.is_some()
+        })
+        .await;
+    }
     running.stop().await;
-    let _ = Duration::ZERO;
 }

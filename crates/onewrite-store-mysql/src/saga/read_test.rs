@@ -3,7 +3,7 @@
 use onewrite_testkit::server;
 
 use super::*;
-use crate::{MysqlStore, Options};
+use crate::{MysqlStore, Options, row::now};
 
 /// A connection to a database with a schema.
 pub(crate) async fn database() -> Conn {

@@ -1,0 +1,31 @@
+//! Retention: sagas that ended long ago leave the store.
+
+use std::time::Duration;
+
+use onewrite_core::{Result, saga::journal::Journal, store::Op};
+
+use crate::{
+    Shutdown,
+    sweeper::{ago, commit_one, repeat},
+};
+
+/// Sagas deleted in one transaction at most, so that others do not wait for it.
+const LIMIT: u32 = 500;
+
+/// Deletes what ended longer ago than `retention`, until the shutdown, and looks for it so often. Several may run;
+/// they do not harm each other.
+pub(super) async fn run(
+    store: &dyn Journal,
+    retention: Duration,
+    every: Duration,
+    shutdown: &Shutdown,
+) {
+    repeat(u64::from(LIMIT), every, shutdown, || sweep(store, retention)).await;
+}
+
+async fn sweep(store: &dyn Journal, retention: Duration) -> Result<u64> {
+    let before = ago(store.now().await?, retention);
+    let deleted = commit_one(store, Op::TrimSagas { before, limit: LIMIT }).await?;
+    metrics::counter!("onewrite_saga_trimmed_total").increment(deleted);
+    Ok(deleted)
+}

@@ -1,0 +1,67 @@
+//! What ended long ago leaves the store, and its key is free again.
+
+use std::{sync::Arc, time::Duration};
+
+use onewrite::{
+    Code, Shutdown, Text,
+    saga::{Outcome, SagaOptions, SagaRunner, Sagas},
+};
+
+use super::world::{self, World, options, order, order_saga};
+use crate::rig::{PATIENCE, sound, until, within};
+
+/// A runner that keeps what has ended for so long, and starts the same order twice: how the second start fares.
+async fn again(
+    retention: Option<Duration>,
+    after: impl AsyncFn(&Sagas, onewrite::saga::SagaId),
+) -> bool {
+    let folder = tempfile::tempdir().unwrap();
+    let world = World::open(folder.path(), true).await;
+    let store = Arc::new(world::store(folder.path(), sound()));
+    let options = SagaOptions { retention, ..options(sound()) };
+    let runner =
+        SagaRunner::new(store, options, Text::from_static("a")).serve(&order_saga(), &world);
+    let (sagas, shutdown) = (runner.sagas(), Shutdown::default());
+    let task = tokio::spawn(runner.run(shutdown.clone()));
+    let (saga, order) = (order_saga(), order(1));
+    let first = sagas.start(&saga, order.key.clone(), &order).await.unwrap();
+    after(&sagas, first.id).await;
+    let second = sagas.start(&saga, order.key.clone(), &order).await.unwrap();
+    if second.is_new {
+        let ended = tokio::time::timeout(PATIENCE, sagas.ended(second.id)).await.unwrap();
+        // Whether it is told its end or that it is gone again is a matter of moments.
+        assert!(matches!(ended, Ok(Outcome::Completed(_)) | Err(_)), "{ended:?}");
+        let effects = world.effects().await;
+        assert_ne!(first.id, second.id);
+        assert_eq!(
+            effects[&second.id.to_string()].len(),
+            world::STEPS.len(),
+            "no step is taken for the first saga's"
+        );
+    }
+    shutdown.begin();
+    task.await.unwrap();
+    second.is_new
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_ended_long_ago_leaves_and_its_key_is_free() {
+    let gone = async |sagas: &Sagas, id| {
+        until("the end of the saga's time", async || {
+            sagas.show(id).await.is_err_and(|error| error.code() == Code::NotFound)
+        })
+        .await;
+    };
+    assert!(again(Some(Duration::ZERO), gone).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_retention_it_stays() {
+    let stays = async |sagas: &Sagas, id| {
+        sagas.ended(id).await.unwrap();
+        let gone = async || sagas.show(id).await.is_err();
+        assert!(!within(Duration::from_secs(2), gone).await, "retention deletes every second here");
+    };
+    assert!(!again(None, stays).await);
+    assert!(!again(Some(Duration::from_secs(3_600)), stays).await);
+}
