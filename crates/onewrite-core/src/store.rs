@@ -137,7 +137,7 @@ pub enum Op {
     },
     /// Stores the definition of a saga, unless it is stored.
     DefineSaga(Arc<Checked>),
-    /// Starts a saga. Applies to one, or to none when one of its name, key and run exists.
+    /// Starts a saga. Applies to one, or to none when one of its name and key exists, of its run or a later one.
     StartSaga(Arc<NewSaga>),
     /// Adds a transition to a saga's journal; fails with [`crate::Code::SagaConflict`] when its number exists.
     AdvanceSaga(Arc<Transition>),
@@ -151,8 +151,13 @@ pub enum Op {
         /// The signal's id.
         signal: Text,
     },
-    /// Matches signals with what began to wait while they were sent, and forgets signals whose time is over.
+    /// Matches signals with what began to wait while they were sent.
     MatchSignals,
+    /// Deletes signals whose time is over, at most `limit`. Applies to so many.
+    TrimSignals {
+        /// At most so many.
+        limit: u32,
+    },
     /// Deletes sagas that ended before `before`, with their journals, the oldest first and at most `limit`.
     /// Applies to so many. A saga that is a step of another one stays until that one has ended.
     TrimSagas {

@@ -223,10 +223,9 @@ async fn apply(
             saga::advance(tx, &[(saga::epoch(fence), next)], terms.sabotage).await.map(|()| 1)
         }
         Op::Signal(sent) => signal(tx, sent).await.map(u64::from),
-        Op::DropSignal { saga, signal } => {
-            Ok(signal::take(tx, *saga, signal, terms.sabotage).await.map_or(0, |()| 1))
-        }
+        Op::DropSignal { saga, signal } => signal::drop(tx, *saga, signal, terms.sabotage).await,
         Op::MatchSignals => signal::match_all(tx).await,
+        Op::TrimSignals { limit } => signal::trim(tx, *limit).await,
         Op::TrimSagas { before, limit } => saga::trim(tx, *before, *limit, terms.sabotage).await,
         Op::Release(fence) => {
             let sql = "UPDATE onewrite_lease SET owner = NULL, expires_at = 0 WHERE scope = ? AND `partition` = ? AND epoch = ?";

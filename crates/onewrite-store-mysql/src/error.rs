@@ -56,6 +56,10 @@ pub(crate) fn told(error: &(dyn std::error::Error + 'static)) -> String {
 pub(crate) fn code_of(error: &Cause) -> Code {
     match error {
         Cause::Server(error) => code_of_server(error),
+        // The client itself refuses a statement that the server would not take.
+        Cause::Io(IoError::Io(error)) if error.to_string().contains("max_allowed_packet") => {
+            Code::Database
+        }
         Cause::Io(_)
         | Cause::Driver(DriverError::ConnectionClosed | DriverError::PoolDisconnected) => {
             Code::StoreUnreachable

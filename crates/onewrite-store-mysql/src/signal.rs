@@ -11,6 +11,7 @@ use onewrite_core::{
 };
 
 use crate::{
+    error::While as _,
     row::{self, began, binds, execute, query},
     saga::{numbers, read_id},
 };
@@ -23,7 +24,7 @@ use crate::{
 pub async fn signal(tx: &mut impl Queryable, signal: &Signal) -> Result<bool> {
     signal.check()?;
     // Ignored is one of the same id; nothing else can be wrong with what was looked through.
-    let keep = i64::try_from(signal.keep.as_micros()).unwrap_or(i64::MAX / 2);
+    let keep = i64::try_from(signal.kept().as_micros()).unwrap_or(i64::MAX / 2);
     let sql = concat!(
         "INSERT IGNORE INTO onewrite_saga_signal (id, name, correlation, payload, received_at, expires_at) VALUES (?, ?, ?, ?, ",
         began!(),
@@ -35,8 +36,14 @@ pub async fn signal(tx: &mut impl Queryable, signal: &Signal) -> Result<bool> {
     let all = binds![&*signal.id, name, correlation, signal.payload.as_str(), keep];
     let new = execute(tx, sql, all).await?;
     if new > 0 {
-        let sql = "UPDATE onewrite_saga_wait SET arrived = 1 WHERE name = ? AND correlation = ? AND arrived = 0";
-        execute(tx, sql, binds![name, correlation]).await?;
+        // Read without locks and changed by their keys: between them no lock is left for others to wait for.
+        let waiting = "SELECT saga, step FROM onewrite_saga_wait WHERE name = ? AND correlation = ? AND arrived = 0";
+        for mut found in query(tx, waiting, binds![name, correlation]).await? {
+            let (saga, step): (Vec<u8>, String) =
+                (row::get(&mut found, 0)?, row::get(&mut found, 1)?);
+            let sql = "UPDATE onewrite_saga_wait SET arrived = 1 WHERE saga = ? AND step = ?";
+            execute(tx, sql, binds![saga, step]).await?;
+        }
     }
     Ok(new > 0)
 }
@@ -49,12 +56,13 @@ pub(crate) async fn wait(
     signals: &[Awaited],
 ) -> Result<()> {
     for Awaited { step, name, correlation } in signals {
-        let sql = "INSERT INTO onewrite_saga_wait (saga, step, `partition`, name, correlation, arrived) VALUES (?, ?, ?, ?, ?,
-             EXISTS (SELECT 1 FROM onewrite_saga_signal WHERE name = ? AND correlation = ? AND taken_by IS NULL))";
-        let id = saga.0.to_be_bytes().to_vec();
         let (name, correlation) = (&**name, &**correlation);
-        let all = binds![id, &**step, partition, name, correlation, name, correlation];
-        execute(tx, sql, all).await?;
+        // Apart from the insert, which would lock what it reads and wait for whoever sends a signal now.
+        let there = "SELECT 1 FROM onewrite_saga_signal WHERE name = ? AND correlation = ? AND taken_by IS NULL LIMIT 1";
+        let arrived = !query(tx, there, binds![name, correlation]).await?.is_empty();
+        let sql = "INSERT INTO onewrite_saga_wait (saga, step, `partition`, name, correlation, arrived) VALUES (?, ?, ?, ?, ?, ?)";
+        let id = saga.0.to_be_bytes().to_vec();
+        execute(tx, sql, binds![id, &**step, partition, name, correlation, arrived]).await?;
     }
     Ok(())
 }
@@ -66,7 +74,12 @@ pub(crate) async fn wait_instead(
     awaits: &Awaits,
 ) -> Result<()> {
     let id = saga.0.to_be_bytes().to_vec();
-    execute(tx, "DELETE FROM onewrite_saga_wait WHERE saga = ?", binds![id]).await?;
+    // Somebody's open transaction may have sent a signal for it. Then this transition is tried again, and those
+    // that share its commit do not wait.
+    let free = "SELECT 1 FROM onewrite_saga_wait WHERE saga = ? FOR UPDATE NOWAIT";
+    if !query(tx, free, binds![id.clone()]).await?.is_empty() {
+        execute(tx, "DELETE FROM onewrite_saga_wait WHERE saga = ?", binds![id]).await?;
+    }
     wait(tx, saga, awaits.partition, &awaits.signals).await
 }
 
@@ -86,19 +99,57 @@ pub(crate) async fn take(
     }
 }
 
-/// Matches signals with what began to wait while they were sent, and forgets those whose time is over.
-pub(crate) async fn match_all(tx: &mut impl Queryable) -> Result<u64> {
-    let old = concat!(
-        "DELETE FROM onewrite_saga_signal WHERE expires_at <= ",
-        began!(),
-        " ORDER BY expires_at LIMIT 1000"
-    );
-    execute(tx, old, binds![]).await?;
-    execute(tx, MATCH, binds![]).await
+/// Takes a signal that means nothing, unless it is taken. Any other failure is one: it may have ended the
+/// transaction.
+pub(crate) async fn drop(
+    tx: &mut impl Queryable,
+    saga: SagaId,
+    signal: &str,
+    sabotage: Sabotage,
+) -> Result<u64> {
+    match take(tx, saga, signal, sabotage).await {
+        Err(error) if error.code() == Code::SagaConflict => Ok(0),
+        taken => taken.map(|()| 1),
+    }
 }
 
-const MATCH: &str = "UPDATE onewrite_saga_wait w JOIN onewrite_saga_signal s ON s.name = w.name AND s.correlation = w.correlation AND s.taken_by IS NULL
-     SET w.arrived = 1 WHERE w.arrived = 0";
+/// Matches signals with what began to wait while they were sent: neither saw the other.
+pub(crate) async fn match_all(tx: &mut impl Queryable) -> Result<u64> {
+    let mut matched = 0;
+    for mut found in query(tx, UNMATCHED, binds![]).await? {
+        let (saga, step): (Vec<u8>, String) = (row::get(&mut found, 0)?, row::get(&mut found, 1)?);
+        // What another transaction works on is found next time.
+        let free =
+            "SELECT 1 FROM onewrite_saga_wait WHERE saga = ? AND step = ? FOR UPDATE SKIP LOCKED";
+        if !query(tx, free, binds![saga.clone(), step.clone()]).await?.is_empty() {
+            let sql = "UPDATE onewrite_saga_wait SET arrived = 1 WHERE saga = ? AND step = ?";
+            matched += execute(tx, sql, binds![saga, step]).await?;
+        }
+    }
+    Ok(matched)
+}
+
+/// Read without locks: what somebody sends now is waited for by nobody.
+const UNMATCHED: &str = "SELECT w.saga, w.step FROM onewrite_saga_wait w JOIN onewrite_saga_signal s
+     ON s.name = w.name AND s.correlation = w.correlation AND s.taken_by IS NULL WHERE w.arrived = 0 LIMIT 1000";
+
+/// Deletes signals whose time is over.
+pub(crate) async fn trim(tx: &mut impl Queryable, limit: u32) -> Result<u64> {
+    let old = concat!(
+        "SELECT id FROM onewrite_saga_signal WHERE expires_at <= ",
+        began!(),
+        " ORDER BY expires_at LIMIT ? FOR UPDATE SKIP LOCKED"
+    );
+    let mut ids = Vec::new();
+    for mut found in query(tx, old, binds![limit]).await? {
+        ids.push(row::quoted(&row::text(&mut found, 0)?));
+    }
+    if !ids.is_empty() {
+        let sql = format!("DELETE FROM onewrite_saga_signal WHERE id IN ({})", ids.join(","));
+        tx.query_drop(sql).await.during("delete signals whose time is over")?;
+    }
+    Ok(ids.len() as u64)
+}
 
 /// Signals that have come, with the steps that wait for them.
 pub(crate) async fn arrived(

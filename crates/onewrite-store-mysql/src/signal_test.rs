@@ -15,7 +15,7 @@ async fn only_signals_that_nobody_has_taken_are_gone_through() {
     for sql in [waits, taken, free, look] {
         conn.query_drop(sql).await.unwrap();
     }
-    let matched = plan(&mut conn, MATCH, binds![]).await;
+    let matched = plan(&mut conn, UNMATCHED, binds![]).await;
     let [first, second] = &matched[..] else { panic!("{matched:?}") };
     assert_eq!(*first, ["s", "ref", "onewrite_saga_signal_open", "17"]);
     assert_eq!([&*second[0], &second[1], &second[2]], ["w", "ref", "onewrite_saga_wait_for"]);

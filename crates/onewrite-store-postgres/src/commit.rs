@@ -197,9 +197,10 @@ async fn apply(
         Op::AdvanceSaga(next) => saga::advance(tx, fence, next, terms.sabotage).await,
         Op::Signal(sent) => signal(tx, sent).await.map(u64::from),
         Op::DropSignal { saga, signal } => {
-            Ok(signal::take(tx, *saga, signal, terms.sabotage).await.map_or(0, |()| 1))
+            signal::drop(tx, *saga, signal, terms.sabotage).await
         }
         Op::MatchSignals => signal::match_all(tx).await,
+        Op::TrimSignals { limit } => signal::trim(tx, *limit).await,
         Op::TrimSagas { before, limit } => saga::trim(tx, *before, *limit, terms.sabotage).await,
         Op::Release(fence) => execute(
             tx,

@@ -34,7 +34,7 @@ pub async fn signal(tx: &Transaction<'_>, signal: &Signal) -> Result<bool> {
             &&*signal.name,
             &&*signal.correlation,
             &signal.payload.as_str(),
-            &signal.keep.as_secs_f64(),
+            &signal.kept().as_secs_f64(),
         ],
     )
     .await?;
@@ -66,7 +66,12 @@ pub(crate) async fn wait_instead(
     saga: SagaId,
     awaits: &Awaits,
 ) -> Result<()> {
-    execute(tx, "DELETE FROM onewrite.saga_wait WHERE saga = $1", &[&Id(saga)]).await?;
+    // Somebody's open transaction may have sent a signal for it. Then this transition is tried again, and those
+    // that share its commit do not wait.
+    let free = "SELECT FROM onewrite.saga_wait WHERE saga = $1 FOR UPDATE NOWAIT";
+    if execute(tx, free, &[&Id(saga)]).await? > 0 {
+        execute(tx, "DELETE FROM onewrite.saga_wait WHERE saga = $1", &[&Id(saga)]).await?;
+    }
     wait(tx, saga, awaits.partition, &awaits.signals).await
 }
 
@@ -86,21 +91,41 @@ pub(crate) async fn take(
     }
 }
 
-/// Matches signals with what began to wait while they were sent, and forgets those whose time is over.
+/// Takes a signal that means nothing, unless it is taken. Any other failure is one: it may have ended the
+/// transaction.
+pub(crate) async fn drop(
+    tx: &Transaction<'_>,
+    saga: SagaId,
+    signal: &str,
+    sabotage: Sabotage,
+) -> Result<u64> {
+    match take(tx, saga, signal, sabotage).await {
+        Err(error) if error.code() == Code::SagaConflict => Ok(0),
+        taken => taken.map(|()| 1),
+    }
+}
+
+/// Matches signals with what began to wait while they were sent: neither saw the other. Only signals of names that
+/// are waited for are read; replies, of which there may be many, are not among them.
 pub(crate) async fn match_all(tx: &Transaction<'_>) -> Result<u64> {
-    execute(
-        tx,
-        "DELETE FROM onewrite.saga_signal WHERE id IN (
-             SELECT id FROM onewrite.saga_signal WHERE expires_at <= statement_timestamp() LIMIT 1000 FOR UPDATE SKIP LOCKED)",
-        &[],
-    )
-    .await?;
     execute(
         tx,
         "UPDATE onewrite.saga_wait SET arrived = true WHERE (saga, step) IN (
              SELECT w.saga, w.step FROM onewrite.saga_signal s JOIN onewrite.saga_wait w ON w.name = s.name AND w.correlation = s.correlation
-             WHERE s.taken_by IS NULL AND NOT w.arrived FOR UPDATE OF w SKIP LOCKED)",
+             WHERE s.name = ANY(ARRAY(SELECT DISTINCT name FROM onewrite.saga_wait WHERE NOT arrived))
+                 AND s.taken_by IS NULL AND NOT w.arrived FOR UPDATE OF w SKIP LOCKED)",
         &[],
+    )
+    .await
+}
+
+/// Deletes signals whose time is over.
+pub(crate) async fn trim(tx: &Transaction<'_>, limit: u32) -> Result<u64> {
+    execute(
+        tx,
+        "DELETE FROM onewrite.saga_signal WHERE id = ANY(ARRAY(
+             SELECT id FROM onewrite.saga_signal WHERE expires_at <= statement_timestamp() ORDER BY expires_at LIMIT $1 FOR UPDATE SKIP LOCKED))",
+        &[&i64::from(limit)],
     )
     .await
 }
@@ -119,7 +144,7 @@ pub(crate) async fn arrived(
              WHERE w.arrived AND w.partition = ANY($1)
              UNION ALL
              SELECT g.id, NULL, s.id, s.payload, s.received_at FROM onewrite.saga_signal s
-             JOIN onewrite.saga g ON g.id = CASE WHEN s.name = $3 THEN s.correlation::uuid END
+             JOIN onewrite.saga g ON g.id = CASE WHEN s.name = $3 AND s.correlation ~ '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$' THEN s.correlation::uuid END
              WHERE s.name = $3 AND s.taken_by IS NULL AND s.expires_at > statement_timestamp() AND g.partition = ANY($1)
              ORDER BY 5 LIMIT $2",
         )

@@ -146,8 +146,10 @@ fn apply(
         Op::StartSaga(new) => saga::start(tx, new),
         Op::AdvanceSaga(transition) => saga::advance(tx, fence, transition, sabotage),
         Op::Signal(sent) => signal(tx, sent).map(u64::from),
-        Op::DropSignal { saga, signal } => Ok(signal::take(tx, *saga, signal, sabotage).map_or(0, |()| 1)),
-        Op::MatchSignals => signal::match_all(tx),
+        Op::DropSignal { saga, signal } => signal::drop(tx, *saga, signal, sabotage),
+        // One writer: a signal sees what waits for it, and what begins to wait sees its signal.
+        Op::MatchSignals => Ok(0),
+        Op::TrimSignals { limit } => signal::trim(tx, *limit),
         Op::TrimSagas { before, limit } => saga::trim(tx, *before, *limit, sabotage),
         Op::Release(fence) => claim::release(tx, fence),
         Op::Leave { scope, owner } => claim::leave(tx, scope, owner),

@@ -35,14 +35,15 @@ pub(crate) fn define(tx: &Connection, checked: &Checked) -> Result<u64> {
     Ok(new)
 }
 
-/// Starts a saga: one, or none when one of its name, key and run exists.
+/// Starts a saga: one, or none when one of its name and key exists, of its run or a later one.
 pub(crate) fn start(tx: &Connection, saga: &NewSaga) -> Result<u64> {
     let standing = &saga.standing;
     let ended = standing.waits == Waits::Nothing;
     let new = execute(
         tx,
         "INSERT INTO onewrite_saga (id, name, key, run, partition, definition, input, state, waits, due_at, started_at, ended_at, parent)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13) ON CONFLICT (name, key, run) DO NOTHING",
+         SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13
+         WHERE NOT EXISTS (SELECT 1 FROM onewrite_saga WHERE name = ?2 AND key = ?3 AND run >= ?4)",
         params![
             saga.id.0.to_be_bytes(),
             &*saga.name,
@@ -178,6 +179,10 @@ fn rows(tx: &Connection, find: &FindSagas) -> Result<Vec<SavedSaga>> {
     let bound = |limit: &usize| i64::try_from(*limit).unwrap_or(i64::MAX);
     match find {
         FindSagas::Id(id) => read(tx, "WHERE id = ?1", params![id.0.to_be_bytes()]),
+        FindSagas::Ids(ids) => {
+            let ids: Vec<String> = ids.iter().map(|id| format!("{:032x}", id.0)).collect();
+            read(tx, "WHERE id IN (SELECT unhex(value) FROM json_each(?1))", [format!("{ids:?}")])
+        }
         FindSagas::Key { name, key } => read(
             tx,
             "WHERE name = ?1 AND key = ?2 ORDER BY run DESC LIMIT 1",

@@ -12,9 +12,6 @@ use rusqlite::{Connection, params};
 
 use crate::{claim::execute, error::While, saga::list, writer::now};
 
-/// Expired signals that are deleted at once at most.
-const FORGOTTEN_MAX: u32 = 1_000;
-
 /// Sends a signal to the saga that waits for it now or later, in the caller's transaction. Returns whether
 /// it is new: one that is sent again while it is kept changes nothing.
 ///
@@ -33,7 +30,7 @@ pub fn signal(tx: &Connection, signal: &Signal) -> Result<bool> {
             &*signal.correlation,
             signal.payload.as_str(),
             now.0,
-            now.plus(signal.keep).0
+            now.plus(signal.kept()).0
         ],
     )?;
     if new > 0 {
@@ -82,19 +79,21 @@ pub(crate) fn take(tx: &Connection, saga: SagaId, signal: &str, sabotage: Sabota
     }
 }
 
-/// Matches signals with what began to wait while they were sent, and forgets those whose time is over.
-pub(crate) fn match_all(tx: &Connection) -> Result<u64> {
+/// Takes a signal that means nothing, unless it is taken. Any other failure is one: it may have ended the
+/// transaction.
+pub(crate) fn drop(tx: &Connection, saga: SagaId, signal: &str, sabotage: Sabotage) -> Result<u64> {
+    match take(tx, saga, signal, sabotage) {
+        Err(error) if error.code() == Code::SagaConflict => Ok(0),
+        taken => taken.map(|()| 1),
+    }
+}
+
+/// Deletes signals whose time is over.
+pub(crate) fn trim(tx: &Connection, limit: u32) -> Result<u64> {
     execute(
         tx,
         "DELETE FROM onewrite_saga_signal WHERE id IN (SELECT id FROM onewrite_saga_signal WHERE expires_at <= ?1 LIMIT ?2)",
-        params![now().0, FORGOTTEN_MAX],
-    )?;
-    execute(
-        tx,
-        "UPDATE onewrite_saga_wait SET arrived = 1 WHERE arrived = 0 AND (saga, step) IN (
-             SELECT w.saga, w.step FROM onewrite_saga_signal s CROSS JOIN onewrite_saga_wait w ON w.name = s.name AND w.correlation = s.correlation
-             WHERE s.taken_by IS NULL)",
-        [],
+        params![now().0, limit],
     )
 }
 

@@ -35,11 +35,17 @@ pub(super) async fn fill(
     write(store, vec![alone(Op::DefineSaga(Arc::clone(checked)))]).await?;
     let now = store.now().await?;
     for from in (0..finished).step_by(BATCH as usize) {
-        let mut items = Vec::new();
-        for number in from..(from + BATCH).min(finished) {
-            items.extend(ended(checked, number, now)?);
+        let sagas: Vec<NewSaga> = (from..(from + BATCH).min(finished))
+            .map(|number| new(checked, "ended", number, now))
+            .collect();
+        let ids: Vec<SagaId> = sagas.iter().map(|saga| saga.id).collect();
+        let start = |saga| alone(Op::StartSaga(Arc::new(saga)));
+        write(store, sagas.into_iter().map(start).collect()).await?;
+        // As a runner does: one transition of each saga in a commit.
+        for step in 0..checked.steps().len() {
+            let done: Result<_> = ids.iter().map(|id| done(checked, step, *id, now)).collect();
+            write(store, done?).await?;
         }
-        write(store, items).await?;
         if from % 100_000 == 0 {
             eprintln!("  {from} of {finished} sagas that have ended");
         }
@@ -56,7 +62,7 @@ fn alone(op: Op) -> Item {
 }
 
 async fn write(store: &dyn Journal, items: Vec<Item>) -> Result<()> {
-    let outcomes = store.commit(Batch { durability: Durability::Relaxed, items }).await?;
+    let outcomes = store.commit(Batch { durability: Durability::Durable, items }).await?;
     match outcomes.iter().find(|outcome| !matches!(outcome, Outcome::Applied(_))) {
         Some(refused) => bail!("a saga was not written: {refused:?}"),
         None => Ok(()),
@@ -81,25 +87,19 @@ fn new(checked: &Checked, kind: &str, number: u64, now: Timestamp) -> NewSaga {
     }
 }
 
-fn ended(checked: &Checked, number: u64, now: Timestamp) -> Result<Vec<Item>> {
-    let saga = new(checked, "ended", number, now);
-    let id = saga.id;
-    let mut items = vec![alone(Op::StartSaga(Arc::new(saga)))];
-    let last = checked.steps().len();
-    for (version, step) in (1..).zip(checked.steps()) {
-        let output = Json::trusted("1500");
-        let entry = Entry::Done { step: step.name.clone().into(), attempt: 1, output };
-        let standing = (version as usize == last).then(|| Standing {
-            waits: Waits::Nothing,
-            output: Some(Json::trusted("3000")),
-            ..Standing::leased(State::Completed)
-        });
-        let entries = encode(&[entry])?;
-        let (saga, time, awaits, takes) = (id, now, None, None);
-        let next = Transition { saga, version, time, entries, standing, awaits, takes };
-        items.push(alone(Op::AdvanceSaga(Arc::new(next))));
-    }
-    Ok(items)
+/// The transition with which a step is done; with the last one, the saga.
+fn done(checked: &Checked, step: usize, saga: SagaId, time: Timestamp) -> Result<Item> {
+    let output = Json::trusted("1500");
+    let name = checked.steps()[step].name.clone().into();
+    let standing = (step + 1 == checked.steps().len()).then(|| Standing {
+        waits: Waits::Nothing,
+        output: Some(Json::trusted("3000")),
+        ..Standing::leased(State::Completed)
+    });
+    let entries = encode(&[Entry::Done { step: name, attempt: 1, output }])?;
+    let version = u32::try_from(step)? + 1;
+    let next = Transition { saga, version, time, entries, standing, awaits: None, takes: None };
+    Ok(alone(Op::AdvanceSaga(Arc::new(next))))
 }
 
 fn waits(checked: &Checked, number: u64, now: Timestamp) -> Item {

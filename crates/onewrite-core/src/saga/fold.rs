@@ -137,8 +137,10 @@ impl Saga {
             Entry::TakenOver => {
                 let waiting = self.waiting();
                 for step in self.runnable() {
+                    // Nobody makes an attempt of what only waits.
+                    let waits = waiting.contains(&step) || self.is_wait(step);
                     let state = &mut self.steps[step];
-                    if waiting.contains(&step) || self.sabotage.has(Defect::NoAttempts) {
+                    if waits || self.sabotage.has(Defect::NoAttempts) {
                         continue;
                     }
                     match state.retry_at {

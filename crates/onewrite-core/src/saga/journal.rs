@@ -315,6 +315,8 @@ impl SavedSaga {
 pub enum FindSagas {
     /// This one.
     Id(SagaId),
+    /// These, in any order.
+    Ids(Vec<SagaId>),
     /// The last one started under this name and key.
     Key {
         /// The name of its definition.

@@ -22,8 +22,10 @@ use crate::{
     sabotage::{Defect, Sabotage},
 };
 
-/// The longest pause before it is looked again whether somebody is there to make an attempt.
-const NOT_MADE_PAUSE_MAX: Duration = Duration::from_secs(5);
+/// The longest pause before it is looked again whether somebody is there to make an attempt, at first, and
+/// after hours.
+const NOT_MADE_PAUSE: Duration = Duration::from_secs(5);
+const NOT_MADE_PAUSE_MAX: Duration = Duration::from_secs(300);
 
 /// Whether a saga can still be cancelled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -165,7 +167,9 @@ impl Saga {
                         self.compensation_ended(now, step, number, how, jitter)
                     }
                 };
-                entry.into_iter().collect()
+                // With it, what the row says may have ended as well.
+                let wakes = entry.is_none() && self.waits_in_vain();
+                entry.or(wakes.then_some(Entry::Woken)).into_iter().collect()
             }
             Input::Time => self.woken(now),
             Input::Look { step, actor, reason } => {
@@ -193,6 +197,11 @@ impl Saga {
             self.apply(entry, now)?;
         }
         Ok(entries)
+    }
+
+    /// Whether its owner has nothing to do, and its row says that there is.
+    fn waits_in_vain(&self) -> bool {
+        self.standing.waits == Waits::Lease && self.stands().waits != Waits::Lease
     }
 
     fn action_ended(
@@ -240,8 +249,11 @@ impl Saga {
 
     /// Nobody was there to make the attempt: the next one has the same number.
     fn not_made(&self, now: Timestamp, step: usize, jitter: f64, reason: Text) -> Entry {
-        let pause = self.policy(step).pause(u32::MAX, jitter).min(NOT_MADE_PAUSE_MAX);
-        let attempt = self.steps[step].attempts;
+        let state = &self.steps[step];
+        // Each costs rows of the journal, so the pauses grow: to a tenth of how long it has been so.
+        let long = (now.since(state.counted_since) / 10).min(NOT_MADE_PAUSE_MAX);
+        let pause = self.policy(step).pause(u32::MAX, jitter).min(NOT_MADE_PAUSE).max(long);
+        let attempt = state.attempts;
         Entry::Retrying { step: self.name(step), attempt, at: now.plus(pause), reason }
     }
 

@@ -43,7 +43,7 @@ pub use entry::Entry;
 pub use fold::Phase;
 pub use group::Group;
 pub use id::{SagaId, StepKey};
-pub use json::Json;
+pub use json::{JSON_MAX, Json};
 pub use machine::{Cancelled, Saga};
 pub use mapping::Mapping;
 pub use parent::Parent;

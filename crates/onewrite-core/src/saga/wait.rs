@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Json, Mapping};
+use super::{Json, Mapping, REQUEST, SagaId};
 use crate::{Code, Error, Result, Text};
 
 /// What a step waits for.
@@ -27,6 +27,8 @@ pub const SIGNAL_TEXT_MAX: usize = 255;
 
 /// How long a signal that nobody waits for is kept, unless it says otherwise.
 const KEEP_DEFAULT: Duration = Duration::from_secs(24 * 3_600);
+
+const KEEP_MAX: Duration = Duration::from_secs(100 * 365 * 24 * 3_600);
 
 /// Something that happened outside, for the saga that waits for it, now or later.
 ///
@@ -73,6 +75,12 @@ impl Signal {
         Self { keep, ..self }
     }
 
+    /// How long it is kept: a hundred years at most, for no store counts for ever.
+    #[must_use]
+    pub fn kept(&self) -> Duration {
+        self.keep.min(KEEP_MAX)
+    }
+
     /// Looks through it.
     ///
     /// # Errors
@@ -86,6 +94,10 @@ impl Signal {
                     format!("the {what} of a signal {why}"),
                 ));
             }
+        }
+        if self.name == REQUEST && self.correlation.parse::<SagaId>().is_err() {
+            let what = format!("a signal of the name `{REQUEST}` is about a saga, by its id");
+            return Err(Error::new(Code::InvalidInput, what));
         }
         Ok(())
     }

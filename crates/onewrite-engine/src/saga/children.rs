@@ -99,7 +99,11 @@ impl ChildStep {
     /// The step's action: starts the child, unless it is started, and says how it stands.
     pub(super) async fn act(&self, call: &Call) -> Ended {
         let acted = self.start_or_look(call).await;
-        acted.unwrap_or_else(|error| Ended::Unknown(error.to_string().into()))
+        acted.unwrap_or_else(|error| match error.code() {
+            // What it is a step of does not end because nobody can read it now.
+            Code::Corrupt => Ended::NotMade(error.to_string().into()),
+            _ => Ended::Unknown(error.to_string().into()),
+        })
     }
 
     async fn start_or_look(&self, call: &Call) -> Result<Ended> {

@@ -168,6 +168,13 @@ impl<T> Gates<T> {
         Some(time)
     }
 
+    /// Keeps those of the waiting at gates that are shut whom `keep` is true of.
+    pub(super) fn retain_at_shut(&mut self, keep: impl Fn(&T) -> bool) {
+        for gate in self.all.iter_mut().filter(|gate| gate.shut.is_some()) {
+            gate.waiting.retain(&keep);
+        }
+    }
+
     /// Looks at gates whose time has come.
     pub(super) fn reopen(&mut self, now: Instant) {
         if self.shut == 0 {

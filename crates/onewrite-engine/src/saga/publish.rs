@@ -3,10 +3,13 @@
 
 use onewrite_core::{
     Event, Result, Text,
-    saga::{Entry, Phase, Saga},
+    saga::{Entry, Json, Phase, Saga},
     store::Op,
 };
 use serde::Serialize;
+
+/// Bytes of an output that an event brings: above it says what happened, and the output is read from the saga.
+const OUTPUT_MAX: usize = 64 * 1024;
 
 /// What the events are about.
 const AGGREGATE: Text = Text::from_static("Saga");
@@ -19,7 +22,7 @@ struct Told<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     step: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    output: Option<&'a onewrite_core::saga::Json>,
+    output: Option<&'a Json>,
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<&'a str>,
 }
@@ -31,7 +34,10 @@ struct Told<'a> {
 pub(super) fn events(saga: &Saga, entries: &[Entry]) -> Result<Vec<Op>> {
     let name = &*saga.checked().definition().name;
     let id = saga.id().to_string();
-    let told = |step, output, reason| Told { saga: id.clone(), name, step, output, reason };
+    let told = |step, output: Option<_>, reason| {
+        let output = output.filter(|output: &&Json| output.as_str().len() <= OUTPUT_MAX);
+        Told { saga: id.clone(), name, step, output, reason }
+    };
     let emit = |kind: String, told: Told<'_>| -> Result<Op> {
         let event = Event::new(kind, AGGREGATE, id.clone()).correlation_id(id.clone());
         Ok(Op::Emit(Box::new(event.json(&told)?)))

@@ -1,6 +1,6 @@
 //! What a runner writes: transitions and starts, gathered into group commits.
 
-use std::sync::Arc;
+use std::{fmt, sync::Arc};
 
 use onewrite_core::{
     Partition, Result, Text,
@@ -16,6 +16,14 @@ use super::handle::Start;
 pub(super) struct Write {
     pub(super) item: Item,
     pub(super) of: Of,
+    /// How often the database refused it alone: it shares no statement any more.
+    pub(super) refused: u32,
+}
+
+impl Write {
+    pub(super) fn new(item: Item, of: Of) -> Self {
+        Self { item, of, refused: 0 }
+    }
 }
 
 /// Whom the outcome of an item concerns.
@@ -39,6 +47,17 @@ impl Of {
     }
 }
 
+/// As an operator is told.
+impl fmt::Display for Of {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Start(start, _) => write!(f, "the start of `{}`", start.key),
+            Self::Saga(id, _) => write!(f, "the saga {id}"),
+            Self::Nobody(partition) => write!(f, "a request in partition {partition}"),
+        }
+    }
+}
+
 /// Writes that share one commit, and what became of them.
 pub(super) type Committed = (Vec<Write>, Result<Vec<Outcome>>);
 
@@ -47,7 +66,7 @@ pub(super) fn transition(fence: Fence, transition: journal::Transition, told: Ve
     let of = Of::Saga(transition.saga, fence.partition);
     let mut ops = told;
     ops.push(Op::AdvanceSaga(Arc::new(transition)));
-    Write { item: Item { fence: Some(fence), ops }, of }
+    Write::new(Item { fence: Some(fence), ops }, of)
 }
 
 /// Takes a signal that means nothing to this saga, as its owner sees it; of one that has ended, as anybody
@@ -59,7 +78,7 @@ pub(super) fn drop_signal(
     signal: Text,
 ) -> Write {
     let ops = vec![Op::DropSignal { saga, signal }];
-    Write { item: Item { fence, ops }, of: Of::Nobody(partition) }
+    Write::new(Item { fence, ops }, Of::Nobody(partition))
 }
 
 /// Commits writes together.

@@ -50,13 +50,15 @@ pub(crate) async fn define(tx: &mut impl Queryable, checked: &Checked) -> Result
 
 /// Starts sagas: says for each whether it is new.
 pub(crate) async fn start(tx: &mut impl Queryable, sagas: &[&NewSaga]) -> Result<Vec<bool>> {
-    if sagas.is_empty() {
-        return Ok(Vec::new());
+    let mut new = Vec::new();
+    for piece in pieces(sagas, |saga| saga.input.as_str().len()) {
+        insert(tx, piece).await?;
+        new.extend(inserted(tx, piece).await?);
     }
-    if let Some(long) = sagas.iter().find(|new| new.key.chars().count() > KEY_MAX) {
-        let what = format!("the key of a saga `{}` has more than {KEY_MAX} characters", long.name);
-        return Err(Error::new(Code::InvalidInput, what));
-    }
+    Ok(sagas.iter().map(|saga| new.contains(&saga.id)).collect())
+}
+
+async fn insert(tx: &mut impl Queryable, sagas: &[&NewSaga]) -> Result<()> {
     let mut sql = String::from(
         "INSERT INTO onewrite_saga (id, name, `key`, run, `partition`, definition, input, state, waits, due_at, started_at, ended_at, parent) VALUES ",
     );
@@ -86,28 +88,68 @@ pub(crate) async fn start(tx: &mut impl Queryable, sagas: &[&NewSaga]) -> Result
     }
     // One of the same name, key and run is left as it is.
     sql.push_str(" ON DUPLICATE KEY UPDATE run = onewrite_saga.run");
-    tx.query_drop(sql).await.during("start sagas")?;
-    let ids = list(sagas.iter().map(|new| new.id));
-    let there = format!("SELECT id FROM onewrite_saga WHERE id IN ({ids})");
-    let mut new = Vec::new();
-    for mut found in tx.query::<Row, _>(there).await.during("start sagas")? {
-        new.push(read_id(&mut found, 0)?);
-    }
-    Ok(sagas.iter().map(|saga| new.contains(&saga.id)).collect())
+    tx.query_drop(sql).await.during("start sagas")
 }
 
-/// Characters that a key may have: the column's.
-const KEY_MAX: usize = 255;
+/// Which of them are there now: they are new. One of which a later run exists is taken back.
+async fn inserted(tx: &mut impl Queryable, sagas: &[&NewSaga]) -> Result<Vec<SagaId>> {
+    let ids = list(sagas.iter().map(|new| new.id));
+    let there = format!(
+        "SELECT id, EXISTS (SELECT 1 FROM onewrite_saga n WHERE n.name = s.name AND n.`key` = s.`key` AND n.run > s.run)
+         FROM onewrite_saga s WHERE id IN ({ids})"
+    );
+    let (mut new, mut late) = (Vec::new(), Vec::new());
+    for mut found in tx.query::<Row, _>(there).await.during("start sagas")? {
+        let of = if row::get(&mut found, 1)? { &mut late } else { &mut new };
+        of.push(read_id(&mut found, 0)?);
+    }
+    if !late.is_empty() {
+        let sql = format!("DELETE FROM onewrite_saga WHERE id IN ({})", list(late.into_iter()));
+        tx.query_drop(sql).await.during("start sagas")?;
+    }
+    Ok(new)
+}
 
-/// Adds transitions to journals, at most one for each saga. When one's number exists, none is written.
+/// Bytes of data in one statement, about: they stand there as twice as many, and a server takes 16 MiB.
+const PIECE: usize = 2 << 20;
+
+/// Cut into what one statement may hold.
+fn pieces<T>(all: &[T], bytes: impl Fn(&T) -> usize + Copy) -> impl Iterator<Item = &[T]> {
+    let mut rest = all;
+    std::iter::from_fn(move || {
+        let mut sum = 0;
+        let fits = rest.iter().take_while(|one| {
+            sum += bytes(one);
+            sum <= PIECE
+        });
+        let (piece, behind) = rest.split_at(fits.count().max(1).min(rest.len()));
+        rest = behind;
+        (!piece.is_empty()).then_some(piece)
+    })
+}
+
+/// Adds transitions to journals, at most one for each saga. When one's number exists, none is to be committed.
 pub(crate) async fn advance(
     tx: &mut impl Queryable,
     transitions: &[(Epoch, &Transition)],
     sabotage: Sabotage,
 ) -> Result<()> {
-    if transitions.is_empty() {
-        return Ok(());
+    let bytes = |(_, next): &(Epoch, &Transition)| {
+        let output = next.standing.as_ref().and_then(|standing| standing.output.as_ref());
+        next.entries.len() + output.map_or(0, |output| output.as_str().len())
+    };
+    for piece in pieces(transitions, bytes) {
+        append(tx, piece, sabotage).await?;
+        stand(tx, piece).await?;
     }
+    Ok(())
+}
+
+async fn append(
+    tx: &mut impl Queryable,
+    transitions: &[(Epoch, &Transition)],
+    sabotage: Sabotage,
+) -> Result<()> {
     let verb = if sabotage.has(Defect::NoVersion) { "REPLACE" } else { "INSERT" };
     let mut sql =
         format!("{verb} INTO onewrite_saga_journal (saga, version, time, epoch, entries) VALUES ");
@@ -121,8 +163,7 @@ pub(crate) async fn advance(
             Error::new(Code::SagaConflict, "a transition of a saga exists already")
         }
         error => crate::error::database("advance sagas", error),
-    })?;
-    stand(tx, transitions).await
+    })
 }
 
 /// The server's number for a row that exists already.
@@ -155,7 +196,13 @@ async fn stand(tx: &mut impl Queryable, transitions: &[(Epoch, &Transition)]) ->
     sql.push_str(
         ") n ON s.id = n.id SET s.state = n.state, s.waits = n.waits, s.due_at = n.due_at, s.output = n.output, s.ended_at = n.ended_at",
     );
-    tx.query_drop(sql).await.during("advance sagas")
+    let stood = tx.query_iter(sql).await.during("advance sagas")?;
+    let found = stood.affected_rows();
+    stood.drop_result().await.during("advance sagas")?;
+    if found < count {
+        return Err(Error::new(Code::NotFound, "there is no saga to advance"));
+    }
+    Ok(())
 }
 
 pub(crate) fn epoch(fence: Option<&Fence>) -> Epoch {

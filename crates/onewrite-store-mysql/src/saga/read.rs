@@ -41,6 +41,11 @@ async fn rows(tx: &mut Transaction<'_>, find: &FindSagas) -> Result<Vec<SavedSag
 fn which(find: &FindSagas) -> (String, Params) {
     match find {
         FindSagas::Id(id) => ("WHERE id = ?".to_owned(), binds![id.0.to_be_bytes().to_vec()]),
+        // There is no saga of the number 0; an empty list is no SQL.
+        FindSagas::Ids(ids) => {
+            let ids = list(ids.iter().copied().chain([SagaId::default()]));
+            (format!("WHERE id IN ({ids})"), binds![])
+        }
         FindSagas::Key { name, key } => (
             "WHERE name = ? AND `key` = ? ORDER BY run DESC LIMIT 1".to_owned(),
             binds![&**name, &**key],

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use mysql_async::{Conn, Row, Transaction, TxOpts, prelude::Queryable};
 use onewrite_core::{
-    Code, Partition, Result,
+    Code, Error, Partition, Result,
     lease::{Epoch, Fence},
     sabotage::{Defect, Sabotage},
     saga::{
@@ -46,7 +46,7 @@ pub(crate) async fn write_all(
     tx.query_drop(SAVEPOINT).await.during("begin an item")?;
     match advance(&mut tx, &all, sabotage).await {
         Ok(()) => nexts.iter().for_each(|(place, ..)| outcomes[*place] = Outcome::Applied(1)),
-        Err(error) if error.code() == Code::SagaConflict => {
+        Err(error) if is_its_own(&error) => {
             tx.query_drop(ROLL_BACK).await.during("undo an item")?;
             for ((place, ..), one) in nexts.iter().zip(&all) {
                 outcomes[*place] = advance_one(&mut tx, *one, sabotage).await?;
@@ -58,7 +58,12 @@ pub(crate) async fn write_all(
     Ok(outcomes)
 }
 
-/// Where one of many exists already: each by itself.
+/// Whether one of many is to blame: its transition exists already, or its saga does not.
+fn is_its_own(error: &Error) -> bool {
+    matches!(error.code(), Code::SagaConflict | Code::NotFound)
+}
+
+/// Each by itself.
 async fn advance_one(
     tx: &mut Transaction<'_>,
     one: (Epoch, &Transition),
@@ -67,7 +72,7 @@ async fn advance_one(
     tx.query_drop(SAVEPOINT).await.during("begin an item")?;
     match advance(tx, &[one], sabotage).await {
         Ok(()) => Ok(Outcome::Applied(1)),
-        Err(error) if error.code() == Code::SagaConflict => {
+        Err(error) if is_its_own(&error) => {
             tx.query_drop(ROLL_BACK).await.during("undo an item")?;
             Ok(Outcome::Failed(error))
         }

@@ -38,6 +38,10 @@ pub(crate) async fn find(client: &Client, find: &FindSagas) -> Result<Vec<SavedS
     let small = |partitions: &[u16]| partitions.iter().copied().map(i32::from).collect::<Vec<_>>();
     match find {
         FindSagas::Id(id) => read(client, "WHERE id = $1", "", &[&Id(*id)]).await,
+        FindSagas::Ids(ids) => {
+            let ids: Vec<Id> = ids.iter().copied().map(Id).collect();
+            read(client, "WHERE id = ANY($1)", "", &[&ids]).await
+        }
         FindSagas::Key { name, key } => {
             let which = "WHERE name = $1 AND key = $2 ORDER BY run DESC LIMIT 1";
             read(client, which, "", &[&&**name, &&**key]).await

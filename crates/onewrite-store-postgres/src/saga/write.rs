@@ -39,9 +39,9 @@ pub(crate) async fn write_all(
     let prepare = async |sql| client.prepare_cached(sql).await.during("prepare a write");
     let (hold, start, append, stand) = (
         prepare(HOLD).await?,
-        prepare(START).await?,
-        prepare(APPEND).await?,
-        prepare(STAND).await?,
+        prepare(START_ALL).await?,
+        prepare(APPEND_ALL).await?,
+        prepare(STAND_ALL).await?,
     );
     let (scope, starting) = (&*SCOPE, starts.binds());
     let (holding, appending, standing) =
@@ -142,33 +142,68 @@ impl Drop for Begun<'_> {
     }
 }
 
-/// The commit is not to be lost. And rows are found by their keys, also where the planner, which thinks of the
-/// table as it was when it planned, would rather read it as a whole.
-const BEGIN: &str = "BEGIN; SET LOCAL synchronous_commit TO ON; SET LOCAL enable_seqscan TO OFF";
+/// What follows is on its way before this is answered. Were it refused, each statement would be committed by
+/// itself; so each looks whether this was done.
+const BEGIN: &str = "BEGIN; SET LOCAL onewrite.begun = 'yes';
+     SELECT set_config('synchronous_commit', 'on', true) WHERE current_setting('synchronous_commit') = 'off'";
+
+/// Whether [`BEGIN`] was done in this transaction. It is looked at once for a statement.
+macro_rules! begun {
+    () => {
+        "current_setting('onewrite.begun', true) = 'yes'"
+    };
+}
 
 /// The leases that are held, locked in one order: a takeover waits for this commit, other writers do not.
 const HOLD: &str = "SELECT partition, epoch FROM onewrite.lease
      WHERE scope = $1 AND partition = ANY($2) AND owner IS NOT NULL ORDER BY partition FOR SHARE";
 
-/// Starts sagas; returns the ids of those that are new.
-pub(super) const START: &str = "INSERT INTO onewrite.saga (id, name, key, run, partition, definition, input, state, waits, due_at, started_at, ended_at, parent)
-     SELECT id, name, key, run, partition, definition, input, state, waits, due_at, started_at, CASE WHEN waits = 'nothing' THEN started_at END, parent
-     FROM unnest($1::uuid[], $2::text[], $3::text[], $4::int4[], $5::int4[], $6::text[], $7::text[], $8::text[], $9::text[], $10::timestamptz[], $11::timestamptz[], $12::text[])
-         AS w (id, name, key, run, partition, definition, input, state, waits, due_at, started_at, parent)
-     ORDER BY name, key, run ON CONFLICT (name, key, run) DO NOTHING RETURNING id";
+/// Starts sagas where the condition holds; returns the ids of those that are new.
+macro_rules! start {
+    ($($holds:tt)*) => {
+        concat!(
+            "INSERT INTO onewrite.saga (id, name, key, run, partition, definition, input, state, waits, due_at, started_at, ended_at, parent)
+             SELECT id, name, key, run, partition, definition, input, state, waits, due_at, started_at, CASE WHEN waits = 'nothing' THEN started_at END, parent
+             FROM unnest($1::uuid[], $2::text[], $3::text[], $4::int4[], $5::int4[], $6::text[], $7::text[], $8::text[], $9::text[], $10::timestamptz[],
+                 $11::timestamptz[], $12::text[]) AS w (id, name, key, run, partition, definition, input, state, waits, due_at, started_at, parent)
+             WHERE NOT EXISTS (SELECT FROM onewrite.saga n WHERE n.name = w.name AND n.key = w.key AND n.run > w.run) AND ",
+            $($holds)*,
+            " ORDER BY name, key, run ON CONFLICT (name, key, run) DO NOTHING RETURNING id"
+        )
+    };
+}
 
-/// Appends to journals. Without `ON CONFLICT`, for a row would cost twice as much: a second search, and a
-/// second record in the log.
-pub(super) const APPEND: &str =
-    "INSERT INTO onewrite.saga_journal (saga, version, time, epoch, entries)
-     SELECT * FROM unnest($1::uuid[], $2::int4[], $3::timestamptz[], $4::int8[], $5::text[])";
+/// Starts sagas in a transaction that has begun; one of which a later run exists is none.
+pub(super) const START: &str = start!("true");
+
+const START_ALL: &str = start!(begun!());
+
+/// Appends to journals where the condition holds. Without `ON CONFLICT`, for a row would cost twice as much: a
+/// second search, and a second record in the log.
+macro_rules! append {
+    ($($holds:tt)*) => {
+        concat!(
+            "INSERT INTO onewrite.saga_journal (saga, version, time, epoch, entries)
+             SELECT * FROM unnest($1::uuid[], $2::int4[], $3::timestamptz[], $4::int8[], $5::text[]) WHERE ",
+            $($holds)*
+        )
+    };
+}
+
+/// Appends to journals in a transaction that has begun.
+pub(super) const APPEND: &str = append!("true");
+
+const APPEND_ALL: &str = append!(begun!());
 
 /// Writes what the rows of sagas say from now on.
-const STAND: &str = "UPDATE onewrite.saga s SET state = w.state, waits = w.waits, due_at = w.due_at, output = w.output,
+const STAND_ALL: &str = concat!(
+    "UPDATE onewrite.saga s SET state = w.state, waits = w.waits, due_at = w.due_at, output = w.output,
          ended_at = CASE WHEN w.waits = 'nothing' THEN w.time END
      FROM unnest($1::uuid[], $2::timestamptz[], $3::text[], $4::text[], $5::timestamptz[], $6::text[])
          AS w (saga, time, state, waits, due_at, output)
-     WHERE s.id = w.saga";
+     WHERE s.id = w.saga AND ",
+    begun!()
+);
 
 /// Starts, column by column.
 #[derive(Default)]

@@ -139,3 +139,20 @@ pub async fn kept_for_its_parent(fixture: &dyn JournalFixture) {
     commit(store, trim(200, 9)).await;
     same("kept for its parent: until that has ended", there(store).await, vec![(1, 1)]);
 }
+
+/// A saga that was started anew may leave before what came after it; its first start is not repeated beside that
+/// one all the same.
+pub async fn started_before_its_successor(fixture: &dyn JournalFixture) {
+    let place = fixture.journals().await;
+    let store = place.journal().await;
+    let store = &*store;
+    apply(store, vec![Op::DefineSaga(definition())]).await;
+    let anew = NewSaga { run: 1, ..new(2, "k", running()) };
+    commit(store, vec![start(new(1, "k", running())), start(anew)]).await;
+    commit(store, vec![end(1, 100)]).await;
+    commit(store, trim(200, 9)).await;
+    same("started before its successor: it leaves", there(store).await, vec![(2, 0)]);
+    let again = vec![start(new(3, "k", running()))];
+    same("started before its successor: no other one", words(&commit(store, again).await), "0");
+    same("started before its successor: no row is left", there(store).await, vec![(2, 0)]);
+}

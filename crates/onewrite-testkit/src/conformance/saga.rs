@@ -435,7 +435,7 @@ pub async fn awaits(fixture: &dyn JournalFixture) {
     commit(&*store, vec![alone(sent("s-3", "o-3", Duration::ZERO))]).await;
     commit(&*store, vec![start(awaiting(5, "k5", "o-3"))]).await;
     same("awaits: one whose time is over", arrived(&*store).await, vec![]);
-    commit(&*store, vec![alone(Op::MatchSignals)]).await;
+    commit(&*store, vec![alone(Op::TrimSignals { limit: 9 })]).await;
     let anew = vec![alone(sent("s-3", "o-3", HOUR))];
     same("awaits: sent anew", words(&commit(&*store, anew).await), "a");
     same("awaits: sent anew", arrived(&*store).await, vec![(5, "s-3".to_owned())]);

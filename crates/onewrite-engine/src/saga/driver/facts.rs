@@ -27,23 +27,32 @@ impl Driver {
     /// A signal that came in time is found before its time is over, though no look has found it yet.
     pub(super) async fn look_before_firing(&mut self) -> onewrite_core::Result<()> {
         let now = self.clock.now();
-        let waits = |id: &SagaId| {
-            let live = self.live.get(id);
-            live.is_some_and(|live| live.saga.standing().waits == Waits::Signal)
-        };
         let mut due = self.timers.iter().take_while(|(time, _)| *time <= now);
-        if Instant::now() >= self.fire_at && due.any(|(_, id)| waits(id)) {
+        if Instant::now() >= self.fire_at && due.any(|(_, id)| self.may_be_signalled(*id)) {
             self.take_signals().await?;
         }
         Ok(())
     }
 
+    fn may_be_signalled(&self, id: SagaId) -> bool {
+        let live = self.live.get(&id);
+        live.is_some_and(|live| live.saga.standing().waits == Waits::Signal)
+    }
+
+    /// Tells sagas that their time is over. While more signals may have come than were looked at, those that
+    /// wait for one are told later.
     pub(super) fn fire(&mut self) {
         if Instant::now() < self.fire_at {
             return;
         }
         let now = self.clock.now();
-        while let Some((time, id)) = self.timers.first().copied().filter(|(time, _)| *time <= now) {
+        let due: Vec<_> =
+            self.timers.iter().take_while(|(time, _)| *time <= now).copied().collect();
+        for (time, id) in due {
+            if self.is_behind && self.may_be_signalled(id) {
+                self.fire_at = Instant::now() + self.options.poll / LOOK_SOON;
+                continue;
+            }
             self.timers.remove(&(time, id));
             if let Some(live) = self.live.get_mut(&id) {
                 live.timer = None;

@@ -112,6 +112,8 @@ pub(super) struct Driver {
     /// Definitions that are stored.
     definitions: HashMap<DefinitionId, Arc<Checked>>,
     queue: VecDeque<Write>,
+    /// Writes that the database refused, and when each is tried again.
+    aside: Vec<(Instant, Write)>,
     commits: JoinSet<Committed>,
     /// How many writes of each partition are in commits under way.
     writing: HashMap<Partition, usize>,
@@ -128,6 +130,12 @@ pub(super) struct Driver {
     unsure: Vec<Fence>,
     /// Signals and requests that are being taken: no look finds them a second time.
     taking: HashSet<Text>,
+    /// More signals may have come than were looked at: who waits for one is not told yet that its time is over.
+    is_behind: bool,
+    /// Signals that the last look could give nobody: their sagas cannot be read, or there is no room for them.
+    passed_over: usize,
+    /// Sagas that could not be read lately, and stay due.
+    unreadable: HashSet<SagaId>,
     /// Sagas to be read again.
     reload: Vec<SagaId>,
     renew_at: Instant,
@@ -178,6 +186,7 @@ impl Driver {
             timers: BTreeSet::new(),
             definitions: HashMap::new(),
             queue: VecDeque::new(),
+            aside: Vec::new(),
             commits: JoinSet::new(),
             writing: HashMap::new(),
             starting: HashSet::new(),
@@ -187,6 +196,9 @@ impl Driver {
             leaving: BTreeSet::new(),
             unsure: Vec::new(),
             taking: HashSet::new(),
+            is_behind: false,
+            passed_over: 0,
+            unreadable: HashSet::new(),
             reload: Vec::new(),
             renew_at: now,
             poll_at: now,
@@ -252,6 +264,7 @@ impl Driver {
         }
         self.fire();
         self.gates.reopen(Instant::now());
+        self.try_refused();
         if Instant::now() >= self.poll_at {
             self.poll_at = Instant::now() + self.options.poll;
             if let Err(error) = self.take_up(take).await {
@@ -271,6 +284,9 @@ impl Driver {
         let mut wake = self.renew_at.min(self.poll_at);
         if let Some(time) = self.gates.wake_at() {
             wake = wake.min(time);
+        }
+        for (again, _) in &self.aside {
+            wake = wake.min(*again);
         }
         if let Some((time, _)) = self.timers.first() {
             wake = wake.min(self.clock.instant(*time).max(self.fire_at));

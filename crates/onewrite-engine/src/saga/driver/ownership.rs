@@ -12,6 +12,7 @@ use onewrite_core::{
 use tokio::time::Instant;
 
 use super::{Clock, Driver, FACTS_MAX, Live, batch, take_besides};
+use crate::saga::write::{Of, Write};
 
 impl Driver {
     pub(super) async fn renew(&mut self, take: bool) -> Result<()> {
@@ -66,6 +67,7 @@ impl Driver {
         self.leases.forget(partition);
         self.leaving.remove(&partition);
         self.recovering.0.remove(&partition);
+        self.forget_refused(|of| of == partition);
         let dropped = self.those(|live| live.partition == partition);
         dropped.into_iter().for_each(|id| drop(self.unload(id)));
     }
@@ -73,7 +75,9 @@ impl Driver {
     /// Leaves partitions of which others want a share, once nothing of theirs is in flight.
     pub(super) fn give_back(&mut self) {
         self.withdraw();
-        for partition in self.leaving.clone() {
+        let leaving = self.leaving.clone();
+        self.forget_refused(|of| leaving.contains(&of));
+        for partition in leaving {
             let Some(fence) = self.leases.fence(partition) else { continue };
             for id in self.those(|live| live.partition == partition) {
                 self.hand_back(id);
@@ -101,6 +105,18 @@ impl Driver {
         theirs.for_each(Live::withdraw);
     }
 
+    /// What the database refuses in these partitions is left to their next owner, who makes the attempt again.
+    fn forget_refused(&mut self, theirs: impl Fn(Partition) -> bool) {
+        let theirs = |(_, write): &mut (Instant, Write)| theirs(write.of.partition());
+        let refused: Vec<_> = self.aside.extract_if(.., theirs).collect();
+        for (_, write) in refused {
+            self.taken(&write.item);
+            if let Of::Saga(id, _) = write.of {
+                drop(self.unload(id));
+            }
+        }
+    }
+
     pub(super) fn hand_back(&mut self, id: SagaId) {
         let Some(live) = self.live.get_mut(&id) else { return };
         if live.busy || live.saga.in_flight() > 0 {
@@ -122,6 +138,7 @@ impl Driver {
             && !(self.live.is_empty() && self.commits.is_empty() && self.queue.is_empty())
         {
             self.withdraw();
+            self.forget_refused(|_| true);
             self.those(|_| true).into_iter().for_each(|id| self.hand_back(id));
             self.upkeep(false).await;
             let mut ended = Vec::new();

@@ -1,6 +1,9 @@
 //! Taking sagas up from the store: what others left unfinished, and what is due.
 
-use std::{collections::HashSet, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
 use onewrite_core::{
     Code, Error, Partition, Result, Text,
@@ -19,6 +22,9 @@ use crate::saga::write;
 /// Sagas read at once.
 const PAGE: usize = 500;
 
+/// Signals that nobody can be given now, beside which others are looked for, at most.
+const PASSED_OVER_MAX: usize = 20 * PAGE;
+
 impl Driver {
     pub(super) async fn take_up(&mut self, take: bool) -> Result<()> {
         while let Some(id) = self.reload.last().copied() {
@@ -36,17 +42,29 @@ impl Driver {
         // Behind the look for what is due: what was sent before a saga's time was over is found.
         self.take_signals().await?;
         for saved in &due {
-            self.load(saved, true).await?;
+            let may_be_signalled = self.is_behind && saved.standing.waits == Waits::Signal;
+            if self.live.len() < self.options.live_max && !may_be_signalled {
+                self.load(saved, true).await?;
+            }
         }
         metrics::gauge!("onewrite_saga_live").set(self.live.len() as f64);
         if Instant::now() >= self.watch_at {
             self.watch_at = Instant::now() + self.options.poll * WATCHDOG_EVERY;
-            self.look_for_forgotten().await?;
-            let ops = vec![Op::MatchSignals];
-            let all = batch(vec![Item { fence: None, ops }], Durability::Relaxed);
-            self.store.commit(all).await?;
+            self.look_around().await?;
         }
         Ok(())
+    }
+
+    /// What is done now and then.
+    async fn look_around(&mut self) -> Result<()> {
+        self.forget_turns();
+        metrics::gauge!("onewrite_saga_unreadable").set(self.unreadable.len() as f64);
+        // Somebody may have mended them: they are looked at again.
+        self.unreadable.clear();
+        self.look_for_forgotten().await?;
+        let all =
+            batch(vec![Item { fence: None, ops: vec![Op::MatchSignals] }], Durability::Relaxed);
+        self.store.commit(all).await.map(drop)
     }
 
     /// What is due, as far as there is room for it.
@@ -57,7 +75,8 @@ impl Driver {
         if room == 0 || partitions.is_empty() {
             return Ok(Vec::new());
         }
-        let limit = room.min(PAGE).saturating_add(self.timers.len());
+        // Beside what is in memory, and what stays due because it cannot be read.
+        let limit = room.min(PAGE) + self.timers.len() + self.unreadable.len();
         self.store.sagas(FindSagas::Due { partitions, limit }).await
     }
 
@@ -80,39 +99,85 @@ impl Driver {
                 self.give(id, Input::Ended { step, direction, number, how, jitter });
             }
         }
+        self.forget_turns();
     }
 
-    /// Hands signals that have come, and requests, to their sagas; each signal to one.
+    /// Takes turns that nobody waits for any more out of the queues before gates that are shut, where they
+    /// would come up one by one.
+    fn forget_turns(&mut self) {
+        let live = &self.live;
+        self.gates.retain_at_shut(|turn| {
+            let waiting = live.get(&turn.attempt.saga).map(|live| &live.waiting);
+            waiting.is_some_and(|waiting| waiting.contains(&turn.waiting()))
+        });
+    }
+
+    /// Hands signals that have come, and requests, to their sagas; each signal to one. Notes whether there may
+    /// be more.
     pub(super) async fn take_signals(&mut self) -> Result<()> {
         let partitions = self.leases.partitions();
         if partitions.is_empty() {
             return Ok(());
         }
+        // Beside those that are being taken, and those that could not be handed over the last time.
+        let limit = PAGE + self.taking.len() + self.passed_over;
+        let found = self.store.arrived(partitions, limit).await?;
+        self.is_behind = found.len() >= limit;
         let (mut signals, mut steps) = (HashSet::new(), HashSet::new());
-        for Arrived { saga, step, signal, payload } in self.store.arrived(partitions, PAGE).await? {
+        let new = found.into_iter().filter(|Arrived { saga, step, signal, .. }| {
             // A step takes one signal, and a saga any number of requests.
-            let is_first = step.is_none() || steps.insert((saga, step.clone()));
-            let known = !signals.insert(signal.clone()) || self.taking.contains(&signal);
-            if !is_first || known {
-                continue;
+            let is_first = step.is_none() || steps.insert((*saga, step.clone()));
+            is_first && signals.insert(signal.clone()) && !self.taking.contains(signal)
+        });
+        let new: Vec<Arrived> = new.collect();
+        let read = self.read_for(&new).await?;
+        let mut passed_over = 0;
+        for arrived in new {
+            let known = self.live.contains_key(&arrived.saga);
+            if !known && !read.contains_key(&arrived.saga) {
+                passed_over += 1;
+            } else {
+                self.hand_over(arrived, known, &read).await?;
             }
-            let (mut ended, known) = (false, self.live.contains_key(&saga));
-            if !known {
-                for saved in self.store.sagas(FindSagas::Id(saga)).await? {
-                    ended = saved.ended_at.is_some();
-                    // The signal first: it may have come in time, and this be later.
-                    self.load(&saved, step.is_none()).await?;
-                }
-            }
-            match step {
-                Some(step) => self.signalled(saga, &step, signal, payload),
-                None if ended => self.drop_signal(saga, Partition::default(), signal),
-                None => self.requested(saga, signal, &payload),
-            }
-            if !known {
-                self.give(saga, Input::Time);
-                self.unload_idle(saga);
-            }
+        }
+        self.passed_over = passed_over.min(PASSED_OVER_MAX);
+        Ok(())
+    }
+
+    /// The sagas that signals have come for and that are not in memory, as far as there is room for them.
+    async fn read_for(&self, arrived: &[Arrived]) -> Result<HashMap<SagaId, SavedSaga>> {
+        let is_away = |id: &SagaId| !self.live.contains_key(id) && !self.unreadable.contains(id);
+        let mut away: Vec<SagaId> = arrived.iter().map(|one| one.saga).filter(is_away).collect();
+        away.sort_unstable();
+        away.dedup();
+        away.truncate(self.options.live_max.saturating_sub(self.live.len()));
+        if away.is_empty() {
+            return Ok(HashMap::new());
+        }
+        let read = self.store.sagas(FindSagas::Ids(away)).await?;
+        Ok(read.into_iter().map(|saved| (saved.id, saved)).collect())
+    }
+
+    async fn hand_over(
+        &mut self,
+        arrived: Arrived,
+        known: bool,
+        read: &HashMap<SagaId, SavedSaga>,
+    ) -> Result<()> {
+        let Arrived { saga, step, signal, payload } = arrived;
+        let saved = read.get(&saga);
+        if let Some(saved) = saved.filter(|_| !known) {
+            // The signal first: it may have come in time, and this be later.
+            self.load(saved, step.is_none()).await?;
+        }
+        match (step, saved.filter(|saved| saved.ended_at.is_some())) {
+            (Some(step), _) => self.signalled(saga, &step, signal, payload),
+            (None, Some(ended)) => self.drop_signal(saga, ended.partition, signal),
+            (None, None) => self.requested(saga, signal, &payload),
+        }
+        if !known {
+            self.give(saga, Input::Time);
+            self.unload_idle(saga);
         }
         Ok(())
     }
@@ -222,11 +287,13 @@ impl Driver {
         let saga = match recovered {
             Ok(saga) => saga,
             Err(error) => {
-                metrics::counter!("onewrite_saga_unreadable_total").increment(1);
-                tracing::error!(saga = %saved.id, %error, "a saga cannot be read; it is left as it is");
+                if self.unreadable.insert(saved.id) {
+                    tracing::error!(saga = %saved.id, %error, "a saga cannot be read; it is left as it is");
+                }
                 return Ok(());
             }
         };
+        self.unreadable.remove(&saved.id);
         self.insert(saga, saved.partition, fence.epoch, Vec::new());
         if saved.standing.waits == Waits::Lease {
             metrics::counter!("onewrite_saga_takeovers_total").increment(1);

@@ -96,7 +96,7 @@ impl Driver {
             live.saga = next.in_place_of(&live.saga);
         }
         let item = Item { fence: Some(fence), ops: Vec::new() };
-        self.written(Write { item, of: Of::Saga(id, partition) }, outcome);
+        self.written(Write::new(item, Of::Saga(id, partition)), outcome);
         None
     }
 }

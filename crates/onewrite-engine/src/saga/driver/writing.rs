@@ -3,8 +3,8 @@
 use std::{error::Error as _, sync::Arc, time::Duration};
 
 use onewrite_core::{
-    Code, Error, Partition,
-    error::Certainty,
+    Code, Error, Partition, Text,
+    error::{Certainty, Retry},
     failpoint,
     lease::Fence,
     retry::Backoff,
@@ -23,6 +23,25 @@ use crate::saga::{
 /// Pauses while the store takes nothing.
 const BACKOFF: Backoff =
     Backoff { initial: Duration::from_millis(20), cap: Duration::from_secs(2) };
+
+/// Pauses of one write that the database refuses alone.
+const REFUSED: Backoff =
+    Backoff { initial: Duration::from_millis(200), cap: Duration::from_secs(60) };
+
+/// Whether the database will not have what was written, rather than not be there or be busy.
+fn is_refusal(error: &Error) -> bool {
+    let never = error.retry() == Retry::Never || error.code() == Code::Database;
+    never && error.certainty() == Certainty::NotApplied
+}
+
+/// The signals that it takes.
+fn signals_of(item: &Item) -> impl Iterator<Item = &Text> {
+    item.ops.iter().filter_map(|op| match op {
+        Op::DropSignal { signal, .. } => Some(signal),
+        Op::AdvanceSaga(next) => next.takes.as_ref(),
+        _ => None,
+    })
+}
 
 impl Driver {
     pub(super) fn start(&mut self, start: Box<Start>, owned: bool) {
@@ -47,7 +66,7 @@ impl Driver {
         if fence.is_some() {
             self.starting.insert(start.id);
         }
-        self.queue.push_back(Write { item: Item { fence, ops }, of: Of::Start(start, partition) });
+        self.queue.push_back(Write::new(Item { fence, ops }, Of::Start(start, partition)));
     }
 
     /// Whether what waits is to be sent now. Beside a commit that is under way a small one only costs
@@ -66,7 +85,8 @@ impl Driver {
         {
             let most = if self.apart > 0 { 1 } else { self.options.batch_max.max(1) };
             self.apart = self.apart.saturating_sub(1);
-            let count = self.queue.len().min(most);
+            let shared = self.queue.iter().take(most).take_while(|write| write.refused == 0);
+            let count = shared.count().max(1).min(self.queue.len());
             let writes: Vec<Write> = self.queue.drain(..count).collect();
             for write in &writes {
                 *self.writing.entry(write.of.partition()).or_default() += 1;
@@ -106,7 +126,13 @@ impl Driver {
     }
 
     /// Nothing of it was committed, or nobody knows.
-    pub(super) fn not_committed(&mut self, writes: Vec<Write>, error: &Error) {
+    pub(super) fn not_committed(&mut self, mut writes: Vec<Write>, error: &Error) {
+        if is_refusal(error)
+            && writes.len() == 1
+            && let Some(write) = writes.pop()
+        {
+            return self.refused(write, error);
+        }
         self.pause.1 = self.pause.1.saturating_add(1);
         self.pause.0 = Instant::now() + BACKOFF.pause(self.pause.1, self.jitter());
         tracing::warn!(%error, writes = writes.len(), "sagas were not written");
@@ -124,27 +150,38 @@ impl Driver {
         }
     }
 
-    /// Before all that came later. Where the database refused what they share, one by one; and one that it
-    /// refuses alone is not started, or comes behind the others.
+    /// Before all that came later; where the database refused what they share, one by one.
     fn send_again(&mut self, writes: Vec<Write>, error: &Error) {
-        let refused = error.code() == Code::Database;
-        let alone = writes.len() == 1;
-        if refused && !alone {
+        if is_refusal(error) {
             self.apart = writes.len();
         }
-        for write in writes.into_iter().rev() {
-            match write.of {
-                Of::Start(start, _) if refused && alone => {
-                    self.starting.remove(&start.id);
-                    let why = error.source().map(ToString::to_string).unwrap_or_default();
-                    let error =
-                        Error::new(error.code(), error.context().to_owned()).with_source(why);
-                    let _ = start.reply.send(Err(error));
-                }
-                // A saga has one transition under way: none of its own comes before it.
-                _ if refused && alone => self.queue.push_back(write),
-                _ => self.queue.push_front(write),
-            }
+        writes.into_iter().rev().for_each(|write| self.queue.push_front(write));
+    }
+
+    /// The database refuses this one: it is not started, or waits aside, alone, and nobody else with it. Its
+    /// saga has one transition under way, so none of its own comes before it.
+    fn refused(&mut self, mut write: Write, error: &Error) {
+        metrics::counter!("onewrite_saga_refused_total").increment(1);
+        tracing::error!(%error, of = %write.of, "the database refuses one write of sagas; the others go on");
+        if let Of::Start(start, _) = write.of {
+            self.starting.remove(&start.id);
+            let why = error.source().map(ToString::to_string).unwrap_or_default();
+            let error = Error::new(error.code(), error.context().to_owned()).with_source(why);
+            let _ = start.reply.send(Err(error));
+            return;
+        }
+        // It keeps the signal that it takes.
+        self.taking.extend(signals_of(&write.item).cloned());
+        write.refused = write.refused.saturating_add(1);
+        let again = Instant::now() + REFUSED.pause(write.refused, self.jitter());
+        self.aside.push((again, write));
+    }
+
+    /// Tries again what the database refused, when its time has come.
+    pub(super) fn try_refused(&mut self) {
+        let now = Instant::now();
+        for (_, write) in self.aside.extract_if(.., |(again, _)| *again <= now) {
+            self.queue.push_back(write);
         }
     }
 
@@ -167,10 +204,14 @@ impl Driver {
             (Of::Saga(id, _), Written::Applied(_)) => self.advanced(id),
             (Of::Nobody(_), _) => {}
             (Of::Saga(_, partition), Written::Fenced) => self.lost(partition, fence),
-            (Of::Saga(id, _), Written::Failed(error)) => {
+            (Of::Saga(id, _), Written::Failed(error)) if error.code() == Code::SagaConflict => {
                 tracing::warn!(saga = %id, %error, "a transition was refused; the saga is read again");
                 drop(self.unload(id));
                 self.reload.push(id);
+            }
+            (of @ Of::Saga(..), Written::Failed(error)) => {
+                let write = Write { item: write.item, of, refused: write.refused };
+                self.refused(write, &error);
             }
             (Of::Start(start, partition), outcome) => {
                 self.starting.remove(&start.id);
@@ -189,16 +230,9 @@ impl Driver {
     }
 
     /// A signal was taken, or may have been: should it still be there, it is found again.
-    fn taken(&mut self, item: &Item) {
-        for op in &item.ops {
-            let signal = match op {
-                Op::DropSignal { signal, .. } => Some(signal),
-                Op::AdvanceSaga(next) => next.takes.as_ref(),
-                _ => None,
-            };
-            if let Some(signal) = signal {
-                self.taking.remove(signal);
-            }
+    pub(super) fn taken(&mut self, item: &Item) {
+        for signal in signals_of(item) {
+            self.taking.remove(signal);
         }
     }
 

@@ -161,12 +161,12 @@ impl Tables {
                 if self.signals.iter().any(|kept| kept.signal.id == signal.id) {
                     return 0;
                 }
-                let expires_at = now.plus(signal.keep);
+                let expires_at = now.plus(signal.kept());
                 self.signals.push(Kept { signal: *signal.clone(), expires_at, taken: false });
                 1
             }
             Op::DropSignal { signal, .. } => self.take(signal),
-            Op::MatchSignals => {
+            Op::TrimSignals { .. } => {
                 self.signals.retain(|kept| kept.expires_at > now);
                 0
             }
@@ -240,6 +240,7 @@ impl Tables {
         let all = self.sagas.values();
         match find {
             FindSagas::Id(id) => self.sagas.get(id).cloned().into_iter().collect(),
+            FindSagas::Ids(ids) => all.filter(|saga| ids.contains(&saga.id)).cloned().collect(),
             FindSagas::Key { name, key } => {
                 let named = all.filter(|saga| saga.name == *name && saga.key == *key);
                 named.max_by_key(|saga| saga.run).cloned().into_iter().collect()
