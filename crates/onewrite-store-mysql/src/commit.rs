@@ -133,7 +133,12 @@ async fn in_savepoint(
     match write(tx, terms, item, emitted).await {
         Ok(count) => Ok(Outcome::Applied(count)),
         // A deadlock undoes the whole transaction.
-        Err(error) if is_unknown(&error) || error.code() == Code::StoreBusy => Err(error),
+        Err(error)
+            if is_unknown(&error)
+                || error.code() == Code::StoreBusy && !signal::is_locked(&error) =>
+        {
+            Err(error)
+        }
         Err(error) => {
             tx.query_drop(ROLL_BACK).await.during("undo an item")?;
             emitted.truncate(before);

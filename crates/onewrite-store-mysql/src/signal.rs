@@ -74,13 +74,24 @@ pub(crate) async fn wait_instead(
     awaits: &Awaits,
 ) -> Result<()> {
     let id = saga.0.to_be_bytes().to_vec();
-    // Somebody's open transaction may have sent a signal for it. Then this transition is tried again, and those
-    // that share its commit do not wait.
-    let free = "SELECT 1 FROM onewrite_saga_wait WHERE saga = ? FOR UPDATE NOWAIT";
-    if !query(tx, free, binds![id.clone()]).await?.is_empty() {
+    let all = "SELECT 1 FROM onewrite_saga_wait WHERE saga = ?";
+    let count = query(tx, all, binds![id.clone()]).await?.len();
+    if count > 0 {
+        let free = "SELECT 1 FROM onewrite_saga_wait WHERE saga = ? FOR UPDATE SKIP LOCKED";
+        if query(tx, free, binds![id.clone()]).await?.len() < count {
+            return Err(Error::new(Code::StoreBusy, LOCKED));
+        }
         execute(tx, "DELETE FROM onewrite_saga_wait WHERE saga = ?", binds![id]).await?;
     }
     wait(tx, saga, awaits.partition, &awaits.signals).await
+}
+
+/// Then the transition is tried again, and those that share its commit do not wait.
+const LOCKED: &str = "somebody's open transaction has sent a signal for this saga";
+
+/// Whether a transaction goes on although the store is busy: one saga's rows are locked.
+pub(crate) fn is_locked(error: &Error) -> bool {
+    error.code() == Code::StoreBusy && error.context() == LOCKED
 }
 
 /// Takes a signal for a saga, unless another one has it.

@@ -34,6 +34,8 @@ enum Careless {
     Repetition,
     /// Whether a compensation was.
     Compensated,
+    /// Whether a compensation was, of what was there to make good.
+    Repeated,
     /// Whether an action comes behind its compensation.
     Late,
 }
@@ -52,7 +54,8 @@ impl Shop {
     fn undo(&self, saga: SagaId, step: &'static str) {
         let mut rows = self.rows.lock().unwrap();
         let row = rows.entry((saga, step)).or_default();
-        if row.barred && self.careless != Careless::Compensated {
+        let looks = !matches!(self.careless, Careless::Compensated | Careless::Repeated);
+        if row.barred && looks {
             return;
         }
         row.undone += row.done.max(i32::from(self.careless == Careless::Compensated));
@@ -137,6 +140,12 @@ async fn a_compensation_that_does_not_look_at_its_key_is_caught() {
     let caught = tried(Careless::Compensated).await.unwrap_err();
     // Of what never happened nothing is made good.
     assert_eq!((&*caught.step, caught.fault), ("reserve", Fault::Fails));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_compensation_that_is_made_twice_is_caught() {
+    let caught = tried(Careless::Repeated).await.unwrap_err();
+    assert_eq!((&*caught.step, caught.fault), ("reserve", Fault::CompensatedTwice));
 }
 
 #[tokio::test(flavor = "multi_thread")]

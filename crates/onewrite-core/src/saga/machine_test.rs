@@ -454,3 +454,41 @@ mod waiting_test;
 
 #[path = "under_way_test.rs"]
 mod under_way_test;
+
+/// A step that is held waits for a person, and the row says so once nothing else is under way.
+#[test]
+fn the_row_says_that_a_person_is_waited_for_when_the_last_attempt_has_ended() {
+    let mut run = Run::of(
+        r#"{"name":"trip","steps":[
+            {"name":"hold","compensation":{"by":"undo"},"compensation_retry":{"attempts_max":1}},
+            {"name":"ask","after":["hold"],"compensation":{"none":"asking changes nothing"}},
+            {"name":"book","after":["hold"],"compensation":{"by":"undo"}}]}"#,
+    );
+    run.done("hold");
+    assert_eq!(run.end("book", Ended::Aborted("full".into())), ["failed"]);
+    assert_eq!(run.flying(), ["+ask", "-book"]);
+    assert_eq!(run.done("book"), ["compensated"]);
+    assert_eq!(run.fail("hold"), ["held"]);
+    assert_eq!(run.stands(), (State::NeedsOperator, Waits::Lease), "`ask` is in flight");
+    assert_eq!(run.fail("ask"), ["woken"]);
+    assert_eq!(run.stands(), (State::NeedsOperator, Waits::Operator));
+}
+
+/// Nobody serves the step for days: its pauses grow, and with them the journal hardly does.
+#[test]
+fn an_attempt_that_nobody_makes_fills_no_journal() {
+    let mut run = Run::of(ORDER);
+    let day = run.now.plus(Duration::from_secs(24 * 3_600));
+    while run.now < day {
+        assert_eq!(run.end("reserve", Ended::NotMade("nobody".into())), ["retrying"]);
+        let due = run.saga.next_time().unwrap();
+        assert!(due.since(run.now) <= NOT_MADE_PAUSE_MAX);
+        if run.give(Input::Time).is_empty() {
+            run.now = due;
+            if run.give(Input::Time) != ["woken"] {
+                break;
+            }
+        }
+    }
+    assert!(run.journal.len() < 1_000, "{}", run.journal.len());
+}

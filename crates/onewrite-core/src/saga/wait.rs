@@ -178,4 +178,12 @@ mod tests {
             assert_eq!(refused.code(), Code::InvalidInput);
         }
     }
+
+    #[test]
+    fn a_request_is_about_a_saga_and_nothing_is_kept_for_ever() {
+        let request = |about: &'static str| Signal::new("r-1", REQUEST, about);
+        assert!(request("order-1").check().is_err(), "stores look for a saga of this id");
+        assert!(request("00000000-0000-0000-0000-000000000001").check().is_ok());
+        assert!(request("1").keep(Duration::MAX).kept() <= KEEP_MAX);
+    }
 }

@@ -158,3 +158,20 @@ fn a_saga_that_waits_for_what_decides_can_be_cancelled() {
     assert_eq!(run.done("ask"), ["compensated"]);
     assert_eq!(run.stands(), (State::Compensated, Waits::Nothing));
 }
+
+/// A sleep beside an action that takes its time: whoever takes the saga over makes no attempt of the sleep.
+#[test]
+fn a_sleep_uses_up_no_attempts_when_owners_change() {
+    let mut run = Run::of(
+        r#"{"name":"nap","steps":[
+            {"name":"call","after":[],"retry":{"attempts_max":100},"compensation":{"by":"undo"}},
+            {"name":"sleep","after":[],"wait":{"for_ms":60000},"compensation":{"none":"waiting changes nothing"}}]}"#,
+    );
+    for _ in 0..30 {
+        assert_eq!(run.take_over(), ["taken over"]);
+    }
+    assert_eq!(run.stands(), (State::Running, Waits::Lease));
+    run.done("call");
+    assert_eq!(run.wait(Duration::from_secs(60)), ["done"]);
+    assert_eq!(run.stands().0, State::Completed);
+}

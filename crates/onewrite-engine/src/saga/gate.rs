@@ -268,4 +268,20 @@ mod tests {
         assert_eq!(ends(&mut gates, after(3_000), false), Some(0), "it answers");
         assert_eq!((all(&mut gates, after(3_000)), gates.wake_at()), (vec![10, 13], None));
     }
+
+    #[test]
+    fn who_wants_nothing_any_more_leaves_a_gate_that_is_shut() {
+        let (mut gates, now) = (Gates::new(10, 1), Instant::now());
+        let bank = gates.at("bank");
+        gates.arrive(bank, 1);
+        assert_eq!(all(&mut gates, now), [1]);
+        gates.leave(bank);
+        assert!(gates.failed(bank, now, 1.0).is_some());
+        (2..=1_000).for_each(|n| gates.arrive(bank, n));
+        gates.retain_at_shut(|n| *n == 500);
+        assert_eq!(all(&mut gates, now + Duration::from_secs(1)), [500]);
+        gates.leave(bank);
+        assert!(gates.answered(bank));
+        assert_eq!(all(&mut gates, now + Duration::from_secs(1)), NOBODY);
+    }
 }

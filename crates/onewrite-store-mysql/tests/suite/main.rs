@@ -7,12 +7,14 @@ mod book;
 mod conformance;
 mod crash;
 mod identity;
+mod large;
 mod order;
 mod placing;
 mod receive;
 mod rig;
 mod roles;
 mod settings;
+mod signals;
 #[cfg(feature = "sqlx")]
 mod sqlx_barrier;
 #[cfg(feature = "sqlx")]

@@ -320,3 +320,7 @@ impl<'a> Standings<'a> {
         vec![&self.sagas, &self.times, &self.states, &self.waits, &self.due, &self.outputs]
     }
 }
+
+#[cfg(test)]
+#[path = "write_test.rs"]
+mod write_test;

@@ -12,11 +12,15 @@ use onewrite_core::{
     BoxFuture, Delivery, Result,
     broker::{Receipt, Sink},
     sabotage::{Defect, Sabotage},
-    store::{From, Item, Op, Outcome, Store as _},
+    saga::{
+        SagaId,
+        journal::{FindSagas, Journal as _},
+    },
+    store::{Batch, Durability, From, Item, Op, Outcome, Store as _},
 };
 use onewrite_engine::RelayOptions;
 use onewrite_store_postgres::{Options, PostgresStore, emit};
-use onewrite_testkit::{history::Verdict, server::Postgres};
+use onewrite_testkit::{conformance, history::Verdict, server::Postgres};
 use tokio::task::JoinSet;
 
 use crate::{
@@ -296,4 +300,35 @@ async fn a_reaction_is_durable_whatever_the_default_of_the_database() {
     server.restart().await.unwrap();
     let consumer = Consumer::at(receiving).await;
     assert_eq!(consumer.effects().await.len(), 3, "what the sender was told to forget is gone");
+}
+
+/// A saga that was told to be started is there after a crash, whatever the default of the database: that its
+/// batch is written in a way of its own makes no difference.
+async fn sagas_lost(sabotage: Sabotage) -> usize {
+    let server =
+        Postgres::start_with(&[("wal_writer_delay", "10s"), ("synchronous_commit", "off")])
+            .await
+            .unwrap();
+    let url = server.url("postgres");
+    let store = open(&url, sabotage).await;
+    conformance::signal::begin_to_wait(&store).await;
+    let start = conformance::saga::started(9);
+    let batch = Batch { durability: Durability::Durable, items: vec![start] };
+    let outcomes = store.commit(batch).await.unwrap();
+    assert!(matches!(outcomes[..], [Outcome::Applied(1)]), "{outcomes:?}");
+    server.kill();
+    drop(store);
+    server.restart().await.unwrap();
+    let store = open(&url, sound()).await;
+    1 - store.sagas(FindSagas::Id(SagaId(9))).await.unwrap().len()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_saga_is_durable_whatever_the_default_of_the_database() {
+    assert_eq!(sagas_lost(sound()).await, 0, "a start was acknowledged and is gone");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_syncs_a_crash_of_the_server_loses_sagas() {
+    assert_eq!(sagas_lost(broken(Defect::NoSync)).await, 1, "nothing noticed");
 }

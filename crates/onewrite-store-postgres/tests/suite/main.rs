@@ -19,6 +19,7 @@ mod relays;
 mod retention;
 mod rig;
 mod roles;
+mod signals;
 mod sql;
 #[cfg(feature = "sqlx")]
 mod sqlx_barrier;

@@ -27,6 +27,7 @@ pub mod order;
 pub mod parking;
 pub mod poison;
 pub mod saga;
+pub mod signal;
 pub mod sink;
 pub mod store;
 mod suite;

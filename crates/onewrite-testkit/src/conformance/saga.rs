@@ -48,6 +48,12 @@ pub(super) fn new(id: u128, key: &str, standing: Standing) -> NewSaga {
     }
 }
 
+/// The start of a saga of this number, of the definition that [`super::signal::begin_to_wait`] stores.
+#[must_use]
+pub fn started(id: u128) -> Item {
+    start(new(id, &format!("k{id}"), running()))
+}
+
 pub(super) fn running() -> Standing {
     Standing::leased(State::Running)
 }
@@ -174,6 +180,12 @@ pub async fn next_version(fixture: &dyn JournalFixture) {
     let mixed = vec![advance(fence, 1, 2), advance(fence, 2, 1), advance(fence, 3, 2)];
     same("next version: one that exists", words(&commit(&*store, mixed).await), "aca");
     same("next version: its saga", versions(&find(&*store, 2).await), vec![1]);
+    let end = |saga, version| {
+        let standing = Some(Standing::ended(State::Completed));
+        Item { fence: fence.cloned(), ops: vec![transition(saga, version, standing)] }
+    };
+    let missing = vec![end(77, 1), advance(fence, 2, 2)];
+    same("next version: of no saga", words(&commit(&*store, missing).await), "xa");
     same("next version: its neighbour", versions(&find(&*store, 3).await), vec![1, 2]);
     // Two owners at the same moment: one of them is refused.
     let other = place.journal().await;
@@ -342,11 +354,11 @@ fn sent(id: &str, correlation: &str, keep: Duration) -> Op {
     Op::Signal(Box::new(signal.payload(&id).expect("a payload")))
 }
 
-fn alone(op: Op) -> Item {
+pub(super) fn alone(op: Op) -> Item {
     Item { fence: None, ops: vec![op] }
 }
 
-fn awaiting(id: u128, key: &str, correlation: &str) -> NewSaga {
+pub(super) fn awaiting(id: u128, key: &str, correlation: &str) -> NewSaga {
     let due = Timestamp(i64::MAX / 2);
     let standing = Standing { waits: Waits::Signal, due: Some(due), ..running() };
     NewSaga { awaits: vec![awaited(correlation)], ..new(id, key, standing) }
@@ -356,7 +368,7 @@ fn awaited(correlation: &str) -> Awaited {
     Awaited { step: "pay".into(), name: "paid".into(), correlation: correlation.to_owned().into() }
 }
 
-fn taking(saga: u128, version: u32, takes: Option<&str>, awaits: &[&str]) -> Item {
+pub(super) fn taking(saga: u128, version: u32, takes: Option<&str>, awaits: &[&str]) -> Item {
     let signals = awaits.iter().map(|correlation| awaited(correlation)).collect();
     let Op::AdvanceSaga(mut next) = transition(saga, version, Some(running())) else {
         return Item::default();
@@ -367,7 +379,7 @@ fn taking(saga: u128, version: u32, takes: Option<&str>, awaits: &[&str]) -> Ite
     alone(Op::AdvanceSaga(next))
 }
 
-async fn arrived(store: &dyn Journal) -> Vec<(u128, String)> {
+pub(super) async fn arrived(store: &dyn Journal) -> Vec<(u128, String)> {
     let found = store.arrived(vec![3], 100).await.expect("signals can be read");
     let pair = |one: Arrived| {
         same("signals: the step", one.step.as_deref(), Some("pay"));
@@ -449,6 +461,9 @@ pub async fn awaits(fixture: &dyn JournalFixture) {
         store.signals("due", vec!["o-1".into()]).await.unwrap(),
         vec![],
     );
+    // No store counts for ever.
+    let long = vec![alone(sent("s-4", "o-4", Duration::MAX))];
+    same("awaits: one that is kept for ever", words(&commit(&*store, long).await), "a");
     // A request is for a saga that need not wait for anything.
     let (id, actor, reason) = ("r-1".into(), "ann".into(), "so".into());
     let request = Request { id, verb: Verb::Cancel, actor, reason };

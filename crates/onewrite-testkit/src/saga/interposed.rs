@@ -61,7 +61,8 @@ impl Blow {
         }
         let Some(fault) = self.fault.filter(|_| is_it) else { return Way::Through };
         let way = match fault {
-            Fault::None | Fault::CompensatedTwice => Way::Through,
+            // Its compensation is struck.
+            Fault::None | Fault::CompensatedTwice => return Way::Through,
             Fault::Fails => return Way::No,
             Fault::Late if self.is_first() => Way::Kept,
             Fault::Late => Way::No,

@@ -55,6 +55,7 @@ async fn a_child_plays_its_role() {
         "saga-transfer" => crate::saga::transferring_child(&folder, true).await,
         "saga-transfer-apart" => crate::saga::transferring_child(&folder, false).await,
         "saga-waiting" => crate::saga::waiting_child(&folder).await,
+        "saga-durable" => crate::saga::durable_child(&folder, sabotage).await,
         "s33" => crate::s33::child(&folder, sabotage).await,
         _ => panic!("there is no role `{role}`"),
     }

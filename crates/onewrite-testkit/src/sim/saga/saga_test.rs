@@ -12,7 +12,11 @@ fn seeds() -> std::ops::Range<u64> {
 #[test]
 fn many_seeds_keep_every_promise() {
     match many_seeds(seeds(), Options::default()) {
-        Ok(counts) => eprintln!("{counts:?}"),
+        Ok(counts) => {
+            eprintln!("{counts:?}");
+            // Few seeds that somebody looks at more closely need not show everything.
+            assert!(seeds().count() < 100 || counts.is_everything(), "something never happened");
+        }
         Err(report) => panic!("{report}"),
     }
 }

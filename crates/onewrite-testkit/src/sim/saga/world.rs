@@ -73,6 +73,14 @@ pub(super) struct Counts {
 }
 
 impl Counts {
+    /// Whether all of it happened.
+    pub(super) fn is_everything(&self) -> bool {
+        let Self { completed, compensated, cancelled, resumed, .. } = self;
+        let Self { taken_over, signalled, ended, stalled, .. } = self;
+        let sagas = [completed, compensated, cancelled, resumed, taken_over, signalled];
+        sagas.into_iter().chain([ended, stalled]).all(|count| *count > 0)
+    }
+
     pub(super) fn add(&mut self, other: &Self) {
         self.completed += other.completed;
         self.compensated += other.compensated;

@@ -31,9 +31,9 @@ async fn steps_in_the_store_bear_every_fault_without_a_key() {
     assert_eq!(report.runs.len(), 1 + 7 + 5 + 4);
 }
 
-/// The control: committed apart from the journal, a compensation gives back what was not taken.
+/// The control: committed apart from the journal, what is made again takes effect again.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_same_writes_apart_are_caught() {
     let caught = tried(bank::apart).await.unwrap_err();
-    assert_eq!((&*caught.step, caught.fault), ("withdraw", Fault::Fails));
+    assert_eq!((&*caught.step, caught.fault), ("withdraw", Fault::Repeated));
 }

@@ -9,6 +9,8 @@ mod child_killed;
 mod command;
 mod decision;
 mod delivery;
+mod deploy;
+mod durable;
 mod every_fault;
 mod examples;
 mod killed;
@@ -23,6 +25,7 @@ mod waiting;
 mod world;
 
 pub(crate) use child_killed::{child as parent_child, telling_child};
+pub(crate) use durable::child as durable_child;
 pub(crate) use killed::child;
 pub(crate) use poison::child as poisoned_child;
 pub(crate) use transaction::child as transferring_child;

@@ -1,14 +1,17 @@
 //! S21, S35: a saga that ends its process, and one that cannot be read, leave the others alone.
 
-use std::{path::Path, sync::Arc};
+use std::{ops::RangeInclusive, path::Path, sync::Arc};
 
 use onewrite::{
-    BoxFuture, other,
+    BoxFuture, Code, Store as _, other,
     sabotage::{Defect, Sabotage},
     saga::{
-        Call, Compensation, Definition, Direction, Ended, Journal as _, Json, RetryPolicy,
-        SagaRunner, State, Step, journal::FindSagas,
+        Call, Compensation, Definition, Direction, Ended, Journal as _, Json, RetryPolicy, SagaId,
+        SagaOptions, SagaRunner, State, Step,
+        journal::{FindSagas, NewSaga, Standing},
     },
+    sqlite::SqliteStore,
+    store::{Batch, Durability, Item, Op},
 };
 use onewrite_testkit::child::{Child, End};
 
@@ -76,34 +79,43 @@ async fn uncounted_attempts_are_noticed() {
     assert_eq!(processes(broken(Defect::NoAttempts)).await, None);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_saga_that_cannot_be_read_leaves_the_others_alone() {
-    let folder = tempfile::tempdir().unwrap();
-    let world = World::open(folder.path(), true).await;
-    let store = Arc::new(world::store(folder.path(), sound()));
-    // A store as a process leaves it that ended between the starts and the first attempts.
-    let (saga, now) = (order_saga(), onewrite::Store::now(&*store).await.unwrap());
-    let ids: Vec<onewrite::saga::SagaId> = (1..=10).map(onewrite::saga::SagaId).collect();
-    let mut ops = vec![onewrite::store::Op::DefineSaga(saga.checked().clone())];
-    for (number, id) in ids.iter().enumerate() {
-        let order = order(number * 3 + 1);
-        ops.push(onewrite::store::Op::StartSaga(Arc::new(onewrite::saga::journal::NewSaga {
-            id: *id,
+/// Sagas as a process leaves them that ended between the starts and the first attempts.
+async fn left_behind(
+    store: &SqliteStore,
+    numbers: RangeInclusive<usize>,
+    standing: Standing,
+) -> Vec<SagaId> {
+    let (saga, now) = (order_saga(), store.now().await.unwrap());
+    let mut ops = vec![Op::DefineSaga(saga.checked().clone())];
+    let mut ids = Vec::new();
+    for number in numbers {
+        let (id, order) = (SagaId(number as u128), order(number * 3 - 2));
+        ops.push(Op::StartSaga(Arc::new(NewSaga {
+            id,
             name: saga.name(),
             key: order.key.clone().into(),
             run: 0,
             partition: 1,
             definition: saga.checked().id().clone(),
             input: Json::of(&order, "the order").unwrap(),
-            standing: onewrite::saga::journal::Standing::leased(State::Running),
+            standing: standing.clone(),
             awaits: Vec::new(),
             started_at: now,
             parent: None,
         })));
+        ids.push(id);
     }
-    let items = vec![onewrite::store::Item { fence: None, ops }];
-    let batch = onewrite::store::Batch { durability: onewrite::store::Durability::Durable, items };
-    onewrite::Store::commit(&*store, batch).await.unwrap();
+    let items = vec![Item { fence: None, ops }];
+    store.commit(Batch { durability: Durability::Durable, items }).await.unwrap();
+    ids
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_saga_that_cannot_be_read_leaves_the_others_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let world = World::open(folder.path(), true).await;
+    let store = Arc::new(world::store(folder.path(), sound()));
+    let ids = left_behind(&store, 1..=10, Standing::leased(State::Running)).await;
     let damage = "INSERT INTO onewrite_saga_journal SELECT id, 1, 0, 0, '[{\"done\":' FROM onewrite_saga WHERE key = 'order-1'";
     store.write(move |tx| tx.execute(damage, []).map_err(other)).await.unwrap();
     let odd = "UPDATE onewrite_saga SET state = 'odd' WHERE key = 'order-4'";
@@ -116,7 +128,7 @@ async fn a_saga_that_cannot_be_read_leaves_the_others_alone() {
     let damaged = running.sagas.show(ids[0]).await.unwrap();
     assert_eq!(damaged.standing.state, State::Running, "it is left as it is");
     let error = running.sagas.show(ids[1]).await.unwrap_err();
-    assert_eq!(error.code(), onewrite::Code::Corrupt, "{error}");
+    assert_eq!(error.code(), Code::Corrupt, "{error}");
     running.stop().await;
     // Mended, they are taken up by whoever comes next.
     let mend = "DELETE FROM onewrite_saga_journal WHERE time = 0; UPDATE onewrite_saga SET state = 'running' WHERE state = 'odd'";
@@ -127,6 +139,44 @@ async fn a_saga_that_cannot_be_read_leaves_the_others_alone() {
             running.sagas.show(*id).await.unwrap().ended_at.is_some()
         })
         .await;
+    }
+    running.stop().await;
+}
+
+/// What cannot be read stays due, and with little room in memory it is the first that every look brings.
+#[tokio::test(flavor = "multi_thread")]
+async fn sagas_that_are_due_and_cannot_be_read_leave_the_others_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let world = World::open(folder.path(), true).await;
+    let store = Arc::new(world::store(folder.path(), sound()));
+    let due = Standing::waiting(State::Running, store.now().await.unwrap());
+    let ids = left_behind(&store, 1..=9, due).await;
+    let odd = "UPDATE onewrite_saga SET state = 'odd', due_at = 1 WHERE id < x'00000000000000000000000000000006'";
+    store.write(move |tx| tx.execute(odd, []).map_err(other)).await.unwrap();
+    let options = SagaOptions { live_max: 2, ..options(sound()) };
+    let runner = SagaRunner::new(store.clone(), options, "a").serve(&order_saga(), &world);
+    let (sagas, shutdown) = (runner.sagas(), onewrite::Shutdown::default());
+    let task = tokio::spawn(runner.run(shutdown.clone()));
+    for id in &ids[5..] {
+        let ended = tokio::time::timeout(PATIENCE, sagas.ended(*id)).await;
+        ended.expect("the others end").unwrap();
+    }
+    assert_eq!(sagas.show(ids[0]).await.unwrap_err().code(), Code::Corrupt);
+    shutdown.begin();
+    task.await.unwrap();
+}
+
+/// S35: more sagas than are read at once.
+#[tokio::test(flavor = "multi_thread")]
+async fn however_many_were_left_behind_all_of_them_are_taken_over() {
+    let folder = tempfile::tempdir().unwrap();
+    let world = World::open(folder.path(), true).await;
+    let store = Arc::new(world::store(folder.path(), sound()));
+    let ids = left_behind(&store, 1..=1_100, Standing::leased(State::Running)).await;
+    let running = Running::start(store.clone(), &world, "a", sound());
+    for id in ids {
+        let ended = tokio::time::timeout(PATIENCE, running.sagas.ended(id)).await;
+        ended.expect("every saga ends").unwrap();
     }
     running.stop().await;
 }

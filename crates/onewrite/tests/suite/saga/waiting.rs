@@ -1,6 +1,6 @@
 //! S15: signals and times outlive the processes that wait for them, and come to one saga once.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{collections::HashSet, path::Path, sync::Arc, time::Duration};
 
 use onewrite::{
     Shutdown, Store as _, Text,
@@ -197,17 +197,21 @@ pub(crate) async fn child(folder: &Path) {
     let store = store(folder);
     let office = Office::open(&store, LONG, "child");
     role::ready();
-    pay_all(&office.sagas).await;
+    pay_all(&office.sagas, &HashSet::new()).await;
     // Its parent kills it, here at the latest.
     std::future::pending::<()>().await;
 }
 
-async fn pay_all(sagas: &Sagas) -> Vec<State> {
+/// Starts bookings and pays for them, but for those of which somebody was told that it is done; says so.
+async fn pay_all(sagas: &Sagas, paid: &HashSet<usize>) -> Vec<State> {
     let saga = booking_saga(LONG);
     let mut ids = Vec::new();
     for number in 0..COUNT {
         let started = sagas.start(&saga, format!("b-{number}"), &booking(number)).await.unwrap();
-        sagas.signal(payment(number)).await.unwrap();
+        if !paid.contains(&number) {
+            sagas.signal(payment(number)).await.unwrap();
+            println!("paid {number}");
+        }
         ids.push(started.id);
     }
     let mut states = Vec::new();
@@ -221,6 +225,7 @@ async fn pay_all(sagas: &Sagas) -> Vec<State> {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_waits_outlives_a_process_that_is_killed() {
     let folder = tempfile::tempdir().unwrap();
+    let mut paid = HashSet::new();
     for (point, hits) in [
         ("saga.after_start_before_attempt", 9),
         ("saga.after_journal_before_attempt", 20),
@@ -230,12 +235,69 @@ async fn what_waits_outlives_a_process_that_is_killed() {
         let command = role::command("saga-waiting", folder.path(), Sabotage::default(), None);
         let mut child = Child::start(command).await.unwrap();
         child.arm(point, hits).await.unwrap();
-        let end = tokio::time::timeout(PATIENCE, child.wait()).await;
-        assert_eq!(end.expect("the point is passed").unwrap(), End::Killed, "{point}");
+        // What was acknowledged is not sent again.
+        let said = async {
+            while let Some(line) = child.line().await.unwrap() {
+                paid.extend(
+                    line.strip_prefix("paid ").map(|number| number.parse::<usize>().unwrap()),
+                );
+            }
+        };
+        tokio::time::timeout(PATIENCE, said).await.expect("the point is passed");
+        assert_eq!(child.wait().await.unwrap(), End::Killed, "{point}");
     }
+    assert!(!paid.is_empty(), "nothing was acknowledged");
     let store = store(folder.path());
     let office = Office::open(&store, LONG, "parent");
-    let states = tokio::time::timeout(PATIENCE, pay_all(&office.sagas)).await.expect("all end");
+    let all = pay_all(&office.sagas, &paid);
+    let states = tokio::time::timeout(PATIENCE, all).await.expect("all end");
     assert_eq!(states, vec![State::Completed; COUNT]);
     office.close().await;
+}
+
+/// More signals than one look brings, for sagas whose time is over when somebody looks: none is compensated.
+#[tokio::test(flavor = "multi_thread")]
+async fn however_many_signals_came_in_time_all_of_them_count() {
+    const MANY: usize = 1_300;
+    let folder = tempfile::tempdir().unwrap();
+    let store = store(folder.path());
+    let within = Duration::from_secs(4);
+    let saga = booking_saga(within);
+    let office = Office::open(&store, within, "one");
+    let mut ids = Vec::new();
+    let mut starting = tokio::task::JoinSet::new();
+    for number in 0..MANY {
+        let (sagas, saga) = (office.sagas.clone(), saga.clone());
+        starting.spawn(async move {
+            sagas.start(&saga, format!("b-{number}"), &booking(number)).await.unwrap().id
+        });
+    }
+    while let Some(id) = starting.join_next().await {
+        ids.push(id.unwrap());
+    }
+    let waiting = "SELECT count(*) FROM onewrite_saga WHERE waits = 'signal'";
+    until("the waits", async || count(&store, waiting).await == MANY as i64).await;
+    office.close().await;
+    // The process is away while the payments come, in time, and the time is over.
+    let paid = store.write(|tx| {
+        (0..MANY).try_for_each(|number| sqlite::signal(tx, &payment(number)).map(drop))
+    });
+    paid.await.unwrap();
+    let first = count(&store, "SELECT min(due_at) FROM onewrite_saga").await;
+    assert!(store.now().await.unwrap().0 < first, "this machine is too slow for the test");
+    let last = count(&store, "SELECT max(due_at) FROM onewrite_saga").await;
+    until("their time is over", async || store.now().await.unwrap().0 > last).await;
+    let office = Office::open(&store, within, "two");
+    for id in ids {
+        let ended = tokio::time::timeout(PATIENCE, office.sagas.ended(id)).await;
+        assert!(matches!(ended.expect("it ends").unwrap(), Outcome::Completed(_)), "{id}");
+    }
+    office.close().await;
+}
+
+async fn count(store: &sqlite::SqliteStore, sql: &'static str) -> i64 {
+    let read = |db: &sqlite::rusqlite::Connection| {
+        db.query_row(sql, [], |row| row.get(0)).map_err(onewrite::other)
+    };
+    store.read_with(read).await.unwrap()
 }
