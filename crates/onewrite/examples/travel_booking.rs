@@ -2,7 +2,10 @@
 //!
 //! Run it with `cargo run -p onewrite --example travel_booking`.
 
-use std::sync::{Arc, Mutex};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use onewrite::{
     Result, Shutdown,
@@ -16,45 +19,61 @@ use serde::{Deserialize, Serialize};
 
 /// What a customer wants.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-struct Trip {
-    to: String,
-    cars: u32,
+pub(crate) struct Trip {
+    pub(crate) to: String,
+    pub(crate) cars: u32,
 }
 
-/// The agencies, as a customer sees them: what is booked at each, by the step's key, so that a repetition
-/// books nothing twice. They would be services elsewhere, which are handed the key.
+/// The agencies, as a customer sees them: what became of each step's key, so that a repetition books nothing
+/// twice, and what was cancelled is not booked afterwards. They would be services elsewhere, which are handed the
+/// key.
 #[derive(Default)]
-struct Agencies {
-    booked: Mutex<Vec<(String, String)>>,
+pub(crate) struct Agencies {
+    books: Mutex<BTreeMap<String, Entry>>,
     diary: Mutex<Vec<String>>,
 }
 
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Entry {
+    Booked,
+    /// Also for what was never booked: it is not to be any more.
+    Cancelled,
+}
+
 impl Agencies {
-    fn book(&self, key: &str, what: &str) -> String {
-        let mut booked = self.booked.lock().unwrap_or_else(|broken| broken.into_inner());
-        if !booked.iter().any(|(known, _)| known == key) {
-            booked.push((key.to_owned(), what.to_owned()));
-            self.note(format!("booked {what}"));
+    fn book(&self, key: &str, what: &str) -> StepResult<String> {
+        let mut books = self.books.lock().unwrap_or_else(PoisonError::into_inner);
+        match books.insert(key.to_owned(), Entry::Booked) {
+            None => self.note(format!("booked {what}")),
+            Some(Entry::Booked) => {}
+            Some(Entry::Cancelled) => {
+                books.insert(key.to_owned(), Entry::Cancelled);
+                return Err(StepError::abort("it was cancelled before it was booked"));
+            }
         }
-        format!("{what} for {key}")
+        Ok(format!("{what} for {key}"))
     }
 
-    /// What was never booked cannot be cancelled, and need not be.
     fn cancel(&self, key: &str, what: &str) {
-        let mut booked = self.booked.lock().unwrap_or_else(|broken| broken.into_inner());
-        let before = booked.len();
-        booked.retain(|(known, _)| known != key);
-        if booked.len() < before {
+        let mut books = self.books.lock().unwrap_or_else(PoisonError::into_inner);
+        if books.insert(key.to_owned(), Entry::Cancelled) == Some(Entry::Booked) {
             self.note(format!("cancelled {what}"));
         }
     }
 
     fn note(&self, line: String) {
-        self.diary.lock().unwrap_or_else(|broken| broken.into_inner()).push(line);
+        self.diary.lock().unwrap_or_else(PoisonError::into_inner).push(line);
+    }
+
+    /// How much is booked and paid for.
+    #[allow(dead_code, reason = "tests look at it")]
+    pub(crate) fn booked(&self) -> usize {
+        let books = self.books.lock().unwrap_or_else(PoisonError::into_inner);
+        books.values().filter(|entry| **entry == Entry::Booked).count()
     }
 }
 
-fn book_trip(mut plan: Plan<Agencies, Trip>) -> Finished<Agencies, Trip, String> {
+pub(crate) fn book_trip(mut plan: Plan<Agencies, Trip>) -> Finished<Agencies, Trip, String> {
     let trip = plan.input();
     let flight = plan.step("flight", trip, book_flight).compensate(cancel_flight);
     let hotel = plan.step("hotel", trip, book_hotel).compensate(cancel_hotel);
@@ -65,7 +84,7 @@ fn book_trip(mut plan: Plan<Agencies, Trip>) -> Finished<Agencies, Trip, String>
 }
 
 async fn book_flight(cx: Cx<Agencies>, trip: Trip) -> StepResult<String> {
-    Ok(cx.book(cx.key().as_str(), &format!("a flight to {}", trip.to)))
+    cx.book(cx.key().as_str(), &format!("a flight to {}", trip.to))
 }
 
 async fn cancel_flight(cx: Cx<Agencies>, trip: Trip, _: Option<String>) -> Result<(), Retry> {
@@ -74,7 +93,7 @@ async fn cancel_flight(cx: Cx<Agencies>, trip: Trip, _: Option<String>) -> Resul
 }
 
 async fn book_hotel(cx: Cx<Agencies>, trip: Trip) -> StepResult<String> {
-    Ok(cx.book(cx.key().as_str(), &format!("a hotel in {}", trip.to)))
+    cx.book(cx.key().as_str(), &format!("a hotel in {}", trip.to))
 }
 
 async fn cancel_hotel(cx: Cx<Agencies>, trip: Trip, _: Option<String>) -> Result<(), Retry> {
@@ -86,7 +105,7 @@ async fn book_car(cx: Cx<Agencies>, trip: Trip) -> StepResult<String> {
     if trip.cars == 0 {
         return Err(StepError::abort("no car is left"));
     }
-    Ok(cx.book(cx.key().as_str(), "a car"))
+    cx.book(cx.key().as_str(), "a car")
 }
 
 async fn cancel_car(cx: Cx<Agencies>, _: Trip, _: Option<String>) -> Result<(), Retry> {
@@ -98,7 +117,7 @@ async fn pay(
     cx: Cx<Agencies>,
     (flight, hotel, car): (String, String, String),
 ) -> StepResult<String> {
-    cx.note("paid".into());
+    cx.book(cx.key().as_str(), "the payment")?;
     Ok(format!("{flight}; {hotel}; {car}"))
 }
 
@@ -129,7 +148,7 @@ pub(crate) async fn run(folder: &std::path::Path) -> Result<Vec<String>> {
     }
     shutdown.begin();
     let _ = running.await;
-    let diary = agencies.diary.lock().unwrap_or_else(|broken| broken.into_inner());
+    let diary = agencies.diary.lock().unwrap_or_else(PoisonError::into_inner);
     Ok(diary.clone())
 }
 

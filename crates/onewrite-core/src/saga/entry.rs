@@ -111,3 +111,35 @@ impl Entry {
         matches!(self, Self::Failed { .. } | Self::Cancelled { .. } | Self::Expired)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::Entry;
+
+    /// Every fact in the form in which journals hold it. Later versions read these and write the same: a line is
+    /// added for a new fact, and none is changed (S20).
+    const WRITTEN: &[&str] = &[
+        r#"{"done":{"step":"a","attempt":1,"output":{"hold":7}}}"#,
+        r#"{"signalled":{"step":"a","signal":"s-1","output":null}}"#,
+        r#"{"retrying":{"step":"a","attempt":2,"at":1700000000000001,"reason":"no answer"}}"#,
+        r#"{"failed":{"step":"a","attempt":3,"reason":"sold out"}}"#,
+        r#"{"held":{"step":"a","attempt":4,"reason":"no answer"}}"#,
+        r#"{"compensated":{"step":"a","attempt":1}}"#,
+        r#""expired""#,
+        r#""overdue""#,
+        r#"{"cancelled":{"actor":"ann","reason":"so"}}"#,
+        r#""woken""#,
+        r#"{"told":{"step":"a","actor":"b","reason":"completed"}}"#,
+        r#""taken_over""#,
+        r#""handed_back""#,
+        r#"{"resumed":{"actor":"ann","reason":"mended"}}"#,
+    ];
+
+    #[test]
+    fn journals_that_were_written_are_read_and_written_the_same() {
+        for written in WRITTEN {
+            let entry: Entry = serde_json::from_str(written).unwrap();
+            assert_eq!(serde_json::to_string(&entry).unwrap(), *written);
+        }
+    }
+}

@@ -349,11 +349,14 @@ pub enum FindSagas {
 ///
 /// 1. **journal first**: a transition is visible with everything its item carries, or not at all.
 /// 2. **next version**: a transition whose number exists already changes nothing.
-/// 3. **start once**: of any number of starts of one name, key and run, one applies.
+/// 3. **start once**: of any number of starts of one name, key and run, one applies, and none beside a later run.
 /// 4. **same text**: a definition's id names one text for ever; another text is refused.
 /// 5. **own clock**: what is due is judged by the store's clock alone.
 /// 6. **taken once**: of any number of transitions that take one signal, one applies; a signal that is sent
 ///    again while it is kept is not there twice.
+///
+/// Each of its functions fails with what the store says: [`Code::StoreUnreachable`] or [`Code::StoreBusy`], to be
+/// tried again, or [`Code::Database`].
 pub trait Journal: Store {
     /// Sagas with their journals.
     fn sagas(&self, find: FindSagas) -> BoxFuture<'_, Result<Vec<SavedSaga>>>;
@@ -367,7 +370,7 @@ pub trait Journal: Store {
     ) -> BoxFuture<'_, Result<Vec<Arrived>>>;
 
     /// What signals of this name bring that are about one of these and that nobody has taken, each with what
-    /// it is about, in the order in which they came.
+    /// it is about, in the order in which they came. Those whose time is over are not among them.
     fn signals<'a>(
         &'a self,
         name: &'a str,

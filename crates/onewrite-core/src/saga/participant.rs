@@ -38,7 +38,8 @@ pub struct Call {
 /// It may be called several times with the same key, also at the same time, and a compensation may be
 /// called for an action that never had an effect. All of that must be harmless.
 pub trait Participant: Send + Sync {
-    /// Makes one attempt. The future is dropped at the deadline; the outcome is unknown then.
+    /// Makes one attempt. The future is dropped at the deadline; the outcome is unknown then, and where it
+    /// panics.
     fn act(&self, call: Call) -> BoxFuture<'static, Ended>;
 }
 

@@ -44,7 +44,8 @@ pub struct Signal {
     pub correlation: Text,
     /// What it brings: the output of the step that waits for it.
     pub payload: Json,
-    /// How long it is kept, by the store's clock. Its id is remembered as long, taken or not.
+    /// How long it is kept, by the store's clock: it is there for nobody once that is over, so at once where it
+    /// is zero. Its id is remembered as long, taken or not.
     pub keep: Duration,
 }
 

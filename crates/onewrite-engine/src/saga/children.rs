@@ -49,7 +49,8 @@ pub struct Child<V, T> {
 
 impl<V, T> Child<V, T> {
     /// A type of saga that is stated when the first one is started: for sagas whose steps are, in the end,
-    /// sagas of their own type, and whose statement would not come to an end otherwise.
+    /// sagas of their own type, and whose statement would not come to an end otherwise. Where `state` fails, the
+    /// step's outcome is unknown, and it is tried again.
     pub fn later<S>(state: impl Fn() -> Result<SagaType<S, V, T>> + Send + Sync + 'static) -> Self
     where
         S: Send + Sync + 'static,

@@ -56,7 +56,9 @@ impl Commands {
         Self { inner: Arc::new(Inner { store, waiting: Mutex::default() }) }
     }
 
-    /// A participant that is asked by events of this type.
+    /// A participant that is asked by events of this type, at least once for an attempt; its replies are waited
+    /// for until the attempt's deadline, and one that came before counts for the next attempt. In memory is one
+    /// entry for each attempt that waits.
     #[must_use]
     pub fn participant(&self, kind: impl Into<Text>) -> Arc<dyn Participant> {
         Arc::new(Asked { commands: self.clone(), kind: kind.into() })

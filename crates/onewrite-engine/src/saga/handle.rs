@@ -89,8 +89,11 @@ impl Sagas {
     /// harmless. Returns once the start is durable.
     ///
     /// # Errors
-    /// [`Code::InvalidInput`] when `input` has no JSON form; [`Code::CommitUnknown`] when nobody knows
-    /// whether it was started: repeat it with the same key.
+    /// [`Code::InvalidInput`] when `input` has no JSON form or more than [`JSON_MAX`] bytes, or for a key that
+    /// cannot be; [`Code::Stopped`] without a runner in this process; [`Code::Database`] when the database
+    /// refuses it; [`Code::CommitUnknown`] when nobody knows whether it was started: repeat it with the same key.
+    ///
+    /// [`JSON_MAX`]: onewrite_core::saga::JSON_MAX
     pub async fn start<S, I, O>(
         &self,
         saga: &SagaType<S, I, O>,
@@ -166,7 +169,7 @@ impl Sagas {
         Err(exists(&saga.name(), &key, started.id))
     }
 
-    /// Starts a saga and waits for its end. One that was started before is waited for.
+    /// Starts a saga and waits for its end, as [`Self::ended`] does. One that was started before is waited for.
     ///
     /// # Errors
     /// As [`Self::start`], and [`Code::InvalidInput`] when its output has another shape.
@@ -214,28 +217,29 @@ impl Sagas {
         key: Text,
         run: u32,
         input: Json,
-        watcher: Option<Watcher>,
+        mut watcher: Option<Watcher>,
     ) -> Result<Started> {
         check_key(&key)?;
-        let id = SagaId(new_id().as_u128());
-        let (reply, answer) = oneshot::channel();
         let name: Text = checked.definition().name.clone().into();
-        let start = Start { id, checked, key: key.clone(), run, input, reply, watcher };
-        self.ask(Command::Start(start))?;
-        if answer.await.map_err(|_| stopped())?? {
-            return Ok(Started { id, is_new: true });
+        loop {
+            let id = SagaId(new_id().as_u128());
+            let (reply, answer) = oneshot::channel();
+            let find = FindSagas::Key { name: name.clone(), key: key.clone() };
+            let (checked, key, input) = (Arc::clone(&checked), key.clone(), input.clone());
+            let watcher = watcher.take();
+            self.ask(Command::Start(Start { id, checked, key, run, input, reply, watcher }))?;
+            if answer.await.map_err(|_| stopped())?? {
+                return Ok(Started { id, is_new: true });
+            }
+            if let Some(known) = self.store.sagas(find).await?.pop() {
+                return Ok(Started { id: known.id, is_new: false });
+            }
+            // It ended long ago, and has been deleted since: the key is free.
         }
-        let found = self.store.sagas(FindSagas::Key { name, key }).await?.pop();
-        let known = found.ok_or_else(|| {
-            Error::new(
-                Code::StoreBusy,
-                "a saga of this key ended long ago and has just been deleted",
-            )
-        })?;
-        Ok(Started { id: known.id, is_new: false })
     }
 
-    /// Waits until a saga has ended, whoever runs it.
+    /// Waits until a saga has ended, whoever runs it, and for as long as that takes: one that is held ends when
+    /// a person has seen to it.
     ///
     /// # Errors
     /// [`Code::NotFound`], or what the store says.

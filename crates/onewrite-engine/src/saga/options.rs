@@ -9,9 +9,11 @@ use onewrite_core::sabotage::Sabotage;
 pub struct SagaOptions {
     /// How long leases hold without renewal: the longest a dead process's sagas wait.
     pub lease_ttl: Duration,
-    /// How often to look for sagas whose time has come and that are not in memory.
+    /// How often to look for sagas whose time has come and that are not in memory. A fiftieth as often it is
+    /// looked for what was forgotten, for signals that came while something began to wait for them, and for
+    /// sagas whose retention is over.
     pub poll: Duration,
-    /// Transitions in one commit at most.
+    /// Transitions in one commit at most; 0 means 1, here and in the next one.
     pub batch_max: usize,
     /// Commits under way at the same time.
     pub commits_max: usize,
@@ -19,10 +21,10 @@ pub struct SagaOptions {
     pub live_max: usize,
     /// A saga that pauses for longer than this is not kept in memory.
     pub keep: Duration,
-    /// Attempts in flight at one participant at most: the others wait their turn.
+    /// Attempts in flight at one participant at most: the others wait their turn. 0 means 1.
     pub participant_max: usize,
     /// After so many failed attempts in a row, whichever sagas they are for, none is made at a participant for
-    /// a while: for a second, and twice as long each time up to half a minute; then one at a time, until one
+    /// a while: for half a second to a second, and twice as long each time up to half a minute; then one at a time, until one
     /// is answered. What waits meanwhile uses up no attempts. 0 for never.
     pub breaker_after: u32,
     /// Whether others are told, by events of the store's log, which steps are done and compensated and how

@@ -59,7 +59,8 @@ async fn transitions_that_are_refused_hold_up_nobody_else() {
     let world = World::open(folder.path(), true).await;
     let store = world::store(folder.path(), sound());
     let (refuses, refusals) = (Arc::new(AtomicBool::new(true)), Arc::new(AtomicUsize::new(0)));
-    let (asked, counted) = (Arc::clone(&refuses), Arc::clone(&refusals));
+    let shared = Arc::new(AtomicUsize::new(0));
+    let (asked, counted, sharing) = (refuses.clone(), refusals.clone(), shared.clone());
     let poisonous = move |batch: &Batch| {
         // Of the saga of this key alone; by its output, for a transition does not say its key.
         let is_it = |op: &Op| matches!(op, Op::AdvanceSaga(next) if next.entries.contains(REFUSED));
@@ -68,6 +69,7 @@ async fn transitions_that_are_refused_hold_up_nobody_else() {
     let commit = move |store: SqliteStore, batch: Batch| -> BoxFuture<'static, _> {
         let refused = asked.load(Ordering::SeqCst) && poisonous(&batch);
         counted.fetch_add(usize::from(refused), Ordering::SeqCst);
+        sharing.fetch_add(usize::from(refused && batch.items.len() > 1), Ordering::SeqCst);
         Box::pin(async move {
             match refused {
                 true => Err(Error::new(Code::Database, "write sagas").with_source("an odd row")),
@@ -88,6 +90,7 @@ async fn transitions_that_are_refused_hold_up_nobody_else() {
     // Tried with each batch of the others it would have been refused a hundred times.
     let meanwhile = refusals.load(Ordering::SeqCst);
     assert!(meanwhile < 40, "{meanwhile} refusals");
+    assert!(shared.load(Ordering::SeqCst) <= 1, "others shared its commit again");
     refuses.store(false, Ordering::SeqCst);
     tokio::time::timeout(PATIENCE, running.sagas.ended(odd.id)).await.expect("it ends").unwrap();
     running.stop().await;
