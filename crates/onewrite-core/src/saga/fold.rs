@@ -28,6 +28,8 @@ pub(super) struct StepState {
     pub(super) counted_since: Timestamp,
     /// Attempts that have ended since then, in the present direction.
     pub(super) attempts: u32,
+    /// Since when attempts end without counting: nobody makes them, or all is under way elsewhere.
+    pub(super) uncounted_since: Option<Timestamp>,
     /// When the next attempt begins, if it has to wait.
     pub(super) retry_at: Option<Timestamp>,
     /// Waits for a person.
@@ -57,6 +59,7 @@ impl StepState {
             since: Timestamp(0),
             counted_since: Timestamp(0),
             attempts: 0,
+            uncounted_since: None,
             retry_at: None,
             held: false,
             told: false,
@@ -67,6 +70,7 @@ impl StepState {
     /// Begins anew, in another direction or with a new budget.
     fn begin(&mut self, at: Timestamp) {
         self.attempts = 0;
+        self.uncounted_since = None;
         self.retry_at = None;
         self.held = false;
         self.told = false;
@@ -103,6 +107,8 @@ impl Saga {
             }
             Entry::Retrying { step, attempt, at, .. } => {
                 let state = self.state(step)?;
+                let since = state.uncounted_since.unwrap_or(time);
+                state.uncounted_since = (*attempt <= state.attempts).then_some(since);
                 state.attempts = *attempt;
                 if *attempt == 0 {
                     // Nothing failed, be it for the first time or again.

@@ -251,7 +251,8 @@ impl Saga {
     fn not_made(&self, now: Timestamp, step: usize, jitter: f64, reason: Text) -> Entry {
         let state = &self.steps[step];
         // Each costs rows of the journal, so the pauses grow: to a tenth of how long it has been so.
-        let long = (now.since(state.counted_since) / 10).min(NOT_MADE_PAUSE_MAX);
+        let long = state.uncounted_since.map(|since| now.since(since) / 10).unwrap_or_default();
+        let long = long.min(NOT_MADE_PAUSE_MAX);
         let pause = self.policy(step).pause(u32::MAX, jitter).min(NOT_MADE_PAUSE).max(long);
         let attempt = state.attempts;
         Entry::Retrying { step: self.name(step), attempt, at: now.plus(pause), reason }

@@ -474,21 +474,19 @@ fn the_row_says_that_a_person_is_waited_for_when_the_last_attempt_has_ended() {
     assert_eq!(run.stands(), (State::NeedsOperator, Waits::Operator));
 }
 
-/// Nobody serves the step for days: its pauses grow, and with them the journal hardly does.
+/// Nobody serves the step for a day: its pauses grow, and with them the journal hardly does.
 #[test]
 fn an_attempt_that_nobody_makes_fills_no_journal() {
-    let mut run = Run::of(ORDER);
-    let day = run.now.plus(Duration::from_secs(24 * 3_600));
-    while run.now < day {
-        assert_eq!(run.end("reserve", Ended::NotMade("nobody".into())), ["retrying"]);
-        let due = run.saga.next_time().unwrap();
-        assert!(due.since(run.now) <= NOT_MADE_PAUSE_MAX);
-        if run.give(Input::Time).is_empty() {
-            run.now = due;
-            if run.give(Input::Time) != ["woken"] {
-                break;
-            }
-        }
+    let mut run = Run::of(DIAMOND);
+    let (begun, mut longest) = (run.now, Duration::ZERO);
+    while run.now.since(begun) < Duration::from_secs(24 * 3_600) {
+        assert_eq!(run.end("a", Ended::NotMade("nobody".into())), ["retrying"]);
+        let pause = run.saga.next_time().unwrap().since(run.now);
+        let limit = (run.now.since(begun) / 10).max(NOT_MADE_PAUSE).min(NOT_MADE_PAUSE_MAX);
+        assert!(pause <= limit, "{pause:?} after {:?}", run.now.since(begun));
+        longest = longest.max(pause);
+        assert_eq!(run.wait(pause), ["woken"]);
     }
+    assert_eq!(longest, NOT_MADE_PAUSE_MAX);
     assert!(run.journal.len() < 1_000, "{}", run.journal.len());
 }

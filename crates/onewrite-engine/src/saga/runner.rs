@@ -97,7 +97,6 @@ impl SagaRunner {
         let (retention, journal) = (options.retention, Arc::clone(&store));
         let every = options.poll * WATCHDOG_EVERY;
         let driver = Driver::new(store, options, owner, participants);
-        let Some(retention) = retention else { return driver.run(commands, shutdown).await };
         let sweeper = retention::run(&*journal, retention, every, &shutdown);
         tokio::join!(driver.run(commands, shutdown.clone()), sweeper);
     }

@@ -134,7 +134,7 @@ pub(super) struct Driver {
     is_behind: bool,
     /// Signals that the last look could give nobody: their sagas cannot be read, or there is no room for them.
     passed_over: usize,
-    /// Sagas that could not be read lately, and stay due.
+    /// Sagas that cannot be read. Those that are due stay due.
     unreadable: HashSet<SagaId>,
     /// Sagas to be read again.
     reload: Vec<SagaId>,

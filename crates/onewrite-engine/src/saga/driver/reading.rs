@@ -58,13 +58,30 @@ impl Driver {
     /// What is done now and then.
     async fn look_around(&mut self) -> Result<()> {
         self.forget_turns();
-        metrics::gauge!("onewrite_saga_unreadable").set(self.unreadable.len() as f64);
-        // Somebody may have mended them: they are looked at again.
-        self.unreadable.clear();
+        self.look_at_unreadable().await?;
         self.look_for_forgotten().await?;
         let all =
             batch(vec![Item { fence: None, ops: vec![Op::MatchSignals] }], Durability::Relaxed);
         self.store.commit(all).await.map(drop)
+    }
+
+    /// Somebody may have mended what could not be read.
+    async fn look_at_unreadable(&mut self) -> Result<()> {
+        let ids: Vec<SagaId> = self.unreadable.iter().copied().take(PAGE).collect();
+        if !ids.is_empty() {
+            let saved = self.store.sagas(FindSagas::Ids(ids.clone())).await?;
+            let is_here = |saga: &&SavedSaga| {
+                saga.ended_at.is_none() && self.leases.fence(saga.partition).is_some()
+            };
+            let here: Vec<&SavedSaga> = saved.iter().filter(is_here).collect();
+            let stays: HashSet<SagaId> = here.iter().map(|saga| saga.id).collect();
+            self.unreadable.retain(|id| !ids.contains(id) || stays.contains(id));
+            for saga in here {
+                self.load(saga, true).await?;
+            }
+        }
+        metrics::gauge!("onewrite_saga_unreadable").set(self.unreadable.len() as f64);
+        Ok(())
     }
 
     /// What is due, as far as there is room for it.

@@ -161,8 +161,12 @@ impl Driver {
     /// The database refuses this one: it is not started, or waits aside, alone, and nobody else with it. Its
     /// saga has one transition under way, so none of its own comes before it.
     fn refused(&mut self, mut write: Write, error: &Error) {
-        metrics::counter!("onewrite_saga_refused_total").increment(1);
-        tracing::error!(%error, of = %write.of, "the database refuses one write of sagas; the others go on");
+        if error.code() == Code::StoreBusy {
+            tracing::warn!(%error, of = %write.of, "a write of sagas waits for somebody's open transaction");
+        } else {
+            metrics::counter!("onewrite_saga_refused_total").increment(1);
+            tracing::error!(%error, of = %write.of, "the database refuses one write of sagas; the others go on");
+        }
         if let Of::Start(start, _) = write.of {
             self.starting.remove(&start.id);
             let why = error.source().map(ToString::to_string).unwrap_or_default();

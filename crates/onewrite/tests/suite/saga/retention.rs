@@ -4,7 +4,8 @@ use std::{sync::Arc, time::Duration};
 
 use onewrite::{
     Code, Shutdown, Text,
-    saga::{Outcome, SagaOptions, SagaRunner, Sagas},
+    saga::{Outcome, SagaOptions, SagaRunner, Sagas, Signal},
+    sqlite,
 };
 
 use super::world::{self, World, options, order, order_saga};
@@ -64,4 +65,36 @@ async fn without_retention_it_stays() {
     };
     assert!(!again(None, stays).await);
     assert!(!again(Some(Duration::from_secs(3_600)), stays).await);
+}
+
+/// Also where sagas are kept for ever: what nobody took is deleted once its time is over.
+#[tokio::test(flavor = "multi_thread")]
+async fn signals_leave_when_their_time_is_over() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Arc::new(world::store(folder.path(), sound()));
+    let options = SagaOptions { retention: None, ..options(sound()) };
+    let runner = SagaRunner::new(store.clone(), options, Text::from_static("a"));
+    let (sagas, shutdown) = (runner.sagas(), Shutdown::default());
+    // More than are deleted at once.
+    let send = store.write(|tx| {
+        (0..1_200).try_for_each(|number| {
+            let signal = Signal::new(format!("s-{number}"), "paid", "o-1").keep(Duration::ZERO);
+            sqlite::signal(tx, &signal).map(drop)
+        })
+    });
+    send.await.unwrap();
+    sagas.signal(Signal::new("kept", "paid", "o-1")).await.unwrap();
+    let task = tokio::spawn(runner.run(shutdown.clone()));
+    let left = async || {
+        let sql = "SELECT count(*), max(id) FROM onewrite_saga_signal";
+        let read = |db: &sqlite::rusqlite::Connection| {
+            db.query_row(sql, [], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, String>(1)?)))
+                .map_err(onewrite::other)
+        };
+        store.read_with(read).await.unwrap()
+    };
+    until("the end of their time", async || left().await.0 == 1).await;
+    assert_eq!(left().await.1, "kept");
+    shutdown.begin();
+    task.await.unwrap();
 }
