@@ -70,7 +70,11 @@ pub(crate) async fn repeat<Swept: Future<Output = Result<u64>>>(
     sweep: impl Fn() -> Swept,
 ) {
     while !shutdown.has_begun() {
-        match sweep().await {
+        let swept = tokio::select! {
+            swept = sweep() => swept,
+            () = shutdown.begun() => return,
+        };
+        match swept {
             Ok(deleted) if deleted >= full => tokio::task::yield_now().await,
             Ok(_) => pause(every, shutdown).await,
             Err(error) => {

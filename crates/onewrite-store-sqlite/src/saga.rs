@@ -194,11 +194,11 @@ fn rows(tx: &Connection, find: &FindSagas) -> Result<Vec<SavedSaga>> {
              ORDER BY id LIMIT ?3",
             params![list(partitions), after.0.to_be_bytes(), bound(limit)],
         ),
-        FindSagas::Due { partitions, limit } => read(
+        FindSagas::Due { also_signals, partitions, limit } => read(
             tx,
-            "WHERE partition IN (SELECT value FROM json_each(?1)) AND waits IN ('timer', 'signal') AND ended_at IS NULL AND due_at <= ?2
+            "WHERE partition IN (SELECT value FROM json_each(?1)) AND waits IN ('timer', iif(?4, 'signal', 'timer')) AND ended_at IS NULL AND due_at <= ?2
              ORDER BY due_at LIMIT ?3",
-            params![list(partitions), now().0, bound(limit)],
+            params![list(partitions), now().0, bound(limit), also_signals],
         ),
         FindSagas::Forgotten => read(
             tx,

@@ -136,14 +136,15 @@ pub(crate) fn about(
     about: &[Text],
 ) -> Result<Vec<(Text, Json)>> {
     let about: Vec<&str> = about.iter().map(|text| &**text).collect();
-    let about = Json::of(&about, "a list of texts")?;
+    let about = serde_json::to_string(&about)
+        .map_err(|error| Error::new(Code::InvalidInput, "a list of texts").with_source(error))?;
     connection
         .prepare_cached(
             "SELECT correlation, payload FROM onewrite_saga_signal
              WHERE name = ?1 AND correlation IN (SELECT value FROM json_each(?2)) AND taken_by IS NULL AND expires_at > ?3 ORDER BY received_at",
         )
         .and_then(|mut statement| {
-            let rows = statement.query_map(params![name, about.as_str(), now().0], |row| {
+            let rows = statement.query_map(params![name, about, now().0], |row| {
                 let text = |index| row.get::<_, String>(index).map(Text::from);
                 Ok((text(0)?, Json::trusted(text(1)?)))
             })?;

@@ -46,6 +46,7 @@ impl SqliteStore {
                 let mut held = Held::default();
                 match commit::item(tx, &source, &journal(output)?, &mut held, sabotage) {
                     Outcome::Applied(count) => Ok(count),
+                    Outcome::Failed(error) if error.code() != Code::SagaConflict => Err(error),
                     refused => roll_back(Transacted::Written(refused)),
                 }
             })

@@ -28,7 +28,7 @@ pub(super) struct StepState {
     pub(super) counted_since: Timestamp,
     /// Attempts that have ended since then, in the present direction.
     pub(super) attempts: u32,
-    /// Since when attempts end without counting: nobody makes them, or all is under way elsewhere.
+    /// Since when attempts end without counting: nobody makes them, or what they look at is under way elsewhere.
     pub(super) uncounted_since: Option<Timestamp>,
     /// When the next attempt begins, if it has to wait.
     pub(super) retry_at: Option<Timestamp>,

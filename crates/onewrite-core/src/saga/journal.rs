@@ -335,6 +335,8 @@ pub enum FindSagas {
     },
     /// Those of these partitions whose time has come, by the store's clock, the longest due first.
     Due {
+        /// Those that wait for a signal as well, and not only for a time.
+        also_signals: bool,
         /// Whose owner is to take them up.
         partitions: Vec<Partition>,
         /// At most so many.

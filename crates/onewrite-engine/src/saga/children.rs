@@ -101,8 +101,8 @@ impl ChildStep {
     pub(super) async fn act(&self, call: &Call) -> Ended {
         let acted = self.start_or_look(call).await;
         acted.unwrap_or_else(|error| match error.code() {
-            // What it is a step of does not end because nobody can read it now.
-            Code::Corrupt => Ended::NotMade(error.to_string().into()),
+            // What it is a step of does not end because nobody can read it now, or others are in the way.
+            Code::Corrupt | Code::StoreBusy => Ended::NotMade(error.to_string().into()),
             _ => Ended::Unknown(error.to_string().into()),
         })
     }

@@ -90,8 +90,8 @@ impl Sagas {
     ///
     /// # Errors
     /// [`Code::InvalidInput`] when `input` has no JSON form or more than [`JSON_MAX`] bytes, or for a key that
-    /// cannot be; [`Code::Stopped`] without a runner in this process; [`Code::Database`] when the database
-    /// refuses it; [`Code::CommitUnknown`] when nobody knows whether it was started: repeat it with the same key.
+    /// cannot be; [`Code::Stopped`] without a runner in this process; what the database says when it refuses this
+    /// saga ([`Code::Database`]); [`Code::CommitUnknown`] when nobody knows whether it was started: repeat it with the same key.
     ///
     /// [`JSON_MAX`]: onewrite_core::saga::JSON_MAX
     pub async fn start<S, I, O>(

@@ -57,14 +57,15 @@ fn which(find: &FindSagas) -> (String, Params) {
             ),
             binds![after.0.to_be_bytes().to_vec()],
         ),
-        FindSagas::Due { partitions, limit } => (
+        FindSagas::Due { also_signals, partitions, limit } => (
             format!(
                 concat!(
-                    "WHERE `partition` IN ({}) AND waits IN ('timer', 'signal') AND ended_at IS NULL AND due_at <= ",
+                    "WHERE `partition` IN ({}) AND waits IN ('timer', '{}') AND ended_at IS NULL AND due_at <= ",
                     began!(),
                     " ORDER BY due_at LIMIT {}"
                 ),
                 numbers(partitions),
+                if *also_signals { "signal" } else { "timer" },
                 limit
             ),
             binds![],

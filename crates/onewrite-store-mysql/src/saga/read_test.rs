@@ -42,7 +42,8 @@ pub(crate) async fn fill(conn: &mut Conn) {
 async fn what_is_due_is_found_by_its_index() {
     let mut conn = database().await;
     fill(&mut conn).await;
-    let (due, binds) = which(&FindSagas::Due { partitions: vec![0, 1], limit: 100 });
+    let (due, binds) =
+        which(&FindSagas::Due { also_signals: true, partitions: vec![0, 1], limit: 100 });
     let plan = plan(&mut conn, &format!("{COLUMNS}{due}"), binds).await;
     // The partition's 4 bytes, 66 of what it waits for, and 9 of when it is due.
     assert_eq!(plan, [["onewrite_saga", "range", "onewrite_saga_open", "79"]]);

@@ -77,7 +77,7 @@ pub(crate) async fn define(tx: &Transaction<'_>, checked: &Checked) -> Result<u6
     Ok(new)
 }
 
-/// Starts one saga: one, or none when one of its name, key and run exists.
+/// Starts one saga: one, or none when one of its name and key exists, of its run or a later one.
 pub(crate) async fn start(tx: &Transaction<'_>, saga: &NewSaga) -> Result<u64> {
     let new = execute(tx, write::START, &Starts::of([saga].into_iter()).binds()).await?;
     if new > 0 {

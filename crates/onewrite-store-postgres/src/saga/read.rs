@@ -26,7 +26,7 @@ const JOURNALS: &str = ") s CROSS JOIN LATERAL (SELECT array_agg(version ORDER B
 
 /// The time at which the statement began is one value: the index brings what is due, and nothing that waits. What
 /// `clock_timestamp` says may differ from row to row, so each row would be looked at.
-const DUE: &str = "WHERE partition = ANY($1) AND waits IN ('timer', 'signal') AND ended_at IS NULL AND due_at <= statement_timestamp() ORDER BY due_at LIMIT $2";
+const DUE: &str = "WHERE partition = ANY($1) AND waits = ANY($3) AND ended_at IS NULL AND due_at <= statement_timestamp() ORDER BY due_at LIMIT $2";
 
 /// In the order of the index of those that have not ended, which are few beside those that have.
 const FORGOTTEN: &str = "WHERE ended_at IS NULL AND NOT (waits IN ('lease', 'operator') AND due_at IS NULL OR waits IN ('timer', 'signal') AND due_at IS NOT NULL)
@@ -51,8 +51,10 @@ pub(crate) async fn find(client: &Client, find: &FindSagas) -> Result<Vec<SavedS
             let binds: [&(dyn ToSql + Sync); 3] = [&small(partitions), &Id(*after), &bound(limit)];
             read(client, which, " ORDER BY s.id", &binds).await
         }
-        FindSagas::Due { partitions, limit } => {
-            read(client, DUE, " ORDER BY s.due_at", &[&small(partitions), &bound(limit)]).await
+        FindSagas::Due { also_signals, partitions, limit } => {
+            let waits: &[&str] = if *also_signals { &["timer", "signal"] } else { &["timer"] };
+            let binds: [&(dyn ToSql + Sync); 3] = [&small(partitions), &bound(limit), &waits];
+            read(client, DUE, " ORDER BY s.due_at", &binds).await
         }
         FindSagas::Forgotten => read(client, FORGOTTEN, "", &[]).await,
     }

@@ -331,7 +331,11 @@ pub async fn due(fixture: &dyn JournalFixture) {
         let sagas = store.sagas(find).await.expect("sagas can be read");
         sagas.iter().map(|saga: &SavedSaga| saga.id.0).collect::<Vec<_>>()
     };
-    let due = |partitions: &[u16], limit| FindSagas::Due { partitions: partitions.to_vec(), limit };
+    let due = |partitions: &[u16], limit| FindSagas::Due {
+        also_signals: true,
+        partitions: partitions.to_vec(),
+        limit,
+    };
     same("due: the longest due first", found(due(&[3], 9)).await, vec![3, 1]);
     same("due: at most so many", found(due(&[3, 4], 2)).await, vec![3, 7]);
     same("due: of no partition", found(due(&[], 9)).await, vec![]);
@@ -481,7 +485,7 @@ pub async fn awaits(fixture: &dyn JournalFixture) {
     let mut overdue = awaiting(6, "k6", "o-6");
     overdue.standing.due = Some(Timestamp(1));
     commit(&*store, vec![start(overdue)]).await;
-    let due = FindSagas::Due { partitions: vec![3], limit: 9 };
+    let due = FindSagas::Due { also_signals: true, partitions: vec![3], limit: 9 };
     let found = store.sagas(due).await.unwrap();
     let due: Vec<u128> = found.iter().map(|one| one.id.0).collect();
     same("awaits: whose time is over", due, vec![6]);

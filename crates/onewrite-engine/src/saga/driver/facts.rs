@@ -5,9 +5,7 @@ use std::sync::Arc;
 use onewrite_core::{
     Code, Error, Text, Timestamp,
     sabotage::Defect,
-    saga::{
-        Attempt, Call, Cancelled, Direction, Ended, Entry, Input, Json, SagaId, journal::Waits,
-    },
+    saga::{Attempt, Call, Cancelled, Direction, Ended, Entry, Input, Json, SagaId},
 };
 use tokio::time::Instant;
 
@@ -29,18 +27,19 @@ impl Driver {
         let now = self.clock.now();
         let mut due = self.timers.iter().take_while(|(time, _)| *time <= now);
         if Instant::now() >= self.fire_at && due.any(|(_, id)| self.may_be_signalled(*id)) {
+            self.match_signals().await?;
             self.take_signals().await?;
         }
         Ok(())
     }
 
-    fn may_be_signalled(&self, id: SagaId) -> bool {
-        let live = self.live.get(&id);
-        live.is_some_and(|live| live.saga.standing().waits == Waits::Signal)
+    /// Whether it waits for a signal, be it beside something else.
+    pub(super) fn may_be_signalled(&self, id: SagaId) -> bool {
+        self.live.get(&id).is_some_and(|live| !live.saga.awaited().is_empty())
     }
 
-    /// Tells sagas that their time is over. While more signals may have come than were looked at, those that
-    /// wait for one are told later.
+    /// Tells sagas that their time is over. Those that wait for a signal are not told while more may have come
+    /// than were looked at: they are left in the store.
     pub(super) fn fire(&mut self) {
         if Instant::now() < self.fire_at {
             return;
@@ -51,6 +50,7 @@ impl Driver {
         for (time, id) in due {
             if self.is_behind && self.may_be_signalled(id) {
                 self.fire_at = Instant::now() + self.options.poll / LOOK_SOON;
+                self.unload_idle(id);
                 continue;
             }
             self.timers.remove(&(time, id));

@@ -132,10 +132,12 @@ pub(super) struct Driver {
     taking: HashSet<Text>,
     /// More signals may have come than were looked at: who waits for one is not told yet that its time is over.
     is_behind: bool,
-    /// Signals that the last look could give nobody: their sagas cannot be read, or there is no room for them.
+    /// Signals that the last look could give nobody: their sagas cannot be read, or are for the next owner.
     passed_over: usize,
     /// Sagas that cannot be read. Those that are due stay due.
-    unreadable: HashSet<SagaId>,
+    unreadable: BTreeSet<SagaId>,
+    /// They have been looked at again up to this one.
+    unreadable_upto: SagaId,
     /// Sagas to be read again.
     reload: Vec<SagaId>,
     renew_at: Instant,
@@ -198,7 +200,8 @@ impl Driver {
             taking: HashSet::new(),
             is_behind: false,
             passed_over: 0,
-            unreadable: HashSet::new(),
+            unreadable: BTreeSet::new(),
+            unreadable_upto: SagaId::default(),
             reload: Vec::new(),
             renew_at: now,
             poll_at: now,

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{HashMap, HashSet},
+    ops::Bound,
     sync::Arc,
 };
 
@@ -22,8 +23,8 @@ use crate::saga::write;
 /// Sagas read at once.
 const PAGE: usize = 500;
 
-/// Signals that nobody can be given now, beside which others are looked for, at most.
-const PASSED_OVER_MAX: usize = 20 * PAGE;
+/// Signals that can be given nobody here, beside which others are looked for, at most.
+const PASSED_OVER_MAX: usize = 4 * PAGE;
 
 impl Driver {
     pub(super) async fn take_up(&mut self, take: bool) -> Result<()> {
@@ -40,12 +41,12 @@ impl Driver {
         self.recover().await?;
         let due = self.due().await?;
         // Behind the look for what is due: what was sent before a saga's time was over is found.
+        if due.iter().any(|saved| saved.standing.waits == Waits::Signal) {
+            self.match_signals().await?;
+        }
         self.take_signals().await?;
         for saved in &due {
-            let may_be_signalled = self.is_behind && saved.standing.waits == Waits::Signal;
-            if self.live.len() < self.options.live_max && !may_be_signalled {
-                self.load(saved, true).await?;
-            }
+            self.load_due(saved).await?;
         }
         metrics::gauge!("onewrite_saga_live").set(self.live.len() as f64);
         if Instant::now() >= self.watch_at {
@@ -55,19 +56,54 @@ impl Driver {
         Ok(())
     }
 
-    /// What is done now and then.
-    async fn look_around(&mut self) -> Result<()> {
-        self.forget_turns();
-        self.look_at_unreadable().await?;
-        self.look_for_forgotten().await?;
+    /// Takes up what is due, if there is room for it, unless a signal may have come for it that was not looked at.
+    async fn load_due(&mut self, saved: &SavedSaga) -> Result<()> {
+        let id = saved.id;
+        let skip = self.is_behind && saved.standing.waits == Waits::Signal;
+        let is_new = !self.live.contains_key(&id) && !self.unreadable.contains(&id);
+        if skip || !is_new || self.live.len() >= self.options.live_max {
+            return Ok(());
+        }
+        self.load(saved, false).await?;
+        self.wake(id);
+        Ok(())
+    }
+
+    /// Tells a saga that was taken up what time it is; later, where its time is over and a signal may have come
+    /// that was not looked at.
+    fn wake(&mut self, id: SagaId) {
+        let now = self.clock.now();
+        let next = self.live.get(&id).and_then(|live| live.saga.next_time());
+        let is_over = next.is_some_and(|next| next <= now);
+        if self.is_behind && is_over && self.may_be_signalled(id) {
+            self.set_timer(id);
+        } else {
+            self.give(id, Input::Time);
+        }
+    }
+
+    /// Signals and what waits for them find each other where neither saw the other.
+    pub(super) async fn match_signals(&mut self) -> Result<()> {
         let all =
             batch(vec![Item { fence: None, ops: vec![Op::MatchSignals] }], Durability::Relaxed);
         self.store.commit(all).await.map(drop)
     }
 
+    /// What is done now and then.
+    async fn look_around(&mut self) -> Result<()> {
+        self.forget_turns();
+        self.look_at_unreadable().await?;
+        self.look_for_forgotten().await?;
+        self.match_signals().await
+    }
+
     /// Somebody may have mended what could not be read.
     async fn look_at_unreadable(&mut self) -> Result<()> {
-        let ids: Vec<SagaId> = self.unreadable.iter().copied().take(PAGE).collect();
+        let behind = (Bound::Excluded(self.unreadable_upto), Bound::Unbounded);
+        let ids: Vec<SagaId> = self.unreadable.range(behind).copied().take(PAGE).collect();
+        // From the beginning behind the last ones.
+        let is_last = ids.len() < PAGE;
+        self.unreadable_upto = ids.last().copied().filter(|_| !is_last).unwrap_or_default();
         if !ids.is_empty() {
             let saved = self.store.sagas(FindSagas::Ids(ids.clone())).await?;
             let is_here = |saga: &&SavedSaga| {
@@ -94,7 +130,8 @@ impl Driver {
         }
         // Beside what is in memory, and what stays due because it cannot be read.
         let limit = room.min(PAGE) + self.timers.len() + self.unreadable.len();
-        self.store.sagas(FindSagas::Due { partitions, limit }).await
+        let also_signals = !self.is_behind;
+        self.store.sagas(FindSagas::Due { partitions, limit, also_signals }).await
     }
 
     /// Where memory is full, what waits for a participant that is left alone waits in the store, and uses
@@ -132,69 +169,74 @@ impl Driver {
     /// Hands signals that have come, and requests, to their sagas; each signal to one. Notes whether there may
     /// be more.
     pub(super) async fn take_signals(&mut self) -> Result<()> {
+        // Also for sagas in memory whose partitions leave: what is asked of them they answer until then.
         let partitions = self.leases.partitions();
         if partitions.is_empty() {
             return Ok(());
         }
-        // Beside those that are being taken, and those that could not be handed over the last time.
+        // Beside those that are being taken, and those that can be given nobody here.
         let limit = PAGE + self.taking.len() + self.passed_over;
         let found = self.store.arrived(partitions, limit).await?;
-        self.is_behind = found.len() >= limit;
-        let (mut signals, mut steps) = (HashSet::new(), HashSet::new());
-        let new = found.into_iter().filter(|Arrived { saga, step, signal, .. }| {
+        let is_full = found.len() >= limit;
+        let is_free = |one: &Arrived| !self.taking.contains(&one.signal);
+        let free: Vec<Arrived> = found.into_iter().filter(is_free).collect();
+        let (read, lacks_room) = self.read_for(&free).await?;
+        self.is_behind = is_full || lacks_room;
+        self.passed_over = 0;
+        let (mut signals, mut steps, mut handed) = (HashSet::new(), HashSet::new(), Vec::new());
+        for arrived in free {
+            let Arrived { saga, step, signal, .. } = &arrived;
+            let (saga, known) = (*saga, self.live.contains_key(saga));
+            let leaves = |saved: &&SavedSaga| self.leaving.contains(&saved.partition);
+            let left = read.get(&saga).filter(leaves).is_some() || self.unreadable.contains(&saga);
+            if !known && (left || !read.contains_key(&saga)) {
+                self.passed_over += usize::from(left);
+                continue;
+            }
             // A step takes one signal, and a saga any number of requests.
-            let is_first = step.is_none() || steps.insert((*saga, step.clone()));
-            is_first && signals.insert(signal.clone()) && !self.taking.contains(signal)
-        });
-        let new: Vec<Arrived> = new.collect();
-        let read = self.read_for(&new).await?;
-        let mut passed_over = 0;
-        for arrived in new {
-            let known = self.live.contains_key(&arrived.saga);
-            if !known && !read.contains_key(&arrived.saga) {
-                passed_over += 1;
-            } else {
-                self.hand_over(arrived, known, &read).await?;
+            let is_first = step.is_none() || steps.insert((saga, step.clone()));
+            if is_first && signals.insert(signal.clone()) {
+                handed.push((saga, known));
+                self.hand_over(arrived, read.get(&saga)).await?;
             }
         }
-        self.passed_over = passed_over.min(PASSED_OVER_MAX);
+        // Behind all signals: they came in time, and this may be later.
+        for (id, known) in handed {
+            if !known {
+                self.wake(id);
+            }
+            self.unload_idle(id);
+        }
+        self.passed_over = self.passed_over.min(PASSED_OVER_MAX);
         Ok(())
     }
 
-    /// The sagas that signals have come for and that are not in memory, as far as there is room for them.
-    async fn read_for(&self, arrived: &[Arrived]) -> Result<HashMap<SagaId, SavedSaga>> {
+    /// The sagas that signals have come for and that are not in memory, as far as there is room for them, and
+    /// whether there was none for some.
+    async fn read_for(&self, arrived: &[Arrived]) -> Result<(HashMap<SagaId, SavedSaga>, bool)> {
         let is_away = |id: &SagaId| !self.live.contains_key(id) && !self.unreadable.contains(id);
         let mut away: Vec<SagaId> = arrived.iter().map(|one| one.saga).filter(is_away).collect();
         away.sort_unstable();
         away.dedup();
-        away.truncate(self.options.live_max.saturating_sub(self.live.len()));
+        let room = self.options.live_max.saturating_sub(self.live.len()).min(PAGE);
+        let lacks_room = away.len() > room;
+        away.truncate(room);
         if away.is_empty() {
-            return Ok(HashMap::new());
+            return Ok((HashMap::new(), lacks_room));
         }
         let read = self.store.sagas(FindSagas::Ids(away)).await?;
-        Ok(read.into_iter().map(|saved| (saved.id, saved)).collect())
+        Ok((read.into_iter().map(|saved| (saved.id, saved)).collect(), lacks_room))
     }
 
-    async fn hand_over(
-        &mut self,
-        arrived: Arrived,
-        known: bool,
-        read: &HashMap<SagaId, SavedSaga>,
-    ) -> Result<()> {
+    async fn hand_over(&mut self, arrived: Arrived, saved: Option<&SavedSaga>) -> Result<()> {
         let Arrived { saga, step, signal, payload } = arrived;
-        let saved = read.get(&saga);
-        if let Some(saved) = saved.filter(|_| !known) {
-            // The signal first: it may have come in time, and this be later.
-            self.load(saved, step.is_none()).await?;
+        if let Some(saved) = saved {
+            self.load(saved, false).await?;
         }
         match (step, saved.filter(|saved| saved.ended_at.is_some())) {
             (Some(step), _) => self.signalled(saga, &step, signal, payload),
             (None, Some(ended)) => self.drop_signal(saga, ended.partition, signal),
             (None, None) => self.requested(saga, signal, &payload),
-        }
-        if !known {
-            self.give(saga, Input::Time);
-            self.unload_idle(saga);
         }
         Ok(())
     }
@@ -221,7 +263,6 @@ impl Driver {
                 let input = request.input();
                 live.facts.push_back(Fact { input, reply: None, request: Some(signal) });
                 self.step(id);
-                self.unload_idle(id);
             }
             Err(error) => {
                 tracing::warn!(saga = %id, %error, "a request for a saga cannot be read; it is dropped");

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use onewrite_core::{
+    Code,
     error::Certainty,
     lease::{Epoch, Fence},
     saga::{Ended, SagaId, Transacted, Transactional},
@@ -74,6 +75,15 @@ impl Driver {
         let Transaction { fence, result, next } = transaction;
         let partition = fence.partition;
         let known = self.live.get_mut(&id).filter(|live| live.epoch == epoch && live.busy);
+        let result = match result {
+            // Not that its number exists: it could not be written, so there is no effect either.
+            Ok(Transacted::Written(Outcome::Failed(error)))
+                if error.code() != Code::SagaConflict =>
+            {
+                Err(error)
+            }
+            result => result,
+        };
         let outcome = match result {
             Ok(Transacted::Written(outcome)) => outcome,
             Ok(Transacted::Ended(ended)) => {
@@ -82,7 +92,10 @@ impl Driver {
             }
             Err(error) if error.certainty() == Certainty::NotApplied => {
                 known?.busy = false;
-                return Some(Ended::Unknown(error.to_string().into()));
+                let why = error.to_string().into();
+                // Somebody else's transaction is in the way: that uses up no attempt.
+                let is_busy = error.code() == Code::StoreBusy;
+                return Some(if is_busy { Ended::NotMade(why) } else { Ended::Unknown(why) });
             }
             Err(error) => {
                 tracing::warn!(saga = %id, %error, "nobody knows whether a step is committed; the saga is read again");

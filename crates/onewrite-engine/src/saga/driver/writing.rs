@@ -28,10 +28,12 @@ const BACKOFF: Backoff =
 const REFUSED: Backoff =
     Backoff { initial: Duration::from_millis(200), cap: Duration::from_secs(60) };
 
-/// Whether the database will not have what was written, rather than not be there or be busy.
+/// Whether the database will not have what was written, rather than take nothing now.
 fn is_refusal(error: &Error) -> bool {
+    let takes_nothing =
+        matches!(error.code(), Code::ReadOnly | Code::SchemaMissing | Code::SchemaUnsupported);
     let never = error.retry() == Retry::Never || error.code() == Code::Database;
-    never && error.certainty() == Certainty::NotApplied
+    never && !takes_nothing && error.certainty() == Certainty::NotApplied
 }
 
 /// The signals that it takes.
@@ -215,7 +217,16 @@ impl Driver {
             }
             (of @ Of::Saga(..), Written::Failed(error)) => {
                 let write = Write { item: write.item, of, refused: write.refused };
-                self.refused(write, &error);
+                if is_refusal(&error) || error.code() == Code::StoreBusy {
+                    self.refused(write, &error);
+                } else {
+                    self.not_committed(vec![write], &error);
+                }
+            }
+            // In the way of others that commit at the same time.
+            (of @ Of::Start(..), Written::Failed(error)) if error.code() == Code::StoreBusy => {
+                let write = Write { item: write.item, of, refused: write.refused };
+                self.not_committed(vec![write], &error);
             }
             (Of::Start(start, partition), outcome) => {
                 self.starting.remove(&start.id);

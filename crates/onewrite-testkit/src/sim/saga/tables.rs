@@ -251,9 +251,10 @@ impl Tables {
                 let found = all.filter(|saga| open(partitions, saga)).filter(behind);
                 found.take(*limit).cloned().collect()
             }
-            FindSagas::Due { partitions, limit } => {
+            FindSagas::Due { also_signals, partitions, limit } => {
                 let is_due = |saga: &&SavedSaga| {
-                    let waits = matches!(saga.standing.waits, Waits::Timer | Waits::Signal);
+                    let signalled = *also_signals && saga.standing.waits == Waits::Signal;
+                    let waits = signalled || saga.standing.waits == Waits::Timer;
                     waits && saga.standing.due.is_some_and(|due| due <= now)
                 };
                 let due = all.filter(|saga| open(partitions, saga)).filter(is_due);

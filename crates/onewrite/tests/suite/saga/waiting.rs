@@ -301,3 +301,53 @@ async fn count(store: &sqlite::SqliteStore, sql: &'static str) -> i64 {
     };
     store.read_with(read).await.unwrap()
 }
+
+fn agreed(mut plan: Plan<(), Booking>) -> Finished<(), Booking, (i64, i64)> {
+    let booking = plan.input();
+    let id = booking.at::<String>("/id");
+    let within = Duration::from_secs(2);
+    let both = plan.parallel(|plan| {
+        (plan.signal("buyer", "buyer", id, within), plan.signal("seller", "seller", id, within))
+    });
+    let both = plan.step("note", both, note).no_compensation("a note is only taken");
+    plan.finish(both)
+}
+
+async fn note(_: Cx<()>, both: (i64, i64)) -> StepResult<(i64, i64)> {
+    Ok(both)
+}
+
+/// Both came in time, and are found when it is over: neither is judged before both are looked at.
+#[tokio::test(flavor = "multi_thread")]
+async fn two_signals_in_time_count_though_they_are_found_later() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = store(folder.path());
+    let saga = SagaType::plan("agreed", agreed).unwrap();
+    let open = |owner: &'static str| {
+        let options = SagaOptions { keep: Duration::ZERO, ..world::options(Sabotage::default()) };
+        let runner = SagaRunner::new(store.clone(), options, Text::from_static(owner));
+        let runner = runner.serve(&saga, &Arc::new(()));
+        let (sagas, shutdown) = (runner.sagas(), Shutdown::default());
+        let task = tokio::spawn(runner.run(shutdown.clone()));
+        Office { sagas, shutdown, task }
+    };
+    let office = open("one");
+    let id = office.sagas.start(&saga, "b-1", &booking(1)).await.unwrap().id;
+    until("the wait", async || waits(&office.sagas, id).await == Waits::Signal).await;
+    let due = office.sagas.show(id).await.unwrap().standing.due.unwrap();
+    let sagas = office.sagas.clone();
+    office.close().await;
+    for (number, name) in [(1, "buyer"), (2, "seller")] {
+        let signal = Signal::new(name, name, booking(1).id).payload(&number).unwrap();
+        assert!(sagas.signal(signal).await.unwrap());
+    }
+    assert!(store.now().await.unwrap() < due, "this machine is too slow for the test");
+    until("its time is over", async || store.now().await.unwrap() > due).await;
+    let office = open("two");
+    let ended = tokio::time::timeout(PATIENCE, office.sagas.ended(id)).await;
+    let Outcome::Completed(output) = ended.expect("it ends").unwrap() else {
+        panic!("it is compensated");
+    };
+    assert_eq!(output.as_str(), "[1,2]");
+    office.close().await;
+}
