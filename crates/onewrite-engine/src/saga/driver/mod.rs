@@ -132,7 +132,10 @@ pub(super) struct Driver {
     taking: HashSet<Text>,
     /// More signals may have come than were looked at: who waits for one is not told yet that its time is over.
     is_behind: bool,
-    /// Signals that the last look could give nobody: their sagas cannot be read, or are for the next owner.
+    /// Signals and those who wait for them are not matched again before this.
+    match_at: Instant,
+    /// Rows of the last look that could be given nobody: their sagas cannot be read, are for the next owner, or
+    /// have enough to do with others.
     passed_over: usize,
     /// Sagas that cannot be read. Those that are due stay due.
     unreadable: BTreeSet<SagaId>,
@@ -199,6 +202,7 @@ impl Driver {
             unsure: Vec::new(),
             taking: HashSet::new(),
             is_behind: false,
+            match_at: now,
             passed_over: 0,
             unreadable: BTreeSet::new(),
             unreadable_upto: SagaId::default(),

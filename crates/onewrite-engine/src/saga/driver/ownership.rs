@@ -1,5 +1,7 @@
 //! Which partitions are this runner's: renewing, losing, sharing and leaving.
 
+use std::collections::VecDeque;
+
 use onewrite_core::{
     Partition, Result,
     sabotage::Defect,
@@ -68,6 +70,7 @@ impl Driver {
         self.leaving.remove(&partition);
         self.recovering.0.remove(&partition);
         self.forget_refused(|of| of == partition);
+        self.forget_queued(partition);
         let dropped = self.those(|live| live.partition == partition);
         dropped.into_iter().for_each(|id| drop(self.unload(id)));
     }
@@ -103,6 +106,16 @@ impl Driver {
         let leaving = &self.leaving;
         let theirs = self.live.values_mut().filter(|live| leaving.contains(&live.partition));
         theirs.for_each(Live::withdraw);
+    }
+
+    /// What waits to be written under a lease that is gone would only be refused, and keeps its signals meanwhile.
+    fn forget_queued(&mut self, partition: Partition) {
+        let is_gone =
+            |write: &Write| write.of.partition() == partition && !matches!(write.of, Of::Start(..));
+        let all = std::mem::take(&mut self.queue);
+        let (gone, stays): (VecDeque<Write>, _) = all.into_iter().partition(is_gone);
+        self.queue = stays;
+        gone.iter().for_each(|write| self.taken(&write.item));
     }
 
     /// What the database refuses in these partitions is left to their next owner, who makes the attempt again.

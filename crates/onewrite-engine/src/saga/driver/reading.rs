@@ -24,7 +24,7 @@ use crate::saga::write;
 const PAGE: usize = 500;
 
 /// Signals that can be given nobody here, beside which others are looked for, at most.
-const PASSED_OVER_MAX: usize = 4 * PAGE;
+const PASSED_OVER_MAX: usize = 20 * PAGE;
 
 impl Driver {
     pub(super) async fn take_up(&mut self, take: bool) -> Result<()> {
@@ -65,17 +65,19 @@ impl Driver {
             return Ok(());
         }
         self.load(saved, false).await?;
-        self.wake(id);
+        self.wake(id, !self.is_behind);
         Ok(())
     }
 
-    /// Tells a saga that was taken up what time it is; later, where its time is over and a signal may have come
-    /// that was not looked at.
-    fn wake(&mut self, id: SagaId) {
+    /// Tells a saga that was taken up what time it is; where its time is over and a signal may have come that was
+    /// not looked at, its timer does so, behind a look.
+    fn wake(&mut self, id: SagaId, looked: bool) {
         let now = self.clock.now();
         let next = self.live.get(&id).and_then(|live| live.saga.next_time());
         let is_over = next.is_some_and(|next| next <= now);
-        if self.is_behind && is_over && self.may_be_signalled(id) {
+        if !looked && is_over && self.may_be_signalled(id) {
+            // What is asked of it does not wait for that.
+            self.step(id);
             self.set_timer(id);
         } else {
             self.give(id, Input::Time);
@@ -84,6 +86,10 @@ impl Driver {
 
     /// Signals and what waits for them find each other where neither saw the other.
     pub(super) async fn match_signals(&mut self) -> Result<()> {
+        if Instant::now() < self.match_at {
+            return Ok(());
+        }
+        self.match_at = Instant::now() + self.options.poll;
         let all =
             batch(vec![Item { fence: None, ops: vec![Op::MatchSignals] }], Durability::Relaxed);
         self.store.commit(all).await.map(drop)
@@ -128,8 +134,9 @@ impl Driver {
         if room == 0 || partitions.is_empty() {
             return Ok(Vec::new());
         }
-        // Beside what is in memory, and what stays due because it cannot be read.
-        let limit = room.min(PAGE) + self.timers.len() + self.unreadable.len();
+        // Beside what is in memory, and what stays due because it cannot be read, or written.
+        let away = self.unreadable.len() + self.aside.len();
+        let limit = room.min(PAGE) + self.timers.len() + away;
         let also_signals = !self.is_behind;
         self.store.sagas(FindSagas::Due { partitions, limit, also_signals }).await
     }
@@ -189,21 +196,28 @@ impl Driver {
             let (saga, known) = (*saga, self.live.contains_key(saga));
             let leaves = |saved: &&SavedSaga| self.leaving.contains(&saved.partition);
             let left = read.get(&saga).filter(leaves).is_some() || self.unreadable.contains(&saga);
-            if !known && (left || !read.contains_key(&saga)) {
-                self.passed_over += usize::from(left);
+            if !known && !left && !read.contains_key(&saga) {
+                // There is no room for it.
                 continue;
             }
-            // A step takes one signal, and a saga any number of requests.
-            let is_first = step.is_none() || steps.insert((saga, step.clone()));
-            if is_first && signals.insert(signal.clone()) {
-                handed.push((saga, known));
-                self.hand_over(arrived, read.get(&saga)).await?;
+            // A step takes one signal, and a saga any number of requests. A signal that one step has is looked at
+            // for no other, which takes the next one.
+            let is_free = !signals.contains(signal);
+            let is_first = is_free && (step.is_none() || steps.insert((saga, step.clone())));
+            if !known && left || !is_first {
+                self.passed_over += 1;
+                continue;
+            }
+            signals.insert(signal.clone());
+            handed.push((saga, known));
+            if !self.hand_over(arrived, known, read.get(&saga)).await? {
+                self.passed_over += 1;
             }
         }
         // Behind all signals: they came in time, and this may be later.
         for (id, known) in handed {
             if !known {
-                self.wake(id);
+                self.wake(id, !self.is_behind);
             }
             self.unload_idle(id);
         }
@@ -228,41 +242,50 @@ impl Driver {
         Ok((read.into_iter().map(|saved| (saved.id, saved)).collect(), lacks_room))
     }
 
-    async fn hand_over(&mut self, arrived: Arrived, saved: Option<&SavedSaga>) -> Result<()> {
+    /// Whether it was new. What is asked of a saga that was not `known` is done when it is woken.
+    async fn hand_over(
+        &mut self,
+        arrived: Arrived,
+        known: bool,
+        saved: Option<&SavedSaga>,
+    ) -> Result<bool> {
         let Arrived { saga, step, signal, payload } = arrived;
         if let Some(saved) = saved {
             self.load(saved, false).await?;
         }
-        match (step, saved.filter(|saved| saved.ended_at.is_some())) {
+        Ok(match (step, saved.filter(|saved| saved.ended_at.is_some())) {
             (Some(step), _) => self.signalled(saga, &step, signal, payload),
-            (None, Some(ended)) => self.drop_signal(saga, ended.partition, signal),
-            (None, None) => self.requested(saga, signal, &payload),
-        }
-        Ok(())
+            (None, Some(ended)) => {
+                self.drop_signal(saga, ended.partition, signal);
+                true
+            }
+            (None, None) => self.requested(saga, known, signal, &payload),
+        })
     }
 
-    fn signalled(&mut self, id: SagaId, step: &str, signal: Text, payload: Json) {
-        let Some(live) = self.live.get(&id) else { return };
+    fn signalled(&mut self, id: SagaId, step: &str, signal: Text, payload: Json) -> bool {
+        let Some(live) = self.live.get(&id) else { return false };
         let is_it = |fact: &Fact| matches!(&fact.input, Input::Signalled { signal: known, .. } if *known == signal);
-        if live.facts.iter().any(is_it) {
-            return;
-        }
-        if let Some(step) = live.saga.checked().index_of(step) {
+        let is_new = !live.facts.iter().any(is_it);
+        if let Some(step) = live.saga.checked().index_of(step).filter(|_| is_new) {
             self.give(id, Input::Signalled { step, signal, payload });
         }
+        is_new
     }
 
     /// Hands a request to its saga, if it is here.
-    fn requested(&mut self, id: SagaId, signal: Text, payload: &Json) {
-        let Some(live) = self.live.get_mut(&id) else { return };
+    fn requested(&mut self, id: SagaId, known: bool, signal: Text, payload: &Json) -> bool {
+        let Some(live) = self.live.get_mut(&id) else { return false };
         if live.facts.iter().any(|fact| fact.request.as_ref() == Some(&signal)) {
-            return;
+            return false;
         }
         match payload.read::<Request>("a request") {
             Ok(request) => {
                 let input = request.input();
                 live.facts.push_back(Fact { input, reply: None, request: Some(signal) });
-                self.step(id);
+                if known {
+                    self.step(id);
+                }
             }
             Err(error) => {
                 tracing::warn!(saga = %id, %error, "a request for a saga cannot be read; it is dropped");
@@ -270,6 +293,7 @@ impl Driver {
                 self.drop_signal(id, partition, signal);
             }
         }
+        true
     }
 
     /// Takes a request of which nothing can come any more.
@@ -357,7 +381,7 @@ impl Driver {
             metrics::counter!("onewrite_saga_takeovers_total").increment(1);
             self.give(saved.id, Input::TakenOver);
         } else if looks_at_time {
-            self.give(saved.id, Input::Time);
+            self.wake(saved.id, false);
         }
         Ok(())
     }

@@ -220,6 +220,7 @@ impl Driver {
                 if is_refusal(&error) || error.code() == Code::StoreBusy {
                     self.refused(write, &error);
                 } else {
+                    self.taking.extend(signals_of(&write.item).cloned());
                     self.not_committed(vec![write], &error);
                 }
             }

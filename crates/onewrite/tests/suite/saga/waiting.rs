@@ -302,27 +302,30 @@ async fn count(store: &sqlite::SqliteStore, sql: &'static str) -> i64 {
     store.read_with(read).await.unwrap()
 }
 
-fn agreed(mut plan: Plan<(), Booking>) -> Finished<(), Booking, (i64, i64)> {
-    let booking = plan.input();
-    let id = booking.at::<String>("/id");
-    let within = Duration::from_secs(2);
-    let both = plan.parallel(|plan| {
-        (plan.signal("buyer", "buyer", id, within), plan.signal("seller", "seller", id, within))
-    });
-    let both = plan.step("note", both, note).no_compensation("a note is only taken");
-    plan.finish(both)
+/// Waits for both at once.
+fn agreed(names: [&'static str; 2]) -> SagaType<(), Booking, (i64, i64)> {
+    let state = move |mut plan: Plan<(), Booking>| -> Finished<(), Booking, (i64, i64)> {
+        let booking = plan.input();
+        let id = booking.at::<String>("/id");
+        let within = Duration::from_secs(2);
+        let both = plan.parallel(|plan| {
+            (plan.signal("one", names[0], id, within), plan.signal("two", names[1], id, within))
+        });
+        let both = plan.step("note", both, note).no_compensation("a note is only taken");
+        plan.finish(both)
+    };
+    SagaType::plan("agreed", state).unwrap()
 }
 
 async fn note(_: Cx<()>, both: (i64, i64)) -> StepResult<(i64, i64)> {
     Ok(both)
 }
 
-/// Both came in time, and are found when it is over: neither is judged before both are looked at.
-#[tokio::test(flavor = "multi_thread")]
-async fn two_signals_in_time_count_though_they_are_found_later() {
+/// Both came in time, and are found when it is over: what the saga answers.
+async fn agreed_in_time(names: [&'static str; 2]) -> String {
     let folder = tempfile::tempdir().unwrap();
     let store = store(folder.path());
-    let saga = SagaType::plan("agreed", agreed).unwrap();
+    let saga = agreed(names);
     let open = |owner: &'static str| {
         let options = SagaOptions { keep: Duration::ZERO, ..world::options(Sabotage::default()) };
         let runner = SagaRunner::new(store.clone(), options, Text::from_static(owner));
@@ -337,17 +340,30 @@ async fn two_signals_in_time_count_though_they_are_found_later() {
     let due = office.sagas.show(id).await.unwrap().standing.due.unwrap();
     let sagas = office.sagas.clone();
     office.close().await;
-    for (number, name) in [(1, "buyer"), (2, "seller")] {
-        let signal = Signal::new(name, name, booking(1).id).payload(&number).unwrap();
-        assert!(sagas.signal(signal).await.unwrap());
+    for (number, name) in (1..).zip(names) {
+        let signal = Signal::new(format!("s-{number}"), name, booking(1).id);
+        assert!(sagas.signal(signal.payload(&number).unwrap()).await.unwrap());
     }
     assert!(store.now().await.unwrap() < due, "this machine is too slow for the test");
     until("its time is over", async || store.now().await.unwrap() > due).await;
     let office = open("two");
     let ended = tokio::time::timeout(PATIENCE, office.sagas.ended(id)).await;
-    let Outcome::Completed(output) = ended.expect("it ends").unwrap() else {
-        panic!("it is compensated");
+    let ended = match ended.expect("it ends").unwrap() {
+        Outcome::Completed(output) => output.as_str().to_owned(),
+        Outcome::Compensated => "compensated".to_owned(),
     };
-    assert_eq!(output.as_str(), "[1,2]");
     office.close().await;
+    ended
+}
+
+/// Neither is judged before both are looked at.
+#[tokio::test(flavor = "multi_thread")]
+async fn two_signals_in_time_count_though_they_are_found_later() {
+    assert_eq!(agreed_in_time(["buyer", "seller"]).await, "[1,2]");
+}
+
+/// Of two of one name each step takes one.
+#[tokio::test(flavor = "multi_thread")]
+async fn two_signals_of_one_name_in_time_count_though_they_are_found_later() {
+    assert_eq!(agreed_in_time(["approval", "approval"]).await, "[1,2]");
 }
