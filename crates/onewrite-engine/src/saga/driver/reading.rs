@@ -76,8 +76,7 @@ impl Driver {
         let next = self.live.get(&id).and_then(|live| live.saga.next_time());
         let is_over = next.is_some_and(|next| next <= now);
         if !looked && is_over && self.may_be_signalled(id) {
-            // What is asked of it does not wait for that.
-            self.step(id);
+            // Nothing of it is attempted before that: that it was woken is to be durable first.
             self.set_timer(id);
         } else {
             self.give(id, Input::Time);
@@ -185,8 +184,9 @@ impl Driver {
         let limit = PAGE + self.taking.len() + self.passed_over;
         let found = self.store.arrived(partitions, limit).await?;
         let is_full = found.len() >= limit;
-        let is_free = |one: &Arrived| !self.taking.contains(&one.signal);
-        let free: Vec<Arrived> = found.into_iter().filter(is_free).collect();
+        let taking = &self.taking;
+        let free: Vec<Arrived> =
+            found.into_iter().filter(|one| !taking.contains(&one.signal)).collect();
         let (read, lacks_room) = self.read_for(&free).await?;
         self.is_behind = is_full || lacks_room;
         self.passed_over = 0;
