@@ -2,7 +2,7 @@
 
 use mysql_async::Transaction;
 use onewrite_core::{
-    BoxFuture, Code, Result,
+    BoxFuture, Code, Error, Result,
     saga::{Ended, Journaling, Json, Transacted},
     store::Outcome,
 };
@@ -14,7 +14,7 @@ impl MysqlStore {
     ///
     /// Each is a commit of its own: the transitions of other sagas do not share it. The transaction must stay
     /// open: should the function end it (by a statement that commits by itself, DDL among others), what it
-    /// wrote before that has happened, and the step is made again.
+    /// wrote before that has happened, and the attempt counts as a failed one.
     ///
     /// # Errors
     /// What the database says; `CommitUnknown` when nobody knows whether it is committed.
@@ -37,7 +37,7 @@ impl MysqlStore {
         match commit::write(&mut tx, &self.terms(&source), &item, &mut emitted).await {
             Ok(count) => {
                 emit::emit_all(&mut tx, &emitted).await?;
-                commit::finish_work(tx, self.options().sabotage).await?;
+                commit::finish_work(tx, self.options().sabotage).await.map_err(counted)?;
                 Ok(Transacted::Written(Outcome::Applied(count)))
             }
             Err(error) => {
@@ -49,5 +49,13 @@ impl MysqlStore {
                 }
             }
         }
+    }
+}
+
+/// What ended the transaction may do so each time: it is no wait for somebody else, and uses up an attempt.
+fn counted(error: Error) -> Error {
+    match error.code() {
+        Code::StoreBusy => Error::new(Code::HandlerFailed, error.context().to_owned()),
+        _ => error,
     }
 }

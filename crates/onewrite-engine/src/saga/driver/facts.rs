@@ -48,9 +48,11 @@ impl Driver {
         let due: Vec<_> =
             self.timers.iter().take_while(|(time, _)| *time <= now).copied().collect();
         for (time, id) in due {
-            if self.is_behind && self.may_be_signalled(id) {
-                self.fire_at = Instant::now() + self.options.poll / LOOK_SOON;
-                self.unload_idle(id);
+            if time > self.looked && self.may_be_signalled(id) {
+                if self.is_behind {
+                    self.fire_at = Instant::now() + self.options.poll / LOOK_SOON;
+                    self.unload_idle(id);
+                }
                 continue;
             }
             self.timers.remove(&(time, id));
@@ -184,6 +186,9 @@ impl Driver {
         while !live.busy {
             let Some(Fact { input, reply, request }) = live.facts.pop_front() else { break };
             let wants_cancel = matches!(input, Input::Cancel { .. });
+            let waits = matches!(input, Input::Time) && !live.saga.awaited().is_empty();
+            // Whose signal may have come is not told a time that was not looked at.
+            let now = if waits { now.min(self.looked) } else { now };
             let entries = match live.saga.decide(now, input) {
                 Ok(entries) if entries.is_empty() => {
                     let late = wants_cancel && live.saga.can_cancel() == Cancelled::TooLate;
@@ -246,8 +251,7 @@ impl Driver {
         let may_begin = self.may_begin();
         let Some(live) = self.live.get_mut(&id) else { return };
         if self.leaving.contains(&live.partition) {
-            // What waits for its turn is not begun: the partition waits for it.
-            return self.transact_next(id);
+            return;
         }
         // Behind the end of its leases it begins nothing: another process may have begun already.
         if !may_begin {
@@ -272,7 +276,6 @@ impl Driver {
             self.gates.arrive(gate, turn);
         }
         self.set_timer(id);
-        self.transact_next(id);
     }
 
     pub(super) fn set_timer(&mut self, id: SagaId) {

@@ -59,8 +59,6 @@ struct Live {
     replies: Vec<Reply>,
     /// Attempts that wait at a gate. A turn that comes and is not among them serves no purpose any more.
     waiting: Vec<Waiting>,
-    /// Attempts that journal themselves, and wait until nothing else is on its way to the store.
-    turns: VecDeque<Turn>,
 }
 
 /// An attempt that waits at a gate: where, its step, which way, and its number.
@@ -132,6 +130,8 @@ pub(super) struct Driver {
     taking: HashSet<Text>,
     /// More signals may have come than were looked at: who waits for one is not told yet that its time is over.
     is_behind: bool,
+    /// All that had come by then were looked at: who waits for one until then or less may be told.
+    looked: Timestamp,
     /// Signals and those who wait for them are not matched again before this.
     match_at: Instant,
     /// Rows of the last look that could be given nobody: their sagas cannot be read, are for the next owner, or
@@ -202,6 +202,7 @@ impl Driver {
             unsure: Vec::new(),
             taking: HashSet::new(),
             is_behind: false,
+            looked: Timestamp::default(),
             match_at: now,
             passed_over: 0,
             unreadable: BTreeSet::new(),
@@ -315,7 +316,6 @@ impl Driver {
             watchers,
             replies: Vec::new(),
             waiting: Vec::new(),
-            turns: VecDeque::new(),
         };
         self.live.insert(live.saga.id(), live);
     }
@@ -329,11 +329,10 @@ impl Driver {
     }
 
     fn unload(&mut self, id: SagaId) -> Option<Live> {
-        let mut live = self.live.remove(&id)?;
+        let live = self.live.remove(&id)?;
         if let Some(time) = live.timer {
             self.timers.remove(&(time, id));
         }
-        live.turns.drain(..).for_each(|turn| self.gates.leave(turn.gate));
         Some(live)
     }
 }

@@ -74,8 +74,8 @@ impl Driver {
     fn wake(&mut self, id: SagaId, looked: bool) {
         let now = self.clock.now();
         let next = self.live.get(&id).and_then(|live| live.saga.next_time());
-        let is_over = next.is_some_and(|next| next <= now);
-        if !looked && is_over && self.may_be_signalled(id) {
+        let is_unlooked = next.is_some_and(|next| next <= now && (!looked || next > self.looked));
+        if is_unlooked && self.may_be_signalled(id) {
             // Nothing of it is attempted before that: that it was woken is to be durable first.
             self.set_timer(id);
         } else {
@@ -176,8 +176,9 @@ impl Driver {
     /// be more.
     pub(super) async fn take_signals(&mut self) -> Result<()> {
         // Also for sagas in memory whose partitions leave: what is asked of them they answer until then.
-        let partitions = self.leases.partitions();
+        let (partitions, began) = (self.leases.partitions(), self.clock.now());
         if partitions.is_empty() {
+            self.looked = began;
             return Ok(());
         }
         // Beside those that are being taken, and those that can be given nobody here.
@@ -189,6 +190,9 @@ impl Driver {
             found.into_iter().filter(|one| !taking.contains(&one.signal)).collect();
         let (read, lacks_room) = self.read_for(&free).await?;
         self.is_behind = is_full || lacks_room;
+        if !self.is_behind {
+            self.looked = began;
+        }
         self.passed_over = 0;
         let (mut signals, mut steps, mut handed) = (HashSet::new(), HashSet::new(), Vec::new());
         for arrived in free {

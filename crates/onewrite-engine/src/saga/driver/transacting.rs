@@ -21,18 +21,15 @@ use crate::saga::{
 };
 
 impl Driver {
-    /// Begins the transaction, or keeps its turn until nothing else of the saga is on its way.
+    /// Begins the transaction. Where something else of the saga is on its way it leaves its turn to others, and
+    /// comes again behind that.
     pub(super) fn transact(&mut self, turn: Turn, one: Arc<dyn Transactional>, fence: Fence) {
         let (id, step, direction) = (turn.attempt.saga, turn.attempt.step, turn.attempt.direction);
         let gate = turn.gate;
         let Some(live) = self.live.get_mut(&id).filter(|live| live.epoch == turn.epoch) else {
             return self.gates.leave(gate);
         };
-        if live.busy {
-            live.turns.push_back(turn);
-            return;
-        }
-        if self.leaving.contains(&live.partition) {
+        if live.busy || self.leaving.contains(&live.partition) {
             live.saga.not_begun(step);
             return self.gates.leave(gate);
         }
@@ -53,16 +50,6 @@ impl Driver {
             // Without a driver nobody wants to know.
             let _ = reports.send(of(How::Transaction(Box::new(transaction))));
         });
-    }
-
-    /// Begins the next transaction that waits for its turn.
-    pub(super) fn transact_next(&mut self, id: SagaId) {
-        while let Some(live) = self.live.get_mut(&id).filter(|live| !live.busy)
-            && let Some(turn) = live.turns.pop_front()
-        {
-            live.waiting.push(turn.waiting());
-            self.make(turn);
-        }
     }
 
     /// A transaction has ended: what is left to be journaled, if anything is.

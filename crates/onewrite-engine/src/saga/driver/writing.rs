@@ -135,8 +135,11 @@ impl Driver {
         {
             return self.refused(write, error);
         }
-        self.pause.1 = self.pause.1.saturating_add(1);
-        self.pause.0 = Instant::now() + BACKOFF.pause(self.pause.1, self.jitter());
+        // Others of the same commit, and commits beside it, say nothing new.
+        if Instant::now() >= self.pause.0 {
+            self.pause.1 = self.pause.1.saturating_add(1);
+            self.pause.0 = Instant::now() + BACKOFF.pause(self.pause.1, self.jitter());
+        }
         tracing::warn!(%error, writes = writes.len(), "sagas were not written");
         if error.certainty() == Certainty::NotApplied {
             return self.send_again(writes, error);

@@ -21,6 +21,7 @@ mod retention;
 mod shared;
 mod stalled;
 mod transaction;
+mod turns;
 mod waiting;
 mod world;
 

@@ -6,7 +6,7 @@ use std::{path::Path, sync::Arc};
 use onewrite::{
     Shutdown, Text,
     sabotage::Sabotage,
-    saga::{Cx, Journal, Outcome, Plan, SagaRunner, SagaType, sqlite},
+    saga::{Journal, Outcome, SagaRunner},
 };
 use onewrite_testkit::child::{Child, End};
 
@@ -256,17 +256,27 @@ mod on_postgres {
 
 #[cfg(feature = "mysql")]
 mod on_mariadb {
+    use std::sync::{Arc, atomic::Ordering};
+
     use onewrite::{
-        Result,
+        Result, Shutdown,
         mysql::{
             MysqlStore, Options,
             mysql_async::{Transaction, prelude::Queryable as _},
         },
-        saga::{Cx, Plan, Retry, SagaType, StepError, mysql},
+        sabotage::Sabotage,
+        saga::{
+            Cx, Outcome, Plan, Retry, RetryPolicy, SagaRunner, SagaType, StepError, StepOptions,
+            mysql,
+        },
     };
     use onewrite_testservers::Mariadb;
 
-    use super::{super::bank::*, POINTS, kill, make_all, world::PLACE};
+    use super::{
+        super::bank::*,
+        PATIENCE, POINTS, kill, make_all,
+        world::{self, PLACE},
+    };
 
     async fn act(
         tx: &mut Transaction<'static>,
@@ -302,7 +312,7 @@ mod on_mariadb {
             let store = open_with_accounts(&server, name).await;
             std::fs::write(folder.path().join(PLACE), server.address().url(name)).unwrap();
             kill("saga-transfer", folder.path(), point, &[3, 20, 15]).await;
-            make_all(std::sync::Arc::new(store.clone()), saga(&store), "parent").await;
+            make_all(Arc::new(store.clone()), saga(&store), "parent").await;
             assert_eq!(balances(&store).await, right(), "{point}");
         }
     }
@@ -356,53 +366,42 @@ mod on_mariadb {
     async fn what_fails_behind_its_write_has_no_effect() {
         let server = Mariadb::start().await.unwrap();
         let store = open_with_accounts(&server, "bank").await;
-        let runs = make_all(std::sync::Arc::new(store.clone()), saga(&store), "one").await;
+        let runs = make_all(Arc::new(store.clone()), saga(&store), "one").await;
         assert_eq!(balances(&store).await, right());
         assert!(runs > 3 * COUNT, "functions failed, and ran again: {runs}");
     }
-}
 
-/// Branches of one saga wait for one another; a runner that joins gets its share all the same.
-#[tokio::test(flavor = "multi_thread")]
-async fn branches_take_turns_and_partitions_change_hands_meanwhile() {
-    const SAGAS: i64 = 200;
-    let folder = tempfile::tempdir().unwrap();
-    let store = bank::open(folder.path()).await;
-    let state = |mut plan: Plan<(), i64>| {
-        let input = plan.input();
-        plan.parallel(|plan| {
-            for branch in ["a", "b", "c", "d"] {
-                let act = sqlite::action(&store, |tx, _: Cx<()>, _: i64| {
-                    tx.execute(bank::WRITE_LETTER, [])?;
-                    Ok(())
-                });
-                plan.step_in(branch, input, act).no_compensation("it always succeeds");
-            }
-        });
-        plan.finish(input)
-    };
-    let saga = SagaType::plan("branches", state).unwrap();
-    let shutdown = Shutdown::default();
-    let runner = |owner: &'static str| {
+    /// It does so each time: that is no wait for somebody else, and its budget ends.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_step_that_ends_its_transaction_uses_up_its_attempts() {
+        let server = Mariadb::start().await.unwrap();
+        let store = open_with_accounts(&server, "bank").await;
+        let state = |mut plan: Plan<Clerk, ()>| {
+            let retry = Some(RetryPolicy { initial_ms: 2, ..RetryPolicy::attempts(3) });
+            plan.options(StepOptions { retry, ..StepOptions::default() });
+            let input = plan.input();
+            let act = mysql::action(&store, |tx, cx: Cx<Clerk>, ()| {
+                Box::pin(async move {
+                    cx.runs.fetch_add(1, Ordering::Relaxed);
+                    tx.query_drop("CREATE TABLE IF NOT EXISTS other (n INT)").await?;
+                    Ok::<(), StepError>(())
+                })
+            });
+            let undo = mysql::compensation(&store, |_, _: Cx<Clerk>, (), _: Option<()>| {
+                Box::pin(async { Ok::<(), Retry>(()) })
+            });
+            let made = plan.step_in("act", input, act).compensate_in(undo);
+            plan.finish(made)
+        };
+        let (saga, clerk) = (SagaType::plan("ends", state).unwrap(), Arc::new(Clerk::default()));
         let options = world::options(Sabotage::default());
-        SagaRunner::new(bank::journal(&store), options, owner).serve(&saga, &Arc::new(()))
-    };
-    let first = runner("one");
-    let sagas = first.sagas();
-    let mut running = vec![tokio::spawn(first.run(shutdown.clone()))];
-    let mut all = tokio::task::JoinSet::new();
-    for number in 0..SAGAS {
-        let (sagas, saga) = (sagas.clone(), saga.clone());
-        all.spawn(async move { sagas.run(&saga, format!("s-{number}"), &number).await.unwrap() });
-    }
-    // The others join while it is at work, and want their shares.
-    for owner in ["two", "three"] {
-        running.push(tokio::spawn(runner(owner).run(shutdown.clone())));
-    }
-    tokio::time::timeout(PATIENCE, all.join_all()).await.expect("every saga ends");
-    assert_eq!(bank::balances(&store).await.2, SAGAS * 4);
-    shutdown.begin();
-    for task in running {
-        task.await.unwrap();
+        let runner = SagaRunner::new(Arc::new(store.clone()), options, "one").serve(&saga, &clerk);
+        let (sagas, shutdown) = (runner.sagas(), Shutdown::default());
+        let running = tokio::spawn(runner.run(shutdown.clone()));
+        let ended = tokio::time::timeout(PATIENCE, sagas.run(&saga, "s", &())).await;
+        assert_eq!(ended.expect("it ends").unwrap(), Outcome::Compensated);
+        assert_eq!(clerk.runs.load(Ordering::Relaxed), 3);
+        shutdown.begin();
+        running.await.unwrap();
     }
 }

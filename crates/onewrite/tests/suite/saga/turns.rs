@@ -1,0 +1,130 @@
+//! Branches of one saga whose functions journal themselves: one at a time, and nobody else waits for that.
+
+use std::sync::Arc;
+
+use onewrite::{
+    Shutdown,
+    sabotage::Sabotage,
+    saga::{Cx, Plan, SagaRunner, SagaType, sqlite},
+};
+
+use super::{bank, world};
+use crate::rig::PATIENCE;
+
+/// Branches of one saga wait for one another; a runner that joins gets its share all the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn branches_take_turns_and_partitions_change_hands_meanwhile() {
+    const SAGAS: i64 = 200;
+    let folder = tempfile::tempdir().unwrap();
+    let store = bank::open(folder.path()).await;
+    let state = |mut plan: Plan<(), i64>| {
+        let input = plan.input();
+        plan.parallel(|plan| {
+            for branch in ["a", "b", "c", "d"] {
+                let act = sqlite::action(&store, |tx, _: Cx<()>, _: i64| {
+                    tx.execute(bank::WRITE_LETTER, [])?;
+                    Ok(())
+                });
+                plan.step_in(branch, input, act).no_compensation("it always succeeds");
+            }
+        });
+        plan.finish(input)
+    };
+    let saga = SagaType::plan("branches", state).unwrap();
+    let shutdown = Shutdown::default();
+    let runner = |owner: &'static str| {
+        let options = world::options(Sabotage::default());
+        SagaRunner::new(bank::journal(&store), options, owner).serve(&saga, &Arc::new(()))
+    };
+    let first = runner("one");
+    let sagas = first.sagas();
+    let mut running = vec![tokio::spawn(first.run(shutdown.clone()))];
+    let mut all = tokio::task::JoinSet::new();
+    for number in 0..SAGAS {
+        let (sagas, saga) = (sagas.clone(), saga.clone());
+        all.spawn(async move { sagas.run(&saga, format!("s-{number}"), &number).await.unwrap() });
+    }
+    // The others join while it is at work, and want their shares.
+    for owner in ["two", "three"] {
+        running.push(tokio::spawn(runner(owner).run(shutdown.clone())));
+    }
+    tokio::time::timeout(PATIENCE, all.join_all()).await.expect("every saga ends");
+    assert_eq!(bank::balances(&store).await.2, SAGAS * 4);
+    shutdown.begin();
+    for task in running {
+        task.await.unwrap();
+    }
+}
+
+#[cfg(feature = "postgres")]
+mod on_postgres {
+    use std::sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    };
+
+    use onewrite::{
+        Shutdown,
+        postgres::{Options, PostgresStore},
+        sabotage::Sabotage,
+        saga::{Cx, Plan, SagaOptions, SagaRunner, SagaType, StepError, postgres},
+    };
+    use onewrite_testservers::Postgres;
+    use tokio::sync::Notify;
+
+    use super::{super::world, PATIENCE};
+
+    #[derive(Default)]
+    struct Clerk {
+        has_begun: AtomicBool,
+        began: Notify,
+        passed: Notify,
+    }
+
+    /// The first branch of the first saga lasts until a branch of the second one is made.
+    async fn act(cx: &Cx<Clerk>, number: u32) {
+        if number != 1 {
+            cx.passed.notify_one();
+        } else if !cx.has_begun.swap(true, Ordering::SeqCst) {
+            cx.began.notify_one();
+            cx.passed.notified().await;
+        }
+    }
+
+    /// A participant serves one at a time. Whoever cannot use their turn leaves it to the others.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_branch_that_waits_for_another_one_keeps_nobody_from_its_participant() {
+        let server = Postgres::start().await.unwrap();
+        let options = Options::from_url(&server.url("postgres")).unwrap();
+        let store = PostgresStore::open(options).await.unwrap();
+        let state = |mut plan: Plan<Clerk, u32>| {
+            let input = plan.input();
+            plan.parallel(|plan| {
+                for branch in ["a", "b"] {
+                    let act = postgres::action(&store, |_, cx: Cx<Clerk>, number: u32| {
+                        Box::pin(async move {
+                            act(&cx, number).await;
+                            Ok::<(), StepError>(())
+                        })
+                    });
+                    plan.step_in(branch, input, act).no_compensation("it always succeeds");
+                }
+            });
+            plan.finish(input)
+        };
+        let (saga, clerk) = (SagaType::plan("turns", state).unwrap(), Arc::new(Clerk::default()));
+        let options = SagaOptions { participant_max: 1, ..world::options(Sabotage::default()) };
+        let runner = SagaRunner::new(Arc::new(store.clone()), options, "one").serve(&saga, &clerk);
+        let (sagas, shutdown) = (runner.sagas(), Shutdown::default());
+        let running = tokio::spawn(runner.run(shutdown.clone()));
+        let first = tokio::spawn({
+            let (sagas, saga) = (sagas.clone(), saga.clone());
+            async move { sagas.run(&saga, "1", &1).await.unwrap() }
+        });
+        clerk.began.notified().await;
+        let both = async { (sagas.run(&saga, "2", &2).await.unwrap(), first.await.unwrap()) };
+        tokio::time::timeout(PATIENCE, both).await.expect("both end");
+        shutdown.begin();
+        running.await.unwrap();
+    }
+}
