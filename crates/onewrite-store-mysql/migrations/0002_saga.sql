@@ -20,8 +20,8 @@ CREATE TABLE IF NOT EXISTS onewrite_saga (
     definition  VARCHAR(255) NOT NULL,
     input       LONGTEXT NOT NULL,                    -- JSON
     state       VARCHAR(16) NOT NULL,                 -- running, compensating, needs_operator, completed, compensated
-    waits       VARCHAR(16) NOT NULL,                 -- lease, timer, operator, nothing: exactly one
-    due_at      BIGINT,                               -- for a timer
+    waits       VARCHAR(16) NOT NULL,                 -- lease, timer, signal, operator, nothing: exactly one
+    due_at      BIGINT,                               -- for a timer, and until when for a signal
     output      LONGTEXT,                             -- JSON, once it is completed
     started_at  BIGINT NOT NULL,
     ended_at    BIGINT,

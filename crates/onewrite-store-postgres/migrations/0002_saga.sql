@@ -19,8 +19,8 @@ CREATE TABLE onewrite.saga (
     definition text NOT NULL,
     input      text NOT NULL,                             -- JSON
     state      text NOT NULL,                             -- running, compensating, needs_operator, completed, compensated
-    waits      text NOT NULL,                             -- lease, timer, operator, nothing: exactly one
-    due_at     timestamptz,                               -- for a timer
+    waits      text NOT NULL,                             -- lease, timer, signal, operator, nothing: exactly one
+    due_at     timestamptz,                               -- for a timer, and until when for a signal
     output     text,                                      -- JSON, once it is completed
     started_at timestamptz NOT NULL,
     ended_at   timestamptz,

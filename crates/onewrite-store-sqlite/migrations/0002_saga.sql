@@ -20,8 +20,8 @@ CREATE TABLE onewrite_saga (
     definition TEXT NOT NULL,
     input      TEXT NOT NULL,                         -- JSON
     state      TEXT NOT NULL,                         -- running, compensating, needs_operator, completed, compensated
-    waits      TEXT NOT NULL,                         -- lease, timer, operator, nothing: exactly one
-    due_at     INTEGER,                               -- for a timer
+    waits      TEXT NOT NULL,                         -- lease, timer, signal, operator, nothing: exactly one
+    due_at     INTEGER,                               -- for a timer, and until when for a signal
     output     TEXT,                                  -- JSON, once it is completed
     started_at INTEGER NOT NULL,
     ended_at   INTEGER

@@ -245,7 +245,7 @@ fn saga(row: &Row<'_>) -> Result<SavedSaga> {
         id: SagaId(u128::from_be_bytes(row.get(0).during("read a saga")?)),
         name: text(1)?,
         key: text(2)?,
-        run: row.get(3).during("read a saga")?,
+        run: number(row.get(3).during("read a saga")?),
         partition: row.get(4).during("read a saga")?,
         definition: text(5)?,
         input: option(6)?.unwrap_or(Json::NULL),
@@ -259,6 +259,11 @@ fn saga(row: &Row<'_>) -> Result<SavedSaga> {
     Ok(saga.with_words(&text(7)?, &text(8)?, parent.as_deref()))
 }
 
+/// A number that somebody wrote by hand may be none: no saga has this one, and it can be read all the same.
+fn number(stored: i64) -> u32 {
+    u32::try_from(stored).unwrap_or(u32::MAX)
+}
+
 fn journal(tx: &Connection, saga: SagaId) -> Result<Vec<SavedTransition>> {
     tx.prepare_cached(
         "SELECT version, time, epoch, entries FROM onewrite_saga_journal WHERE saga = ?1 ORDER BY version",
@@ -266,7 +271,7 @@ fn journal(tx: &Connection, saga: SagaId) -> Result<Vec<SavedTransition>> {
     .and_then(|mut statement| {
         let rows = statement.query_map(params![saga.0.to_be_bytes()], |row| {
             Ok(SavedTransition {
-                version: row.get(0)?,
+                version: number(row.get(0)?),
                 time: Timestamp(row.get(1)?),
                 epoch: row.get::<_, i64>(2)?.cast_unsigned(),
                 json: row.get::<_, String>(3)?.into(),

@@ -1,7 +1,7 @@
 //! Every interleaving of two owners, their store and the participants of a small saga: actions that succeed,
 //! say no, or take effect and are not answered; replies that are late or come twice; crashes, takeovers, a
-//! request to cancel; a signal that comes early, late, twice, or is taken by another saga. The machine is the
-//! one that runs in production; time stands still, and passes once.
+//! request to cancel; a signal that comes early, late, twice, or is taken by another saga; the end of the saga's
+//! time. The machine is the one that runs in production; time stands still, and passes once.
 
 use std::sync::Arc;
 
@@ -289,7 +289,8 @@ impl Sagas {
 impl Sagas {
     /// Signals come, are seen by owners that the store hands them to, and by other sagas; and time passes.
     fn signal_actions(&self, state: &State, actions: &mut Vec<Action>) {
-        if !state.later && state.awaits {
+        let is_timed = state.awaits || self.checked.definition().timeout_ms.is_some();
+        if !state.later && is_timed {
             actions.push(Action::Later);
         }
         for (signal, kept) in state.signals.iter().enumerate() {
@@ -497,6 +498,12 @@ const PIVOT: &str = r#"{"name":"s","steps":[
     {"name":"p","kind":"pivot","compensation":{"by":"-p"},"retry":{"attempts_max":2},"compensation_retry":{"attempts_max":2}},
     {"name":"r","kind":"retriable","compensation":{"none":"forward only"},"retry":{"attempts_max":2}}]}"#;
 
+/// The same with a time for the whole.
+const TIMED: &str = r#"{"name":"s","timeout_ms":1000,"steps":[
+    {"name":"a","compensation":{"by":"-a"},"retry":{"attempts_max":2},"compensation_retry":{"attempts_max":2}},
+    {"name":"p","kind":"pivot","compensation":{"by":"-p"},"retry":{"attempts_max":2},"compensation_retry":{"attempts_max":2}},
+    {"name":"r","kind":"retriable","compensation":{"none":"forward only"},"retry":{"attempts_max":2}}]}"#;
+
 /// A signal that is waited for until a time, between a step to be undone and one that only goes forward.
 const WAITING: &str = r#"{"name":"s","steps":[
     {"name":"a","compensation":{"by":"-a"},"retry":{"attempts_max":2},"compensation_retry":{"attempts_max":2}},
@@ -538,6 +545,27 @@ fn planted(defect: Defect) -> Sagas {
 #[test]
 fn a_saga_with_branches_keeps_every_promise() {
     holds(Sagas::of(BRANCHES));
+}
+
+#[test]
+fn a_saga_with_branches_bears_crashes_and_repeated_replies() {
+    let mut model = Sagas::of(BRANCHES);
+    model.budget = Budget { aborts: 1, crashes: 1, repeats: 1, ..Budget::default() };
+    holds(model);
+}
+
+#[test]
+fn a_saga_with_branches_is_cancelled() {
+    let mut model = Sagas::of(BRANCHES);
+    model.budget = Budget { cancels: 1, crashes: 1, ..Budget::default() };
+    holds(model);
+}
+
+#[test]
+fn a_saga_whose_time_ends_keeps_every_promise() {
+    let mut model = Sagas::of(TIMED);
+    model.budget = Budget { aborts: 0, crashes: 1, ..model.budget };
+    holds(model);
 }
 
 #[test]

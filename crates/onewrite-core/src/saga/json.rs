@@ -65,6 +65,14 @@ impl Json {
         })
     }
 
+    /// Refuses what has more than [`JSON_MAX`] bytes: what is put together from several values may.
+    ///
+    /// # Errors
+    /// [`Code::InvalidInput`]; `what` names it.
+    pub fn check(&self, what: &str) -> Result<()> {
+        check_size(&self.0, what)
+    }
+
     /// Its text.
     #[must_use]
     pub fn as_str(&self) -> &str {
@@ -117,5 +125,7 @@ mod tests {
         assert_eq!(error.code(), Code::InvalidInput);
         assert!(error.to_string().contains("the step's output has 1048577 bytes"), "{error}");
         assert!(Json::parse(format!("\"{fits}x\""), "it").is_err());
+        assert!(Json::trusted(format!("[{fits}]")).check("it").is_ok());
+        assert!(Json::trusted(format!("\"{fits}x\"")).check("it").is_err());
     }
 }

@@ -32,6 +32,8 @@ pub(super) struct Report {
 pub(super) enum How {
     /// It is still to be journaled.
     Ended(Ended),
+    /// The same, and says nothing of its participant, which was not asked.
+    NotAsked(Ended),
     /// It was made in a transaction that may have journaled it.
     Transaction(Box<Transaction>),
 }

@@ -113,6 +113,9 @@ impl ChildStep {
         if let Some(child) = self.find(&checked, &parent).await? {
             return Ok(self.judge(&child, now));
         }
+        if let Err(error) = call.input.check("the input of a child saga") {
+            return Ok(Ended::Aborted(error.to_string().into()));
+        }
         let first = first(&checked, &parent, call, now);
         let new = first.row(new_id(), false);
         let id = new.id;

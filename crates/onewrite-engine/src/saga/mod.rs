@@ -3,7 +3,7 @@
 //! What it guarantees beyond the machine ([`onewrite_core::saga`]): every transition is one item of a
 //! group commit, under the lease of the saga's partition; a process that lost its lease begins nothing
 //! more once the lease has run out by its own clock, and nothing that it writes is accepted; a saga whose
-//! owner ends is carried on by another within the lease. What it does not: that two processes never act
+//! owner ends is carried on by another once the lease has run out. What it does not: that two processes never act
 //! at the same time. A stalled one may still be waiting for an answer; the step's key makes that harmless.
 
 mod attempt;

@@ -7,7 +7,7 @@ use onewrite_core::sabotage::Sabotage;
 /// How sagas are run.
 #[derive(Debug, Clone)]
 pub struct SagaOptions {
-    /// How long leases hold without renewal: the longest a dead process's sagas wait.
+    /// How long leases hold without renewal. A dead process's sagas wait for a third more at most.
     pub lease_ttl: Duration,
     /// How often to look for sagas whose time has come and that are not in memory. A fiftieth as often it is
     /// looked for what was forgotten, for signals that came while something began to wait for them, and for

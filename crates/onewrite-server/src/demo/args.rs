@@ -68,7 +68,7 @@ pub(crate) struct DemoArgs {
     /// Keep the shop running after the orders, until Ctrl-C.
     #[arg(long)]
     pub(super) hold: bool,
-    /// How long relays' leases hold, in milliseconds.
+    /// How long leases hold, of relays or of the nodes that run sagas, in milliseconds.
     #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u64).range(100..=600_000))]
     pub(super) lease_ms: u64,
     /// Without progress for so many seconds (60) no more orders are placed, and what has not ended is lost;

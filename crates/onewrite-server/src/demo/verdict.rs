@@ -120,7 +120,12 @@ impl Verdict {
             [
                 "out of order".into(),
                 audit.out_of_order.to_string(),
-                "effects before an earlier event of their key".into(),
+                match args.flow {
+                    Flow::Choreography => "effects before an earlier event of their key".into(),
+                    Flow::Orchestration => {
+                        "repeated effects, and actions behind their compensation".into()
+                    }
+                },
             ],
             [
                 "balanced".into(),

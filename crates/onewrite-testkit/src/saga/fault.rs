@@ -19,8 +19,8 @@ pub enum Fault {
     CrashBefore,
     /// Its process ends after it took effect, and another one carries on.
     CrashAfter,
-    /// A later step fails, and the answer of this one's compensation is lost: it is made again, with the same
-    /// key.
+    /// The last step that can say no does so, and the answer of this one's compensation is lost: it is made
+    /// again, with the same key.
     CompensatedTwice,
     /// It fails and is compensated, and an earlier attempt arrives only then.
     Late,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use onewrite_core::{
     Code, Error, Text, Timestamp,
     sabotage::Defect,
-    saga::{Attempt, Call, Cancelled, Direction, Ended, Entry, Input, Json, SagaId},
+    saga::{Attempt, Call, Cancelled, Direction, Ended, Entry, Input, Json, Participant, SagaId},
 };
 use tokio::time::Instant;
 
@@ -102,8 +102,9 @@ impl Driver {
 
     pub(super) fn ended(&mut self, report: Report) {
         let Report { saga, epoch, step, direction, number, gate, how } = report;
+        let was_asked = !matches!(how, How::NotAsked(_));
         let ended = match how {
-            How::Ended(ended) => Some(ended),
+            How::Ended(ended) | How::NotAsked(ended) => Some(ended),
             How::Transaction(transaction) => {
                 if transaction.is_committed() {
                     self.note(gate, &Ended::Done(Json::NULL));
@@ -113,7 +114,9 @@ impl Driver {
         };
         let known = self.live.get(&saga).is_some_and(|live| live.epoch == epoch);
         if let Some(ended) = ended.filter(|_| known) {
-            self.note(gate, &ended);
+            if was_asked {
+                self.note(gate, &ended);
+            }
             let jitter = match &ended {
                 Ended::Done(_) | Ended::UnderWay { .. } => 0.0,
                 Ended::Unknown(_) | Ended::Aborted(_) | Ended::NotMade(_) => self.jitter(),
@@ -319,22 +322,28 @@ impl Driver {
         }
         if !live.saga.wants(step, direction) {
             let late = Ended::NotMade("it is not wanted any more".into());
-            let _ = self.reports.send(report(&turn)(How::Ended(late)));
+            let _ = self.reports.send(report(&turn)(How::NotAsked(late)));
             return;
         }
-        let participant = match self.participants.get(self.gates.name(turn.gate)) {
-            Some(Serving::Elsewhere(participant)) => Ok(participant),
-            Some(Serving::InTransaction(one)) => return self.transact(turn, one, fence),
-            None => Err(attempt::nobody(self.gates.name(turn.gate))),
-        };
+        match self.participants.get(self.gates.name(gate)) {
+            Some(Serving::Elsewhere(participant)) => self.ask(turn, participant),
+            Some(Serving::InTransaction(one)) => self.transact(turn, one, fence),
+            None => {
+                let nobody = attempt::nobody(self.gates.name(gate));
+                let _ = self.reports.send(report(&turn)(How::NotAsked(nobody)));
+            }
+        }
+    }
+
+    fn ask(&self, turn: Turn, participant: Arc<dyn Participant>) {
+        let (reports, report) = (self.reports.clone(), report(&turn));
         let step = self.step_name(&turn.attempt);
-        let report = report(&turn);
-        let reports = self.reports.clone();
+        let call = match call(turn, step) {
+            Ok(call) => call,
+            Err(ended) => return drop(reports.send(report(How::NotAsked(ended)))),
+        };
         tokio::spawn(async move {
-            let ended = match (participant, call(turn, step)) {
-                (Ok(participant), Ok(call)) => attempt::make(participant, call).await,
-                (Err(ended), _) | (_, Err(ended)) => ended,
-            };
+            let ended = attempt::make(participant, call).await;
             // Without a driver nobody wants to know.
             let _ = reports.send(report(How::Ended(ended)));
         });

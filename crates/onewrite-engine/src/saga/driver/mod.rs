@@ -260,7 +260,9 @@ impl Driver {
     /// Renews the leases, fires timers, looks for what is due.
     async fn upkeep(&mut self, take: bool) {
         if Instant::now() >= self.renew_at {
-            self.renew_at = Instant::now() + self.options.lease_ttl / 3;
+            // Not all processes at the same time: what one that ended has left goes to several.
+            let spread = 1.0 - self.jitter() / 4.0;
+            self.renew_at = Instant::now() + (self.options.lease_ttl / 3).mul_f64(spread);
             if let Err(error) = self.renew(take).await {
                 tracing::warn!(%error, "the leases of sagas were not renewed");
                 self.renew_at = Instant::now() + self.options.lease_ttl / 10;

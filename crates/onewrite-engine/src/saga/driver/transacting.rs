@@ -38,7 +38,7 @@ impl Driver {
         let call = match call(turn, name) {
             Ok(call) => call,
             Err(ended) => {
-                let _ = reports.send(of(How::Ended(ended)));
+                let _ = reports.send(of(How::NotAsked(ended)));
                 return;
             }
         };

@@ -151,7 +151,7 @@ impl<S: Send + Sync + 'static, I, P> Plan<S, I, P> {
     }
 
     /// States steps that run beside one another, after all before, and before all that follow. Where one
-    /// uses another's output, it comes after that one.
+    /// uses another's output, it comes after that one. A group within another is a part of that one.
     pub fn parallel<R>(&mut self, group: impl FnOnce(&mut Self) -> R) -> R {
         let outer = self.draft.group.replace(Vec::new());
         let stated = group(self);
@@ -164,7 +164,8 @@ impl<S: Send + Sync + 'static, I, P> Plan<S, I, P> {
         stated
     }
 
-    /// Waits for so long, whatever happens to this process meanwhile. Nothing is kept in memory for it.
+    /// Waits for so long, whatever happens to this process meanwhile. Nothing is kept in memory for it while more
+    /// than [`keep`](crate::saga::SagaOptions::keep) is left.
     pub fn sleep(&mut self, name: &str, time: Duration) -> Out<()> {
         self.wait(name, Wait::ForMs(millis(time)), None, &())
     }

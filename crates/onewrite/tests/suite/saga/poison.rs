@@ -120,6 +120,9 @@ async fn a_saga_that_cannot_be_read_leaves_the_others_alone() {
     store.write(move |tx| tx.execute(damage, []).map_err(other)).await.unwrap();
     let odd = "UPDATE onewrite_saga SET state = 'odd' WHERE key = 'order-4'";
     store.write(move |tx| tx.execute(odd, []).map_err(other)).await.unwrap();
+    // No number, and nothing that it runs by: it goes on.
+    let run = "UPDATE onewrite_saga SET run = -1 WHERE key = 'order-7'";
+    store.write(move |tx| tx.execute(run, []).map_err(other)).await.unwrap();
     let running = Running::start(store.clone(), &world, "a", sound());
     for id in &ids[2..] {
         let ended = tokio::time::timeout(PATIENCE, running.sagas.ended(*id)).await;
