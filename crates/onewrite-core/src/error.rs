@@ -139,6 +139,8 @@ codes! {
     SagaConflict = "OW0035", Now, NotApplied, "Nothing to do: the saga is read again and goes on.";
     /// A saga waits for a person: a step can neither go on nor be compensated.
     SagaHeld = "OW0036", Never, Unknown, "Read the saga's journal, mend the cause at the participant, then let it try again.";
+    /// The signal that a saga was to take is taken.
+    SignalTaken = "OW0037", Now, NotApplied, "Nothing to do: the saga waits on.";
 }
 
 impl fmt::Display for Code {

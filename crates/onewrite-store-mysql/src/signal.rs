@@ -104,7 +104,7 @@ pub(crate) async fn take(
     let sql = "UPDATE onewrite_saga_signal SET taken_by = ? WHERE id = ? AND taken_by IS NULL";
     match execute(tx, sql, binds![saga.0.to_be_bytes().to_vec(), signal]).await? {
         0 if !sabotage.has(Defect::TakeTwice) => {
-            Err(Error::new(Code::SagaConflict, format!("the signal `{signal}` is taken")))
+            Err(Error::new(Code::SignalTaken, format!("the signal `{signal}` is taken")))
         }
         _ => Ok(()),
     }
@@ -119,7 +119,7 @@ pub(crate) async fn drop(
     sabotage: Sabotage,
 ) -> Result<u64> {
     match take(tx, saga, signal, sabotage).await {
-        Err(error) if error.code() == Code::SagaConflict => Ok(0),
+        Err(error) if error.code() == Code::SignalTaken => Ok(0),
         taken => taken.map(|()| 1),
     }
 }

@@ -23,7 +23,10 @@ impl MysqlStore {
         F: for<'t> FnOnce(&'t mut Transaction<'static>) -> BoxFuture<'t, Result<Json, Ended>>,
     {
         let source = self.current_source();
-        let mut tx = self.begin().await?;
+        let mut tx = match self.begin().await {
+            Ok(tx) => tx,
+            Err(error) => return Ok(Transacted::Ended(Ended::NotMade(error.to_string().into()))),
+        };
         let output = match work(&mut tx).await {
             Ok(output) => output,
             Err(ended) => {

@@ -85,7 +85,7 @@ pub(crate) async fn take(
     let sql = "UPDATE onewrite.saga_signal SET taken_by = $1 WHERE id = $2 AND taken_by IS NULL";
     match execute(tx, sql, &[&Id(saga), &signal]).await? {
         0 if !sabotage.has(Defect::TakeTwice) => {
-            Err(Error::new(Code::SagaConflict, format!("the signal `{signal}` is taken")))
+            Err(Error::new(Code::SignalTaken, format!("the signal `{signal}` is taken")))
         }
         _ => Ok(()),
     }
@@ -100,7 +100,7 @@ pub(crate) async fn drop(
     sabotage: Sabotage,
 ) -> Result<u64> {
     match take(tx, saga, signal, sabotage).await {
-        Err(error) if error.code() == Code::SagaConflict => Ok(0),
+        Err(error) if error.code() == Code::SignalTaken => Ok(0),
         taken => taken.map(|()| 1),
     }
 }

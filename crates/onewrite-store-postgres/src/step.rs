@@ -21,7 +21,10 @@ impl PostgresStore {
         F: for<'t> FnOnce(&'t Transaction<'t>) -> BoxFuture<'t, Result<Json, Ended>>,
     {
         let source = self.current_source();
-        let mut client = self.work().await?;
+        let mut client = match self.work().await {
+            Ok(client) => client,
+            Err(error) => return Ok(Transacted::Ended(Ended::NotMade(error.to_string().into()))),
+        };
         let tx = client.transaction().await.during("begin a step")?;
         let output = match work(&tx).await {
             Ok(output) => output,

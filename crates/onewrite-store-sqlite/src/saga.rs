@@ -11,7 +11,10 @@ use onewrite_core::{
         },
     },
 };
-use rusqlite::{Connection, OptionalExtension, Row, params};
+use rusqlite::{
+    Connection, OptionalExtension, Row, params,
+    types::{FromSql, FromSqlResult, ValueRef},
+};
 
 use crate::{claim::execute, error::While, signal, writer::now};
 
@@ -156,10 +159,10 @@ pub(crate) fn definition(connection: &Connection, id: &str) -> Result<Option<Tex
     connection
         .prepare_cached("SELECT definition FROM onewrite_saga_definition WHERE id = ?1")
         .and_then(|mut statement| {
-            statement.query_row([id], |row| row.get::<_, String>(0)).optional()
+            statement.query_row([id], |row| row.get::<_, Lossy>(0)).optional()
         })
         .during("read the definition of a saga")
-        .map(|found| found.map(Text::from))
+        .map(|found| found.map(|text| text.0.into()))
 }
 
 const COLUMNS: &str = "SELECT id, name, key, run, partition, definition, input, state, waits, due_at, output, started_at, ended_at, parent FROM onewrite_saga";
@@ -229,16 +232,16 @@ fn read(
 
 fn saga(row: &Row<'_>) -> Result<SavedSaga> {
     let text = |index| -> Result<Text> {
-        row.get::<_, String>(index).map(Text::from).during("read a saga")
+        row.get::<_, Lossy>(index).map(|text| text.0.into()).during("read a saga")
     };
     let option = |index| -> Result<Option<Json>> {
-        let found: Option<String> = row.get(index).during("read a saga")?;
-        Ok(found.map(Json::trusted))
+        let found: Option<Lossy> = row.get(index).during("read a saga")?;
+        Ok(found.map(|text| Json::trusted(text.0)))
     };
     let time = |index| -> Result<Option<Timestamp>> {
         row.get::<_, Option<i64>>(index).map(|time| time.map(Timestamp)).during("read a saga")
     };
-    let parent: Option<String> = row.get(13).during("read a saga")?;
+    let parent: Option<Lossy> = row.get(13).during("read a saga")?;
     let standing =
         Standing { due: time(9)?, output: option(10)?, ..Standing::leased(State::Running) };
     let saga = SavedSaga {
@@ -256,7 +259,16 @@ fn saga(row: &Row<'_>) -> Result<SavedSaga> {
         journal: Vec::new(),
         unreadable: None,
     };
-    Ok(saga.with_words(&text(7)?, &text(8)?, parent.as_deref()))
+    Ok(saga.with_words(&text(7)?, &text(8)?, parent.as_ref().map(|text| &*text.0)))
+}
+
+/// Text of which somebody may have made something else by hand: that concerns its own saga, and no other.
+struct Lossy(String);
+
+impl FromSql for Lossy {
+    fn column_result(value: ValueRef<'_>) -> FromSqlResult<Self> {
+        value.as_bytes().map(|bytes| Self(String::from_utf8_lossy(bytes).into_owned()))
+    }
 }
 
 /// A number that somebody wrote by hand may be none: no saga has this one, and it can be read all the same.
@@ -274,7 +286,7 @@ fn journal(tx: &Connection, saga: SagaId) -> Result<Vec<SavedTransition>> {
                 version: number(row.get(0)?),
                 time: Timestamp(row.get(1)?),
                 epoch: row.get::<_, i64>(2)?.cast_unsigned(),
-                json: row.get::<_, String>(3)?.into(),
+                json: row.get::<_, Lossy>(3)?.0.into(),
             })
         })?;
         rows.collect()

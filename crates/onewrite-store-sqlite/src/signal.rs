@@ -73,7 +73,7 @@ pub(crate) fn take(tx: &Connection, saga: SagaId, signal: &str, sabotage: Sabota
     let sql = "UPDATE onewrite_saga_signal SET taken_by = ?1 WHERE id = ?2 AND taken_by IS NULL";
     match execute(tx, sql, params![saga.0.to_be_bytes(), signal])? {
         0 if !sabotage.has(Defect::TakeTwice) => {
-            Err(Error::new(Code::SagaConflict, format!("the signal `{signal}` is taken")))
+            Err(Error::new(Code::SignalTaken, format!("the signal `{signal}` is taken")))
         }
         _ => Ok(()),
     }
@@ -83,7 +83,7 @@ pub(crate) fn take(tx: &Connection, saga: SagaId, signal: &str, sabotage: Sabota
 /// transaction.
 pub(crate) fn drop(tx: &Connection, saga: SagaId, signal: &str, sabotage: Sabotage) -> Result<u64> {
     match take(tx, saga, signal, sabotage) {
-        Err(error) if error.code() == Code::SagaConflict => Ok(0),
+        Err(error) if error.code() == Code::SignalTaken => Ok(0),
         taken => taken.map(|()| 1),
     }
 }

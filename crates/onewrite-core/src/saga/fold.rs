@@ -268,6 +268,6 @@ impl Saga {
     }
 }
 
-fn corrupt(why: &str) -> Error {
+pub(super) fn corrupt(why: &str) -> Error {
     Error::new(Code::Corrupt, format!("the saga {why}"))
 }

@@ -3,7 +3,8 @@
 //! The driver hands over a fact ([`Saga::decide`]), has the entries written, and then asks what may be
 //! done now ([`Saga::committed`]): so nothing is attempted before what permits it is durable. Should
 //! the write be refused or its outcome be unknown, the driver drops the machine, and the saga starts
-//! over from its journal. One write of a saga is under way at a time; what is learnt meanwhile waits.
+//! over from its journal; where another saga has the signal it was to take, it goes on as it was before. One
+//! write of a saga is under way at a time; what is learnt meanwhile waits.
 
 use std::{
     hash::{Hash, Hasher},
@@ -14,7 +15,7 @@ use std::{
 use super::{
     Attempt, Checked, DefinitionId, Direction, Ended, Entry, Input, Json, Kind, Parent, Phase,
     RetryPolicy, SagaId, StepKey,
-    fold::{Stage, StepState},
+    fold::{Stage, StepState, corrupt},
     journal::{SavedSaga, Standing, State, Waits},
 };
 use crate::{
@@ -137,6 +138,9 @@ impl Saga {
         let mut saga = Self::started(saved.id, checked, input, at, sabotage);
         saga.parent.clone_from(&saved.parent);
         for transition in &saved.journal {
+            if transition.version != saga.version.wrapping_add(1) {
+                return Err(corrupt("has a journal with a gap"));
+            }
             for entry in &transition.entries()? {
                 saga.apply(entry, transition.time)?;
             }
@@ -236,6 +240,10 @@ impl Saga {
             }
         };
         if aborted {
+            // It has ended elsewhere while this attempt looked, and may have ended well: it looks again.
+            if kind == Kind::Retriable && state.told {
+                return Some(self.under_way(now, step, Duration::ZERO, reason));
+            }
             return Some(match kind {
                 Kind::Retriable => Entry::Held { step: name, attempt, reason },
                 Kind::Compensatable | Kind::Pivot => Entry::Failed { step: name, attempt, reason },

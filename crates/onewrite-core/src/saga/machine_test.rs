@@ -421,14 +421,18 @@ fn a_pointer_that_leads_nowhere_is_told_to_the_driver() {
 #[test]
 fn a_journal_that_does_not_fit_is_corrupt_and_not_a_panic() {
     let checked = Arc::new(Definition::parse(ORDER).unwrap());
-    for json in [
-        r#"[{"done":{"step":"x","attempt":1,"output":null}}]"#,
-        r#"[{"done":{"step":"reserve","attempt":1,"output":null}},{"done":{"step":"reserve","attempt":1,"output":null}}]"#,
-        "[{",
+    for (version, json) in [
+        (1, r#"[{"done":{"step":"x","attempt":1,"output":null}}]"#),
+        (
+            1,
+            r#"[{"done":{"step":"reserve","attempt":1,"output":null}},{"done":{"step":"reserve","attempt":1,"output":null}}]"#,
+        ),
+        (1, "[{"),
+        (2, r#"[{"done":{"step":"reserve","attempt":1,"output":null}}]"#),
+        (u32::MAX, r#"[{"done":{"step":"reserve","attempt":1,"output":null}}]"#),
     ] {
         let mut run = Run::of(ORDER);
-        run.journal =
-            vec![SavedTransition { version: 1, time: run.now, epoch: 1, json: json.into() }];
+        run.journal = vec![SavedTransition { version, time: run.now, epoch: 1, json: json.into() }];
         let saved = SavedSaga {
             id: SagaId(1),
             name: "order".into(),

@@ -88,6 +88,22 @@ fn behind_the_pivot_an_end_that_comes_late_still_counts() {
     assert_eq!(run.stands(), (State::Completed, Waits::Nothing));
 }
 
+/// The end was told while the attempt looked: what it saw is not what there is.
+#[test]
+fn behind_the_pivot_an_end_that_comes_while_an_attempt_is_late_still_counts() {
+    let mut run = Run::of(
+        r#"{"name":"order","steps":[
+        {"name":"pay","kind":"pivot","compensation":{"none":"it decides"}},
+        {"name":"ship","kind":"retriable","compensation":{"none":"it only goes forward"}}]}"#,
+    );
+    run.done("pay");
+    assert_eq!(look(&mut run, "ship"), ["told"]);
+    assert_eq!(run.end("ship", Ended::Aborted("it is late".into())), ["retrying"]);
+    assert_eq!(run.wait(Duration::ZERO), ["woken"]);
+    assert_eq!(run.done("ship"), ["done"]);
+    assert_eq!(run.stands(), (State::Completed, Waits::Nothing));
+}
+
 /// What is under way for weeks outlives any number of looks that fail now and then.
 #[test]
 fn what_was_seen_to_be_well_has_a_budget_of_its_own_from_then_on() {

@@ -155,6 +155,8 @@ impl ChildStep {
             let now = self.children.store.now().await?;
             let mut never = first(&checked, &parent, call, now).row(new_id(), false);
             (never.standing, never.awaits) = (Standing::ended(State::Compensated), Vec::new());
+            // It may be too large to be stored.
+            never.input = Json::NULL;
             if self.write(checked, never).await? {
                 return Ok(Settled::Nothing);
             }

@@ -44,6 +44,8 @@ struct Shut {
     until: Instant,
     /// How often in a row.
     times: u32,
+    /// One is inside who tries. Others may hang there since before.
+    is_tried: bool,
 }
 
 impl<T> Gate<T> {
@@ -60,7 +62,7 @@ impl<T> Gate<T> {
     fn is_free(&self, limit: usize, now: Instant) -> bool {
         match &self.shut {
             None => self.inside < limit,
-            Some(shut) => self.inside == 0 && shut.until <= now,
+            Some(shut) => !shut.is_tried && shut.until <= now,
         }
     }
 }
@@ -115,6 +117,7 @@ impl<T> Gates<T> {
                 && let Some(one) = gate.next(&tries)
             {
                 gate.inside += 1;
+                gate.shut.iter_mut().for_each(|shut| shut.is_tried = true);
                 return Some(one);
             }
             gate.is_ready = false;
@@ -127,6 +130,8 @@ impl<T> Gates<T> {
     pub(super) fn leave(&mut self, gate: usize) {
         if let Some(found) = self.all.get_mut(gate) {
             found.inside = found.inside.saturating_sub(1);
+            // Or it was one from before: then two try, which is no harm.
+            found.shut.iter_mut().for_each(|shut| shut.is_tried = false);
             self.look_at(gate);
         }
     }
@@ -164,7 +169,7 @@ impl<T> Gates<T> {
         };
         // At least half of it: the others who found the participant down come at other times.
         let time = SHUT.pause(times, 0.5 + jitter / 2.0);
-        found.shut = Some(Shut { until: now + time, times });
+        found.shut = Some(Shut { until: now + time, times, is_tried: false });
         Some(time)
     }
 
@@ -193,7 +198,8 @@ impl<T> Gates<T> {
         if self.shut == 0 {
             return None;
         }
-        let waited_for = |gate: &&Gate<T>| gate.inside == 0 && !gate.waiting.is_empty();
+        let is_tried = |gate: &Gate<T>| gate.shut.as_ref().is_some_and(|shut| shut.is_tried);
+        let waited_for = |gate: &&Gate<T>| !is_tried(gate) && !gate.waiting.is_empty();
         let until = |gate: &Gate<T>| gate.shut.as_ref().map(|shut| shut.until);
         self.all.iter().filter(waited_for).filter_map(until).min()
     }
@@ -256,8 +262,6 @@ mod tests {
         assert_eq!([true; 3].map(|_| ends(&mut gates, now, true)), [None, None, Some(1_000)]);
         assert_eq!(ends(&mut gates, now, true), None, "it went in before");
         (10..14).for_each(|n| gates.arrive(bank, n));
-        assert_eq!(all(&mut gates, after(1_000)), NOBODY, "two are inside still");
-        assert_eq!(gates.wake_at(), None);
         assert_eq!([true; 2].map(|_| ends(&mut gates, after(1), true)), [None; 2]);
         assert_eq!((all(&mut gates, after(999)), gates.wake_at()), (vec![], Some(after(1_000))));
         assert!(gates.is_shut(bank));
@@ -267,6 +271,24 @@ mod tests {
         assert_eq!(all(&mut gates, after(3_000)), [12]);
         assert_eq!(ends(&mut gates, after(3_000), false), Some(0), "it answers");
         assert_eq!((all(&mut gates, after(3_000)), gates.wake_at()), (vec![10, 13], None));
+    }
+
+    #[test]
+    fn who_hangs_inside_keeps_nobody_from_trying() {
+        let (mut gates, now) = (Gates::new(10, 1), Instant::now());
+        let later = now + Duration::from_secs(1);
+        let bank = gates.at("bank");
+        (1..=2).for_each(|n| gates.arrive(bank, n));
+        assert_eq!(all(&mut gates, now), [1, 2]);
+        assert!(gates.failed(bank, now, 1.0).is_some());
+        gates.leave(bank);
+        (3..=4).for_each(|n| gates.arrive(bank, n));
+        assert_eq!((all(&mut gates, now), gates.wake_at()), (vec![], Some(later)));
+        assert_eq!(all(&mut gates, later), [3], "the second one is inside still");
+        assert_eq!((all(&mut gates, later), gates.wake_at()), (vec![], None), "one alone");
+        assert!(gates.answered(bank));
+        gates.leave(bank);
+        assert_eq!(all(&mut gates, later), [4]);
     }
 
     #[test]

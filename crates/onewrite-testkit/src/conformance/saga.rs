@@ -96,6 +96,7 @@ pub(super) fn words(outcomes: &[Outcome]) -> String {
         Outcome::Applied(_) => 'a',
         Outcome::Fenced => 'f',
         Outcome::Failed(error) if error.code() == Code::SagaConflict => 'c',
+        Outcome::Failed(error) if error.code() == Code::SignalTaken => 't',
         Outcome::Failed(_) => 'x',
     };
     outcomes.iter().map(word).collect()
@@ -419,7 +420,7 @@ pub async fn taken_once(fixture: &dyn JournalFixture) {
     );
     let mut words: Vec<char> = (words(&left) + &words(&right)).chars().collect();
     words.sort_unstable();
-    same("taken once: by two at once", words, vec!['a', 'c']);
+    same("taken once: by two at once", words, vec!['a', 't']);
     let journals = find(&*store, 1).await.journal.len() + find(&*store, 4).await.journal.len();
     same("taken once: what is refused is not journaled", journals, 1);
     same("taken once: who has a signal", arrived(&*store).await, vec![(2, "s-2".to_owned())]);

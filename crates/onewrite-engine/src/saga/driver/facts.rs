@@ -38,8 +38,8 @@ impl Driver {
         self.live.get(&id).is_some_and(|live| !live.saga.awaited().is_empty())
     }
 
-    /// Tells sagas that their time is over. Those that wait for a signal are not told while more may have come
-    /// than were looked at: they are left in the store.
+    /// Tells sagas that their time is over, those that wait for a signal only of a time up to which all that came
+    /// were looked at.
     pub(super) fn fire(&mut self) {
         if Instant::now() < self.fire_at {
             return;
@@ -48,18 +48,30 @@ impl Driver {
         let due: Vec<_> =
             self.timers.iter().take_while(|(time, _)| *time <= now).copied().collect();
         for (time, id) in due {
-            if time > self.looked && self.may_be_signalled(id) {
-                if self.is_behind {
-                    self.fire_at = Instant::now() + self.options.poll / LOOK_SOON;
-                    self.unload_idle(id);
-                }
-                continue;
-            }
             self.timers.remove(&(time, id));
-            if let Some(live) = self.live.get_mut(&id) {
-                live.timer = None;
+            let Some(live) = self.live.get_mut(&id) else { continue };
+            live.timer = None;
+            let over = live.saga.next_time().unwrap_or(time);
+            if (self.is_behind || over > self.looked) && self.may_be_signalled(id) {
+                self.postpone(id);
+            } else {
+                self.give(id, Input::Time);
             }
-            self.give(id, Input::Time);
+        }
+    }
+
+    /// Looks at the time of a saga later: where more signals may have come than were looked at it is left in the
+    /// store, where they are to be matched first it is told behind that.
+    fn postpone(&mut self, id: SagaId) {
+        if self.is_behind {
+            self.unload_idle(id);
+        }
+        let soon = self.options.poll / LOOK_SOON;
+        let wait = self.match_at.saturating_duration_since(Instant::now()).max(soon);
+        if let Some(live) = self.live.get_mut(&id) {
+            let time = self.clock.now().plus(wait);
+            live.timer = Some(time);
+            self.timers.insert((time, id));
         }
     }
 
@@ -107,13 +119,16 @@ impl Driver {
             How::Ended(ended) | How::NotAsked(ended) => Some(ended),
             How::Transaction(transaction) => {
                 if transaction.is_committed() {
-                    self.note(gate, &Ended::Done(Json::NULL));
+                    let done = Ended::Done(Json::NULL);
+                    count(&done);
+                    self.note(gate, &done);
                 }
                 self.transacted(saga, epoch, *transaction)
             }
         };
         let known = self.live.get(&saga).is_some_and(|live| live.epoch == epoch);
         if let Some(ended) = ended.filter(|_| known) {
+            count(&ended);
             if was_asked {
                 self.note(gate, &ended);
             }
@@ -140,14 +155,6 @@ impl Driver {
 
     /// What an attempt says of its participant.
     fn note(&mut self, gate: usize, ended: &Ended) {
-        let word = match ended {
-            Ended::Done(_) => "done",
-            Ended::Aborted(_) => "aborted",
-            Ended::Unknown(_) => "unknown",
-            Ended::NotMade(_) => "not_made",
-            Ended::UnderWay { .. } => "under_way",
-        };
-        metrics::counter!("onewrite_saga_attempts_total", "outcome" => word).increment(1);
         let shut = match ended {
             Ended::NotMade(_) => return,
             Ended::Unknown(_) => {
@@ -156,7 +163,8 @@ impl Driver {
             }
             Ended::Done(_) | Ended::Aborted(_) | Ended::UnderWay { .. } => None,
         };
-        let opened = shut.is_none() && word != "unknown" && self.gates.answered(gate);
+        let answers = !matches!(ended, Ended::Unknown(_));
+        let opened = answers && self.gates.answered(gate);
         if shut.is_none() && !opened {
             return;
         }
@@ -176,6 +184,9 @@ impl Driver {
     pub(super) fn give(&mut self, id: SagaId, fact: Input) {
         if let Some(live) = self.live.get_mut(&id) {
             live.facts.push_back(Fact { input: fact, reply: None, request: None });
+            if live.busy {
+                live.forget_time();
+            }
             self.step(id);
         }
     }
@@ -191,7 +202,13 @@ impl Driver {
             let wants_cancel = matches!(input, Input::Cancel { .. });
             let waits = matches!(input, Input::Time) && !live.saga.awaited().is_empty();
             // Whose signal may have come is not told a time that was not looked at.
-            let now = if waits { now.min(self.looked) } else { now };
+            let now = match live.saga.next_time().filter(|_| waits) {
+                Some(next) if next <= self.looked => now.min(self.looked),
+                Some(next) if next <= now => continue,
+                _ => now,
+            };
+            let takes = matches!(input, Input::Signalled { .. });
+            let before = takes.then(|| Box::new(live.saga.clone()));
             let entries = match live.saga.decide(now, input) {
                 Ok(entries) if entries.is_empty() => {
                     let late = wants_cancel && live.saga.can_cancel() == Cancelled::TooLate;
@@ -233,7 +250,8 @@ impl Driver {
                     next.takes = next.takes.or(request);
                     self.taking.extend(next.takes.clone());
                     self.queue.push_back(write::transition(fence, next, told));
-                    live.busy = true;
+                    (live.busy, live.before) = (true, before);
+                    live.forget_time();
                     decides = true;
                 }
                 Err(error) => {
@@ -253,7 +271,7 @@ impl Driver {
     pub(super) fn attempt(&mut self, id: SagaId, now: Timestamp) {
         let may_begin = self.may_begin();
         let Some(live) = self.live.get_mut(&id) else { return };
-        if self.leaving.contains(&live.partition) {
+        if self.leaving.contains_key(&live.partition) {
             return;
         }
         // Behind the end of its leases it begins nothing: another process may have begun already.
@@ -374,6 +392,17 @@ pub(super) fn report(turn: &Turn) -> impl FnOnce(How) -> Report + Send + use<> {
     let Attempt { saga, step, direction, number, .. } = attempt;
     let (saga, step, direction, number) = (*saga, *step, *direction, *number);
     move |how| Report { saga, epoch, step, direction, number, gate, how }
+}
+
+fn count(ended: &Ended) {
+    let word = match ended {
+        Ended::Done(_) => "done",
+        Ended::Aborted(_) => "aborted",
+        Ended::Unknown(_) => "unknown",
+        Ended::NotMade(_) => "not_made",
+        Ended::UnderWay { .. } => "under_way",
+    };
+    metrics::counter!("onewrite_saga_attempts_total", "outcome" => word).increment(1);
 }
 
 /// Tells what a person should know.

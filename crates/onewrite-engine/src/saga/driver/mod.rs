@@ -10,7 +10,7 @@ mod transacting;
 mod writing;
 
 use std::{
-    collections::{BTreeSet, HashMap, HashSet, VecDeque},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque},
     sync::Arc,
     time::Duration,
 };
@@ -52,6 +52,8 @@ struct Live {
     epoch: Epoch,
     /// A transition is on its way to the store: facts wait.
     busy: bool,
+    /// What it was before that transition, if that takes a signal: another saga may have it.
+    before: Option<Box<Saga>>,
     facts: VecDeque<Fact>,
     timer: Option<Timestamp>,
     watchers: Vec<Watcher>,
@@ -65,6 +67,20 @@ struct Live {
 type Waiting = (usize, usize, Direction, u32);
 
 impl Live {
+    /// Whether this step waits for a signal that it is not given already.
+    fn lacks_signal(&self, step: &str) -> bool {
+        let at = self.saga.checked().index_of(step);
+        let is_its =
+            |fact: &Fact| matches!(&fact.input, Input::Signalled { step, .. } if Some(*step) == at);
+        let awaited = self.saga.awaited();
+        awaited.iter().any(|one| &*one.step == step) && !self.facts.iter().any(is_its)
+    }
+
+    /// What time it is, it is told again behind the transition that is on its way: what came meanwhile comes first.
+    fn forget_time(&mut self) {
+        self.facts.retain(|fact| !matches!(fact.input, Input::Time));
+    }
+
     /// What waits at a gate does so no more, and has not begun.
     fn withdraw(&mut self) {
         for (_, step, ..) in self.waiting.drain(..) {
@@ -121,8 +137,8 @@ pub(super) struct Driver {
     reported: mpsc::UnboundedReceiver<Report>,
     /// Partitions whose unfinished sagas are still to be taken over, behind this one.
     recovering: (BTreeSet<Partition>, SagaId),
-    /// Partitions to be given back, once nothing of theirs is in flight.
-    leaving: BTreeSet<Partition>,
+    /// Partitions to be given back, once nothing of theirs is in flight, and since when.
+    leaving: BTreeMap<Partition, Instant>,
     /// Leases to be given back before the next claim: a write under them has an unknown outcome, or others
     /// are to have them.
     unsure: Vec<Fence>,
@@ -132,6 +148,8 @@ pub(super) struct Driver {
     is_behind: bool,
     /// All that had come by then were looked at: who waits for one until then or less may be told.
     looked: Timestamp,
+    /// All that had come by then, while what waits for them was written, were matched with it.
+    matched: Timestamp,
     /// Signals and those who wait for them are not matched again before this.
     match_at: Instant,
     /// Rows of the last look that could be given nobody: their sagas cannot be read, are for the next owner, or
@@ -198,11 +216,12 @@ impl Driver {
             reports,
             reported,
             recovering: (BTreeSet::new(), SagaId::default()),
-            leaving: BTreeSet::new(),
+            leaving: BTreeMap::new(),
             unsure: Vec::new(),
             taking: HashSet::new(),
             is_behind: false,
             looked: Timestamp::default(),
+            matched: Timestamp::default(),
             match_at: now,
             passed_over: 0,
             unreadable: BTreeSet::new(),
@@ -313,6 +332,7 @@ impl Driver {
             partition,
             epoch,
             busy: false,
+            before: None,
             facts: VecDeque::new(),
             timer: None,
             watchers,

@@ -31,7 +31,8 @@ impl Driver {
         let claim = Claim { scope: SCOPE, leases: PARTITIONS, owner, ttl, take };
         let claimed = self.store.claim(claim).await?;
         let (lost, new) = self.leases.learn(&claimed.held, asked, ttl);
-        lost.into_iter().for_each(|partition| self.drop_partition(partition));
+        // What is lost may be held again by now, with another epoch.
+        lost.into_iter().for_each(|partition| self.forget_sagas(partition));
         if !new.is_empty() {
             self.recovering.0.extend(new);
             self.recovering.1 = SagaId::default();
@@ -39,8 +40,8 @@ impl Driver {
         }
         let extra = claimed.give_back.saturating_sub(self.leaving.len());
         let held = self.leases.partitions();
-        let more = held.into_iter().rev().filter(|partition| !self.leaving.contains(partition));
-        let more: Vec<_> = more.take(extra).collect();
+        let more = held.into_iter().rev().filter(|partition| !self.leaving.contains_key(partition));
+        let more: Vec<_> = more.take(extra).map(|partition| (partition, asked)).collect();
         self.leaving.extend(more);
         if self.starved {
             self.starved = false;
@@ -67,6 +68,10 @@ impl Driver {
     /// Another owner has this partition, or may get it: what is known of its sagas is forgotten.
     pub(super) fn drop_partition(&mut self, partition: Partition) {
         self.leases.forget(partition);
+        self.forget_sagas(partition);
+    }
+
+    fn forget_sagas(&mut self, partition: Partition) {
         self.leaving.remove(&partition);
         self.recovering.0.remove(&partition);
         self.forget_refused(|of| of == partition);
@@ -75,18 +80,23 @@ impl Driver {
         dropped.into_iter().for_each(|id| drop(self.unload(id)));
     }
 
-    /// Leaves partitions of which others want a share, once nothing of theirs is in flight.
+    /// Leaves partitions of which others want a share, once nothing of theirs is in flight, or after the time of a
+    /// lease: an attempt that takes longer is its next owner's to make again.
     pub(super) fn give_back(&mut self) {
         self.withdraw();
         let leaving = self.leaving.clone();
-        self.forget_refused(|of| leaving.contains(&of));
-        for partition in leaving {
+        self.forget_refused(|of| leaving.contains_key(&of));
+        for (partition, since) in leaving {
             let Some(fence) = self.leases.fence(partition) else { continue };
             for id in self.those(|live| live.partition == partition) {
                 self.hand_back(id);
             }
+            let in_time = since.elapsed() < self.options.lease_ttl;
             let waits = self.queue.iter().any(|write| write.of.partition() == partition)
-                || self.live.values().any(|live| live.partition == partition)
+                || self
+                    .live
+                    .values()
+                    .any(|live| live.partition == partition && (live.busy || in_time))
                 || self.writing.get(&partition).is_some_and(|count| *count > 0);
             if !waits {
                 // Before the next claim, and not beside it: landing late, it would take away what was
@@ -104,7 +114,7 @@ impl Driver {
             return;
         }
         let leaving = &self.leaving;
-        let theirs = self.live.values_mut().filter(|live| leaving.contains(&live.partition));
+        let theirs = self.live.values_mut().filter(|live| leaving.contains_key(&live.partition));
         theirs.for_each(Live::withdraw);
     }
 
@@ -145,8 +155,9 @@ impl Driver {
 
     /// Lets attempts in flight end, hands back what is left, and gives the leases back.
     pub(super) async fn leave(&mut self) {
-        self.leaving = self.leases.partitions().into_iter().collect();
-        let until = Instant::now() + self.options.lease_ttl;
+        let now = Instant::now();
+        self.leaving = self.leases.partitions().into_iter().map(|at| (at, now)).collect();
+        let until = now + self.options.lease_ttl;
         while Instant::now() < until
             && !(self.live.is_empty() && self.commits.is_empty() && self.queue.is_empty())
         {

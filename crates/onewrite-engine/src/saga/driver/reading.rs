@@ -13,7 +13,7 @@ use onewrite_core::{
         Checked, Definition, DefinitionId, Ended, Input, Json, Request, Saga, SagaId,
         journal::{Arrived, FindSagas, SavedSaga, Waits},
     },
-    store::{Durability, Item, Op},
+    store::{Durability, Item, Op, Outcome},
 };
 use tokio::time::Instant;
 
@@ -31,6 +31,7 @@ impl Driver {
         while let Some(id) = self.reload.last().copied() {
             if !self.live.contains_key(&id) {
                 self.take_in(id).await?;
+                self.unload_idle(id);
             }
             // Only now: should the store not answer, it is read with the next look.
             self.reload.retain(|known| *known != id);
@@ -89,9 +90,14 @@ impl Driver {
             return Ok(());
         }
         self.match_at = Instant::now() + self.options.poll;
+        let began = self.clock.now();
         let all =
             batch(vec![Item { fence: None, ops: vec![Op::MatchSignals] }], Durability::Relaxed);
-        self.store.commit(all).await.map(drop)
+        if let Some(Outcome::Failed(error)) = self.store.commit(all).await?.pop() {
+            return Err(error);
+        }
+        self.matched = began;
+        Ok(())
     }
 
     /// What is done now and then.
@@ -117,8 +123,10 @@ impl Driver {
             let here: Vec<&SavedSaga> = saved.iter().filter(is_here).collect();
             let stays: HashSet<SagaId> = here.iter().map(|saga| saga.id).collect();
             self.unreadable.retain(|id| !ids.contains(id) || stays.contains(id));
-            for saga in here {
+            let room = self.options.live_max.saturating_sub(self.live.len());
+            for saga in here.into_iter().take(room) {
                 self.load(saga, true).await?;
+                self.unload_idle(saga.id);
             }
         }
         metrics::gauge!("onewrite_saga_unreadable").set(self.unreadable.len() as f64);
@@ -178,7 +186,6 @@ impl Driver {
         // Also for sagas in memory whose partitions leave: what is asked of them they answer until then.
         let (partitions, began) = (self.leases.partitions(), self.clock.now());
         if partitions.is_empty() {
-            self.looked = began;
             return Ok(());
         }
         // Beside those that are being taken, and those that can be given nobody here.
@@ -190,23 +197,26 @@ impl Driver {
             found.into_iter().filter(|one| !taking.contains(&one.signal)).collect();
         let (read, lacks_room) = self.read_for(&free).await?;
         self.is_behind = is_full || lacks_room;
-        if !self.is_behind {
-            self.looked = began;
-        }
         self.passed_over = 0;
         let (mut signals, mut steps, mut handed) = (HashSet::new(), HashSet::new(), Vec::new());
+        let mut failed = Ok(());
         for arrived in free {
             let Arrived { saga, step, signal, .. } = &arrived;
             let (saga, known) = (*saga, self.live.contains_key(saga));
-            let leaves = |saved: &&SavedSaga| self.leaving.contains(&saved.partition);
+            let leaves = |saved: &&SavedSaga| self.leaving.contains_key(&saved.partition);
             let left = read.get(&saga).filter(leaves).is_some() || self.unreadable.contains(&saga);
             if !known && !left && !read.contains_key(&saga) {
                 // There is no room for it.
+                self.passed_over += 1;
                 continue;
             }
+            let lacks = match (self.live.get(&saga), step) {
+                (Some(live), Some(step)) => live.lacks_signal(step),
+                _ => true,
+            };
             // A step takes one signal, and a saga any number of requests. A signal that one step has is looked at
             // for no other, which takes the next one.
-            let is_free = !signals.contains(signal);
+            let is_free = lacks && !signals.contains(signal);
             let is_first = is_free && (step.is_none() || steps.insert((saga, step.clone())));
             if !known && left || !is_first {
                 self.passed_over += 1;
@@ -214,9 +224,15 @@ impl Driver {
             }
             signals.insert(signal.clone());
             handed.push((saga, known));
-            if !self.hand_over(arrived, known, read.get(&saga)).await? {
-                self.passed_over += 1;
+            match self.hand_over(arrived, known, read.get(&saga)).await {
+                Ok(true) => {}
+                Ok(false) => self.passed_over += 1,
+                // It is found again; the others have their signals, and are told what time it is.
+                Err(error) => (self.is_behind, failed) = (true, Err(error)),
             }
+        }
+        if !self.is_behind {
+            self.looked = began.min(self.matched);
         }
         // Behind all signals: they came in time, and this may be later.
         for (id, known) in handed {
@@ -226,7 +242,7 @@ impl Driver {
             self.unload_idle(id);
         }
         self.passed_over = self.passed_over.min(PASSED_OVER_MAX);
-        Ok(())
+        failed
     }
 
     /// The sagas that signals have come for and that are not in memory, as far as there is room for them, and
@@ -258,23 +274,19 @@ impl Driver {
             self.load(saved, false).await?;
         }
         Ok(match (step, saved.filter(|saved| saved.ended_at.is_some())) {
-            (Some(step), _) => self.signalled(saga, &step, signal, payload),
+            (Some(step), _) => {
+                let at = self.live.get(&saga).and_then(|live| live.saga.checked().index_of(&step));
+                if let Some(step) = at {
+                    self.give(saga, Input::Signalled { step, signal, payload });
+                }
+                at.is_some()
+            }
             (None, Some(ended)) => {
                 self.drop_signal(saga, ended.partition, signal);
                 true
             }
             (None, None) => self.requested(saga, known, signal, &payload),
         })
-    }
-
-    fn signalled(&mut self, id: SagaId, step: &str, signal: Text, payload: Json) -> bool {
-        let Some(live) = self.live.get(&id) else { return false };
-        let is_it = |fact: &Fact| matches!(&fact.input, Input::Signalled { signal: known, .. } if *known == signal);
-        let is_new = !live.facts.iter().any(is_it);
-        if let Some(step) = live.saga.checked().index_of(step).filter(|_| is_new) {
-            self.give(id, Input::Signalled { step, signal, payload });
-        }
-        is_new
     }
 
     /// Hands a request to its saga, if it is here.
@@ -310,7 +322,7 @@ impl Driver {
     /// The partitions that are not to be given back: what is handed back there is for their next owner.
     fn staying(&self) -> Vec<Partition> {
         let mut held = self.leases.partitions();
-        held.retain(|partition| !self.leaving.contains(partition));
+        held.retain(|partition| !self.leaving.contains_key(partition));
         held
     }
 
@@ -360,7 +372,7 @@ impl Driver {
     /// The store does not say now what the saga is run by: it is to be read again.
     pub(super) async fn load(&mut self, saved: &SavedSaga, looks_at_time: bool) -> Result<()> {
         let known = self.live.contains_key(&saved.id) || self.starting.contains(&saved.id);
-        let leaves = self.leaving.contains(&saved.partition);
+        let leaves = self.leaving.contains_key(&saved.partition);
         let skip = known || leaves || saved.ended_at.is_some();
         let Some(fence) = self.leases.fence(saved.partition).filter(|_| !skip) else {
             return Ok(());

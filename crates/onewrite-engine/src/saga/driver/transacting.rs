@@ -29,7 +29,7 @@ impl Driver {
         let Some(live) = self.live.get_mut(&id).filter(|live| live.epoch == turn.epoch) else {
             return self.gates.leave(gate);
         };
-        if live.busy || self.leaving.contains(&live.partition) {
+        if live.busy || self.leaving.contains_key(&live.partition) {
             live.saga.not_begun(step);
             return self.gates.leave(gate);
         }

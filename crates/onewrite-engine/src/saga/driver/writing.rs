@@ -49,10 +49,9 @@ impl Driver {
     pub(super) fn start(&mut self, start: Box<Start>, owned: bool) {
         let partition = start::partition(&start.checked, &start.key);
         let room = self.live.len() + self.starting.len() < self.options.live_max;
-        let fence = self
-            .leases
-            .fence(partition)
-            .filter(|_| owned && room && self.leases.hold() && !self.leaving.contains(&partition));
+        let fence = self.leases.fence(partition).filter(|_| {
+            owned && room && self.leases.hold() && !self.leaving.contains_key(&partition)
+        });
         let first = First {
             checked: Arc::clone(&start.checked),
             key: start.key.clone(),
@@ -166,6 +165,12 @@ impl Driver {
     /// The database refuses this one: it is not started, or waits aside, alone, and nobody else with it. Its
     /// saga has one transition under way, so none of its own comes before it.
     fn refused(&mut self, mut write: Write, error: &Error) {
+        if let Of::Saga(id, _) = write.of
+            && !self.is_under_way(id, write.item.fence.as_ref())
+        {
+            // Its lease is gone: whoever has it now goes on.
+            return self.taken(&write.item);
+        }
         if error.code() == Code::StoreBusy {
             tracing::warn!(%error, of = %write.of, "a write of sagas waits for somebody's open transaction");
         } else {
@@ -213,7 +218,11 @@ impl Driver {
             (Of::Saga(id, _), Written::Applied(_)) => self.advanced(id),
             (Of::Nobody(_), _) => {}
             (Of::Saga(_, partition), Written::Fenced) => self.lost(partition, fence),
-            (Of::Saga(id, _), Written::Failed(error)) if error.code() == Code::SagaConflict => {
+            (Of::Saga(id, _), Written::Failed(error))
+                if error.code() == Code::SignalTaken && self.stands_back(id) => {}
+            (Of::Saga(id, _), Written::Failed(error))
+                if matches!(error.code(), Code::SagaConflict | Code::SignalTaken) =>
+            {
                 tracing::warn!(saga = %id, %error, "a transition was refused; the saga is read again");
                 drop(self.unload(id));
                 self.reload.push(id);
@@ -246,6 +255,17 @@ impl Driver {
                 }
             }
         }
+    }
+
+    /// Another saga has the signal: this one is what it was before, and what it does else goes on.
+    fn stands_back(&mut self, id: SagaId) -> bool {
+        let Some(live) = self.live.get_mut(&id) else { return false };
+        let Some(before) = live.before.take() else { return false };
+        live.saga = before.in_place_of(&live.saga);
+        live.busy = false;
+        self.step(id);
+        self.unload_idle(id);
+        true
     }
 
     /// A signal was taken, or may have been: should it still be there, it is found again.
@@ -320,7 +340,7 @@ impl Driver {
     pub(super) fn advanced(&mut self, id: SagaId) {
         let now = self.clock.now();
         let Some(live) = self.live.get_mut(&id) else { return };
-        live.busy = false;
+        (live.busy, live.before) = (false, None);
         live.replies.drain(..).for_each(|reply| drop(reply.send(Ok(()))));
         failpoint::hit("saga.after_journal_before_attempt");
         let told = !live.facts.is_empty() && !live.saga.has_ended();

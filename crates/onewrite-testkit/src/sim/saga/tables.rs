@@ -128,20 +128,22 @@ impl Tables {
     }
 
     fn look_at(&self, next: &Transition) -> Result<()> {
-        let conflict = |what: String| Err(Error::new(Code::SagaConflict, what));
         let Some(saga) = self.sagas.get(&next.saga) else {
             return Err(Error::new(Code::NotFound, "there is no such saga"));
         };
         let exists = saga.journal.iter().any(|one| one.version == next.version);
         if exists && !self.sabotage.has(Defect::NoVersion) {
-            return conflict(format!("transition {} exists already", next.version));
+            let what = format!("transition {} exists already", next.version);
+            return Err(Error::new(Code::SagaConflict, what));
         }
         let is_free = |kept: &Kept, id: &Text| kept.signal.id == *id && !kept.taken;
         match &next.takes {
             Some(id) if !self.signals.iter().any(|kept| is_free(kept, id)) => {
                 match self.sabotage.has(Defect::TakeTwice) {
                     true => Ok(()),
-                    false => conflict(format!("the signal `{id}` is taken")),
+                    false => {
+                        Err(Error::new(Code::SignalTaken, format!("the signal `{id}` is taken")))
+                    }
                 }
             }
             _ => Ok(()),

@@ -20,6 +20,7 @@ mod refused;
 mod retention;
 mod shared;
 mod stalled;
+mod taken;
 mod transaction;
 mod turns;
 mod waiting;

@@ -118,7 +118,7 @@ async fn a_saga_that_cannot_be_read_leaves_the_others_alone() {
     let ids = left_behind(&store, 1..=10, Standing::leased(State::Running)).await;
     let damage = "INSERT INTO onewrite_saga_journal SELECT id, 1, 0, 0, '[{\"done\":' FROM onewrite_saga WHERE key = 'order-1'";
     store.write(move |tx| tx.execute(damage, []).map_err(other)).await.unwrap();
-    let odd = "UPDATE onewrite_saga SET state = 'odd' WHERE key = 'order-4'";
+    let odd = "UPDATE onewrite_saga SET state = CAST(x'6fff' AS TEXT) WHERE key = 'order-4'";
     store.write(move |tx| tx.execute(odd, []).map_err(other)).await.unwrap();
     // No number, and nothing that it runs by: it goes on.
     let run = "UPDATE onewrite_saga SET run = -1 WHERE key = 'order-7'";
@@ -133,7 +133,7 @@ async fn a_saga_that_cannot_be_read_leaves_the_others_alone() {
     let error = running.sagas.show(ids[1]).await.unwrap_err();
     assert_eq!(error.code(), Code::Corrupt, "{error}");
     // Mended, they are taken up by whoever runs them.
-    let mend = "DELETE FROM onewrite_saga_journal WHERE time = 0; UPDATE onewrite_saga SET state = 'running' WHERE state = 'odd'";
+    let mend = "DELETE FROM onewrite_saga_journal WHERE time = 0; UPDATE onewrite_saga SET state = 'running' WHERE key = 'order-4'";
     store.write(move |tx| tx.execute_batch(mend).map_err(other)).await.unwrap();
     for id in &ids[..2] {
         until("the end of the mended saga", async || {

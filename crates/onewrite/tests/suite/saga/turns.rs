@@ -1,15 +1,20 @@
-//! Branches of one saga whose functions journal themselves: one at a time, and nobody else waits for that.
+//! Branches of one saga whose functions journal themselves take turns; partitions change hands while attempts
+//! last.
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
 
 use onewrite::{
     Shutdown,
     sabotage::Sabotage,
-    saga::{Cx, Plan, SagaRunner, SagaType, sqlite},
+    saga::{Cx, Plan, SagaRunner, SagaType, StepResult, sqlite},
 };
+use tokio::sync::watch;
 
 use super::{bank, world};
-use crate::rig::PATIENCE;
+use crate::rig::{PATIENCE, until};
 
 /// Branches of one saga wait for one another; a runner that joins gets its share all the same.
 #[tokio::test(flavor = "multi_thread")]
@@ -54,6 +59,61 @@ async fn branches_take_turns_and_partitions_change_hands_meanwhile() {
     for task in running {
         task.await.unwrap();
     }
+}
+
+/// Whose attempts last longer than a lease keeps no partition for as long: its next owner makes them again.
+#[tokio::test(flavor = "multi_thread")]
+async fn attempts_that_last_do_not_keep_their_partitions() {
+    const SAGAS: usize = 64;
+    let folder = tempfile::tempdir().unwrap();
+    let store = bank::open(folder.path()).await;
+    let saga = SagaType::plan("long", |mut plan: Plan<Desk, usize>| {
+        let input = plan.input();
+        plan.step("act", input, act).no_compensation("it always succeeds");
+        plan.finish(input)
+    });
+    let (saga, desk) = (saga.unwrap(), Arc::new(Desk::default()));
+    let shutdown = Shutdown::default();
+    let runner = |owner: &'static str| {
+        let options = world::options(Sabotage::default());
+        SagaRunner::new(bank::journal(&store), options, owner).serve(&saga, &desk)
+    };
+    let first = runner("one");
+    let sagas = first.sagas();
+    let mut running = vec![tokio::spawn(first.run(shutdown.clone()))];
+    let mut ids = Vec::new();
+    for number in 0..SAGAS {
+        ids.push(sagas.start(&saga, format!("s-{number}"), &number).await.unwrap().id);
+    }
+    until("all attempts", async || desk.calls.load(Ordering::SeqCst) == SAGAS).await;
+    running.push(tokio::spawn(runner("two").run(shutdown.clone())));
+    until("some are made again", async || desk.calls.load(Ordering::SeqCst) > SAGAS).await;
+    desk.may_end.send_replace(true);
+    for id in ids {
+        let ended = tokio::time::timeout(PATIENCE, sagas.ended(id)).await;
+        ended.expect("every saga ends").unwrap();
+    }
+    shutdown.begin();
+    for task in running {
+        task.await.unwrap();
+    }
+}
+
+struct Desk {
+    calls: AtomicUsize,
+    may_end: watch::Sender<bool>,
+}
+
+impl Default for Desk {
+    fn default() -> Self {
+        Self { calls: AtomicUsize::new(0), may_end: watch::Sender::new(false) }
+    }
+}
+
+async fn act(cx: Cx<Desk>, _: usize) -> StepResult<()> {
+    cx.calls.fetch_add(1, Ordering::SeqCst);
+    cx.may_end.subscribe().wait_for(|may| *may).await.map_err(onewrite::other)?;
+    Ok(())
 }
 
 #[cfg(feature = "postgres")]
