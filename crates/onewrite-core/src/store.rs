@@ -151,7 +151,8 @@ pub enum Op {
         /// The signal's id.
         signal: Text,
     },
-    /// Matches signals with what began to wait while they were sent.
+    /// Matches signals with what began to wait while they were sent. Applies to none when all are matched, and
+    /// otherwise to those that were left because somebody's transaction works on them, or there are more.
     MatchSignals,
     /// Deletes signals whose time is over, at most `limit`. Applies to so many.
     TrimSignals {

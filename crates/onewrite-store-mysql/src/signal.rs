@@ -124,21 +124,26 @@ pub(crate) async fn drop(
     }
 }
 
-/// Matches signals with what began to wait while they were sent: neither saw the other.
+/// Matches signals with what began to wait while they were sent: neither saw the other. Returns how many are left, at
+/// least: what another transaction works on is not waited for.
 pub(crate) async fn match_all(tx: &mut impl Queryable) -> Result<u64> {
-    let mut matched = 0;
-    for mut found in query(tx, UNMATCHED, binds![]).await? {
+    let unmatched = query(tx, UNMATCHED, binds![]).await?;
+    let mut left = u64::from(unmatched.len() >= UNMATCHED_MAX);
+    for mut found in unmatched {
         let (saga, step): (Vec<u8>, String) = (row::get(&mut found, 0)?, row::get(&mut found, 1)?);
-        // What another transaction works on is found next time.
         let free =
             "SELECT 1 FROM onewrite_saga_wait WHERE saga = ? AND step = ? FOR UPDATE SKIP LOCKED";
-        if !query(tx, free, binds![saga.clone(), step.clone()]).await?.is_empty() {
+        if query(tx, free, binds![saga.clone(), step.clone()]).await?.is_empty() {
+            left += 1;
+        } else {
             let sql = "UPDATE onewrite_saga_wait SET arrived = 1 WHERE saga = ? AND step = ?";
-            matched += execute(tx, sql, binds![saga, step]).await?;
+            execute(tx, sql, binds![saga, step]).await?;
         }
     }
-    Ok(matched)
+    Ok(left)
 }
+
+const UNMATCHED_MAX: usize = 1_000;
 
 /// Read without locks: what somebody sends now is waited for by nobody.
 const UNMATCHED: &str = "SELECT w.saga, w.step FROM onewrite_saga_wait w JOIN onewrite_saga_signal s

@@ -25,6 +25,7 @@ impl MysqlStore {
         let source = self.current_source();
         let mut tx = match self.begin().await {
             Ok(tx) => tx,
+            // Nothing has happened yet: that uses up no attempt.
             Err(error) => return Ok(Transacted::Ended(Ended::NotMade(error.to_string().into()))),
         };
         let output = match work(&mut tx).await {

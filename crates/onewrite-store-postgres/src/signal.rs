@@ -105,18 +105,26 @@ pub(crate) async fn drop(
     }
 }
 
-/// Matches signals with what began to wait while they were sent: neither saw the other. Only signals of names that
-/// are waited for are read; replies, of which there may be many, are not among them.
+/// What waits for a signal that is there, and does not know it. Only signals of names that are waited for are read;
+/// replies, of which there may be many, are not among them.
+macro_rules! unmatched {
+    () => {
+        "SELECT w.saga, w.step FROM onewrite.saga_signal s JOIN onewrite.saga_wait w ON w.name = s.name AND w.correlation = s.correlation
+         WHERE s.name = ANY(ARRAY(SELECT DISTINCT name FROM onewrite.saga_wait WHERE NOT arrived))
+             AND s.taken_by IS NULL AND NOT w.arrived"
+    };
+}
+
+/// Matches signals with what began to wait while they were sent: neither saw the other. Returns whether some are
+/// left, as 1: what another transaction works on is not waited for.
 pub(crate) async fn match_all(tx: &Transaction<'_>) -> Result<u64> {
-    execute(
-        tx,
-        "UPDATE onewrite.saga_wait SET arrived = true WHERE (saga, step) IN (
-             SELECT w.saga, w.step FROM onewrite.saga_signal s JOIN onewrite.saga_wait w ON w.name = s.name AND w.correlation = s.correlation
-             WHERE s.name = ANY(ARRAY(SELECT DISTINCT name FROM onewrite.saga_wait WHERE NOT arrived))
-                 AND s.taken_by IS NULL AND NOT w.arrived FOR UPDATE OF w SKIP LOCKED)",
-        &[],
-    )
-    .await
+    let sql = concat!(
+        "UPDATE onewrite.saga_wait SET arrived = true WHERE (saga, step) IN (",
+        unmatched!(),
+        " FOR UPDATE OF w SKIP LOCKED)"
+    );
+    execute(tx, sql, &[]).await?;
+    execute(tx, concat!(unmatched!(), " LIMIT 1"), &[]).await
 }
 
 /// Deletes signals whose time is over.

@@ -2,7 +2,7 @@
 
 use deadpool_postgres::Transaction;
 use onewrite_core::{
-    BoxFuture, Code, Result,
+    BoxFuture, Code, Error, Result,
     saga::{Ended, Journaling, Json, Transacted},
     store::Outcome,
 };
@@ -21,11 +21,17 @@ impl PostgresStore {
         F: for<'t> FnOnce(&'t Transaction<'t>) -> BoxFuture<'t, Result<Json, Ended>>,
     {
         let source = self.current_source();
+        // Nothing has happened yet: that uses up no attempt.
+        let not_made =
+            |error: Error| Ok(Transacted::Ended(Ended::NotMade(error.to_string().into())));
         let mut client = match self.work().await {
             Ok(client) => client,
-            Err(error) => return Ok(Transacted::Ended(Ended::NotMade(error.to_string().into()))),
+            Err(error) => return not_made(error),
         };
-        let tx = client.transaction().await.during("begin a step")?;
+        let tx = match client.transaction().await.during("begin a step") {
+            Ok(tx) => tx,
+            Err(error) => return not_made(error),
+        };
         let output = match work(&tx).await {
             Ok(output) => output,
             Err(ended) => {

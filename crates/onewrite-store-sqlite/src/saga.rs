@@ -263,7 +263,7 @@ fn saga(row: &Row<'_>) -> Result<SavedSaga> {
 }
 
 /// Text of which somebody may have made something else by hand: that concerns its own saga, and no other.
-struct Lossy(String);
+pub(crate) struct Lossy(pub(crate) String);
 
 impl FromSql for Lossy {
     fn column_result(value: ValueRef<'_>) -> FromSqlResult<Self> {

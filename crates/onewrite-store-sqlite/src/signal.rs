@@ -10,7 +10,12 @@ use onewrite_core::{
 };
 use rusqlite::{Connection, params};
 
-use crate::{claim::execute, error::While, saga::list, writer::now};
+use crate::{
+    claim::execute,
+    error::While,
+    saga::{Lossy, list},
+    writer::now,
+};
 
 /// Sends a signal to the saga that waits for it now or later, in the caller's transaction. Returns whether
 /// it is new: one that is sent again while it is kept changes nothing.
@@ -116,10 +121,10 @@ pub(crate) fn arrived(
         )
         .and_then(|mut statement| {
             let rows = statement.query_map(params![list(partitions), now().0, limit, &*REQUEST], |row| {
-                let text = |index| row.get::<_, String>(index).map(Text::from);
+                let text = |index| row.get::<_, Lossy>(index).map(|text| Text::from(text.0));
                 Ok(Arrived {
                     saga: SagaId(u128::from_be_bytes(row.get(0)?)),
-                    step: row.get::<_, Option<String>>(1)?.map(Text::from),
+                    step: row.get::<_, Option<Lossy>>(1)?.map(|text| text.0.into()),
                     signal: text(2)?,
                     payload: Json::trusted(text(3)?),
                 })
@@ -145,7 +150,7 @@ pub(crate) fn about(
         )
         .and_then(|mut statement| {
             let rows = statement.query_map(params![name, about, now().0], |row| {
-                let text = |index| row.get::<_, String>(index).map(Text::from);
+                let text = |index| row.get::<_, Lossy>(index).map(|text| Text::from(text.0));
                 Ok((text(0)?, Json::trusted(text(1)?)))
             })?;
             rows.collect()

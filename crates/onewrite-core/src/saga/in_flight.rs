@@ -10,8 +10,8 @@ impl Saga {
         }
     }
 
-    /// Takes the place of `before`, of which it is a copy that learnt more: what was found not to have begun
-    /// there meanwhile has not begun here.
+    /// Takes the place of `before`, of which it is a copy that learnt more, or less: what was found not to have
+    /// begun there meanwhile has not begun here.
     #[must_use]
     pub fn in_place_of(mut self, before: &Self) -> Self {
         for (own, known) in self.in_flight.iter_mut().zip(&before.in_flight) {

@@ -93,7 +93,7 @@ impl Saga {
     }
 
     /// When the saga's own time is over, while that still means something.
-    fn deadline(&self) -> Option<Timestamp> {
+    pub(super) fn deadline(&self) -> Option<Timestamp> {
         let limit = Duration::from_millis(self.checked.definition().timeout_ms?);
         (self.phase == Phase::Forward && !self.overdue).then(|| self.started_at.plus(limit))
     }

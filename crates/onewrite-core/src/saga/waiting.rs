@@ -67,6 +67,17 @@ impl Saga {
         Some(state.since.plus(Duration::from_millis(time)))
     }
 
+    /// The first time at which it is too late for a signal that it waits for: it is told of that only when no
+    /// signal that came before may have been overlooked.
+    #[must_use]
+    pub fn first_deadline(&self) -> Option<Timestamp> {
+        if self.awaiting.is_empty() {
+            return None;
+        }
+        let steps = self.waiting().into_iter().filter_map(|step| self.waits_until(step));
+        steps.chain(self.deadline()).min()
+    }
+
     /// What follows for the steps whose waiting is over.
     pub(super) fn waited(&self, now: Timestamp) -> Vec<Entry> {
         let mut entries = Vec::new();

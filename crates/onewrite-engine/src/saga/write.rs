@@ -24,6 +24,11 @@ impl Write {
     pub(super) fn new(item: Item, of: Of) -> Self {
         Self { item, of, refused: 0 }
     }
+
+    /// The partition under whose lease it is written, if under one.
+    pub(super) fn leased(&self) -> Option<Partition> {
+        self.item.fence.as_ref().map(|fence| fence.partition)
+    }
 }
 
 /// Whom the outcome of an item concerns.

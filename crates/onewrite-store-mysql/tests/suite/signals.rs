@@ -1,9 +1,9 @@
 //! Signals in a user's transaction that stays open.
 
-use mysql_async::{IsolationLevel, TxOpts};
+use mysql_async::{IsolationLevel, TxOpts, prelude::Queryable as _};
 use onewrite_store_mysql::{mysql_async, signal};
 use onewrite_testkit::conformance::signal::{
-    begin_to_wait, found_once_matched, others_go_on, sent,
+    begin_to_wait, found_once_matched, left_while_locked, others_go_on, sent,
 };
 
 use crate::rig::{connect, database, open};
@@ -23,6 +23,10 @@ async fn a_signal_and_what_waits_for_it_find_each_other_though_neither_saw_the_o
     assert!(signal(&mut tx, &sent()).await.unwrap());
     begin_to_wait(&store).await;
     tx.commit().await.unwrap();
+    let mut tx = conn.start_transaction(repeatable()).await.unwrap();
+    tx.query_drop("SELECT saga FROM onewrite_saga_wait FOR UPDATE").await.unwrap();
+    left_while_locked(&store).await;
+    tx.rollback().await.unwrap();
     found_once_matched(&store).await;
 }
 

@@ -2,7 +2,7 @@
 
 use onewrite_store_postgres::signal;
 use onewrite_testkit::conformance::signal::{
-    begin_to_wait, found_once_matched, others_go_on, sent,
+    begin_to_wait, found_once_matched, left_while_locked, others_go_on, sent,
 };
 
 use crate::rig::place;
@@ -15,6 +15,10 @@ async fn a_signal_and_what_waits_for_it_find_each_other_though_neither_saw_the_o
     assert!(signal(&tx, &sent()).await.unwrap());
     begin_to_wait(&store).await;
     tx.commit().await.unwrap();
+    let tx = client.transaction().await.unwrap();
+    tx.execute("SELECT FROM onewrite.saga_wait FOR UPDATE", &[]).await.unwrap();
+    left_while_locked(&store).await;
+    tx.rollback().await.unwrap();
     found_once_matched(&store).await;
 }
 

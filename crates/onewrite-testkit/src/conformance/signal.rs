@@ -29,10 +29,17 @@ pub async fn begin_to_wait(store: &dyn Journal) {
     same("open: starts", words(&commit(store, both).await), "aa");
 }
 
+/// Somebody's transaction works on the row that waits: the match leaves it, and says so.
+pub async fn left_while_locked(store: &dyn Journal) {
+    let left = words(&commit(store, vec![alone(Op::MatchSignals)]).await);
+    same("open: the match leaves what is locked", left, "a");
+}
+
 /// The transaction has committed since the saga began to wait: neither saw the other, and the match finds both.
 pub async fn found_once_matched(store: &dyn Journal) {
     same("open: neither saw the other", arrived(store).await, vec![]);
-    commit(store, vec![alone(Op::MatchSignals)]).await;
+    let left = words(&commit(store, vec![alone(Op::MatchSignals)]).await);
+    same("open: the match leaves nothing", left, "0");
     same("open: the match finds them", arrived(store).await, vec![(1, "s-1".to_owned())]);
 }
 

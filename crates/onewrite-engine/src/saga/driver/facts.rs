@@ -26,24 +26,22 @@ impl Driver {
     pub(super) async fn look_before_firing(&mut self) -> onewrite_core::Result<()> {
         let now = self.clock.now();
         let mut due = self.timers.iter().take_while(|(time, _)| *time <= now);
-        if Instant::now() >= self.fire_at && due.any(|(_, id)| self.may_be_signalled(*id)) {
+        if due.any(|(_, id)| self.may_be_overlooked(*id, now)) {
             self.match_signals().await?;
             self.take_signals().await?;
         }
         Ok(())
     }
 
-    /// Whether it waits for a signal, be it beside something else.
-    pub(super) fn may_be_signalled(&self, id: SagaId) -> bool {
-        self.live.get(&id).is_some_and(|live| !live.saga.awaited().is_empty())
+    /// Whether its time for a signal is over by now, and one that came before may have been overlooked.
+    pub(super) fn may_be_overlooked(&self, id: SagaId, now: Timestamp) -> bool {
+        let over = self.live.get(&id).and_then(|live| live.saga.first_deadline());
+        over.is_some_and(|over| over <= now && (self.is_behind || over > self.looked))
     }
 
     /// Tells sagas that their time is over, those that wait for a signal only of a time up to which all that came
     /// were looked at.
     pub(super) fn fire(&mut self) {
-        if Instant::now() < self.fire_at {
-            return;
-        }
         let now = self.clock.now();
         let due: Vec<_> =
             self.timers.iter().take_while(|(time, _)| *time <= now).copied().collect();
@@ -51,8 +49,7 @@ impl Driver {
             self.timers.remove(&(time, id));
             let Some(live) = self.live.get_mut(&id) else { continue };
             live.timer = None;
-            let over = live.saga.next_time().unwrap_or(time);
-            if (self.is_behind || over > self.looked) && self.may_be_signalled(id) {
+            if self.may_be_overlooked(id, now) {
                 self.postpone(id);
             } else {
                 self.give(id, Input::Time);
@@ -196,16 +193,19 @@ impl Driver {
     pub(super) fn step(&mut self, id: SagaId) {
         let now = self.clock.now();
         let Some(live) = self.live.get_mut(&id) else { return };
-        let mut decides = false;
+        let (mut decides, mut is_early) = (false, false);
         while !live.busy {
             let Some(Fact { input, reply, request }) = live.facts.pop_front() else { break };
             let wants_cancel = matches!(input, Input::Cancel { .. });
-            let waits = matches!(input, Input::Time) && !live.saga.awaited().is_empty();
+            let is_time = matches!(input, Input::Time);
             // Whose signal may have come is not told a time that was not looked at.
-            let now = match live.saga.next_time().filter(|_| waits) {
-                Some(next) if next <= self.looked => now.min(self.looked),
-                Some(next) if next <= now => continue,
-                _ => now,
+            let now = match live.saga.first_deadline().filter(|over| is_time && *over <= now) {
+                None => now,
+                Some(over) if over <= self.looked => now.min(self.looked),
+                Some(_) => {
+                    is_early = true;
+                    continue;
+                }
             };
             let takes = matches!(input, Input::Signalled { .. });
             let before = takes.then(|| Box::new(live.saga.clone()));
@@ -262,6 +262,10 @@ impl Driver {
             }
         }
         let hurries = decides && self.options.sabotage.has(Defect::ActBeforeJournal);
+        if is_early && !live.busy {
+            // Nothing of it is attempted before that: that it was woken is to be durable first.
+            return self.set_timer(id);
+        }
         if !live.busy || hurries {
             self.attempt(id, now);
         }

@@ -129,8 +129,8 @@ pub(super) struct Driver {
     /// Writes that the database refused, and when each is tried again.
     aside: Vec<(Instant, Write)>,
     commits: JoinSet<Committed>,
-    /// How many writes of each partition are in commits under way.
-    writing: HashMap<Partition, usize>,
+    /// How many writes under the lease of each partition, and under none, are in commits under way.
+    writing: HashMap<Option<Partition>, usize>,
     /// Starts under a lease whose commit is under way: no reading of sagas may take them for another's.
     starting: HashSet<SagaId>,
     reports: mpsc::UnboundedSender<Report>,
@@ -165,8 +165,6 @@ pub(super) struct Driver {
     poll_at: Instant,
     /// When it is looked next whether anything was forgotten.
     watch_at: Instant,
-    /// No saga is told before this that its time is over: what came in time could not be looked for.
-    fire_at: Instant,
     /// Nothing is written before this, after so many failures.
     pause: (Instant, u32),
     /// So many writes go one by one: the database refused a statement that they shared.
@@ -230,7 +228,6 @@ impl Driver {
             renew_at: now,
             poll_at: now,
             watch_at,
-            fire_at: now,
             pause: (now, 0),
             apart: 0,
             starved: false,
@@ -289,7 +286,7 @@ impl Driver {
         }
         if let Err(error) = self.look_before_firing().await {
             tracing::warn!(%error, "signals were not looked for; what waits for one waits on");
-            self.fire_at = Instant::now() + self.options.poll;
+            self.match_at = Instant::now() + self.options.poll;
         }
         self.fire();
         self.gates.reopen(Instant::now());
@@ -318,7 +315,7 @@ impl Driver {
             wake = wake.min(*again);
         }
         if let Some((time, _)) = self.timers.first() {
-            wake = wake.min(self.clock.instant(*time).max(self.fire_at));
+            wake = wake.min(self.clock.instant(*time));
         }
         if !self.queue.is_empty() && self.commits.is_empty() {
             wake = wake.min(self.pause.0);

@@ -92,12 +92,12 @@ impl Driver {
                 self.hand_back(id);
             }
             let in_time = since.elapsed() < self.options.lease_ttl;
-            let waits = self.queue.iter().any(|write| write.of.partition() == partition)
+            let waits = self.queue.iter().any(|write| write.leased() == Some(partition))
                 || self
                     .live
                     .values()
                     .any(|live| live.partition == partition && (live.busy || in_time))
-                || self.writing.get(&partition).is_some_and(|count| *count > 0);
+                || self.writing.get(&Some(partition)).is_some_and(|count| *count > 0);
             if !waits {
                 // Before the next claim, and not beside it: landing late, it would take away what was
                 // claimed again meanwhile.

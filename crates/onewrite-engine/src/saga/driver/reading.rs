@@ -42,8 +42,10 @@ impl Driver {
         self.recover().await?;
         let due = self.due().await?;
         // Behind the look for what is due: what was sent before a saga's time was over is found.
-        if due.iter().any(|saved| saved.standing.waits == Waits::Signal) {
-            self.match_signals().await?;
+        if due.iter().any(|saved| saved.standing.waits == Waits::Signal)
+            && let Err(error) = self.match_signals().await
+        {
+            tracing::warn!(%error, "signals were not matched; what waits for one waits on");
         }
         self.take_signals().await?;
         for saved in &due {
@@ -74,9 +76,9 @@ impl Driver {
     /// not looked at, its timer does so, behind a look.
     fn wake(&mut self, id: SagaId, looked: bool) {
         let now = self.clock.now();
-        let next = self.live.get(&id).and_then(|live| live.saga.next_time());
-        let is_unlooked = next.is_some_and(|next| next <= now && (!looked || next > self.looked));
-        if is_unlooked && self.may_be_signalled(id) {
+        let over = self.live.get(&id).and_then(|live| live.saga.first_deadline());
+        let is_over = over.is_some_and(|over| over <= now);
+        if is_over && !looked || self.may_be_overlooked(id, now) {
             // Nothing of it is attempted before that: that it was woken is to be durable first.
             self.set_timer(id);
         } else {
@@ -93,10 +95,12 @@ impl Driver {
         let began = self.clock.now();
         let all =
             batch(vec![Item { fence: None, ops: vec![Op::MatchSignals] }], Durability::Relaxed);
-        if let Some(Outcome::Failed(error)) = self.store.commit(all).await?.pop() {
-            return Err(error);
+        match self.store.commit(all).await?.pop() {
+            Some(Outcome::Failed(error)) => return Err(error),
+            Some(Outcome::Applied(0)) => self.matched = began,
+            // Some are left: of those who wait for signals nobody is told meanwhile that their time is over.
+            _ => {}
         }
-        self.matched = began;
         Ok(())
     }
 
@@ -198,7 +202,9 @@ impl Driver {
         let (read, lacks_room) = self.read_for(&free).await?;
         self.is_behind = is_full || lacks_room;
         self.passed_over = 0;
-        let (mut signals, mut steps, mut handed) = (HashSet::new(), HashSet::new(), Vec::new());
+        // Those that a busy saga is given later are nobody else's.
+        let mut signals: HashSet<Text> = self.given(&free);
+        let (mut steps, mut handed) = (HashSet::new(), Vec::new());
         let mut failed = Ok(());
         for arrived in free {
             let Arrived { saga, step, signal, .. } = &arrived;
@@ -243,6 +249,16 @@ impl Driver {
         }
         self.passed_over = self.passed_over.min(PASSED_OVER_MAX);
         failed
+    }
+
+    /// The signals among these that sagas in memory are given once they are not busy.
+    fn given(&self, arrived: &[Arrived]) -> HashSet<Text> {
+        let known = arrived.iter().filter_map(|one| self.live.get(&one.saga));
+        let signal = |fact: &Fact| match &fact.input {
+            Input::Signalled { signal, .. } => Some(signal.clone()),
+            _ => None,
+        };
+        known.flat_map(|live| live.facts.iter().filter_map(signal)).collect()
     }
 
     /// The sagas that signals have come for and that are not in memory, as far as there is room for them, and

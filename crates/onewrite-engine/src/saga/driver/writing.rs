@@ -90,7 +90,7 @@ impl Driver {
             let count = shared.count().max(1).min(self.queue.len());
             let writes: Vec<Write> = self.queue.drain(..count).collect();
             for write in &writes {
-                *self.writing.entry(write.of.partition()).or_default() += 1;
+                *self.writing.entry(write.leased()).or_default() += 1;
             }
             self.commits.spawn(write::commit(Arc::clone(&self.store), writes));
         }
@@ -111,7 +111,7 @@ impl Driver {
             }
         };
         for write in &writes {
-            if let Some(count) = self.writing.get_mut(&write.of.partition()) {
+            if let Some(count) = self.writing.get_mut(&write.leased()) {
                 *count = count.saturating_sub(1);
             }
         }

@@ -7,13 +7,14 @@ use std::sync::{
 };
 
 use onewrite::{
-    Shutdown,
+    Shutdown, Store as _,
     sabotage::Sabotage,
-    saga::{Cx, Plan, SagaRunner, SagaType, StepResult, sqlite},
+    saga::{Cx, Journal, Plan, SagaOptions, SagaRunner, SagaType, StepResult, sqlite},
+    store::{Item, Op},
 };
 use tokio::sync::watch;
 
-use super::{bank, world};
+use super::{bank, between::Between, world};
 use crate::rig::{PATIENCE, until};
 
 /// Branches of one saga wait for one another; a runner that joins gets its share all the same.
@@ -99,6 +100,83 @@ async fn attempts_that_last_do_not_keep_their_partitions() {
     }
 }
 
+/// Holds up the first commit in which a saga is started that is for its next owner.
+fn holding_a_start(
+    held: watch::Sender<bool>,
+    may: watch::Receiver<bool>,
+) -> super::between::Commit {
+    Box::new(move |store, batch| {
+        let is_start = |op: &Op| matches!(op, Op::StartSaga(_));
+        let is_foreign = |item: &Item| item.fence.is_none() && item.ops.iter().any(is_start);
+        let is_first = batch.items.iter().any(is_foreign) && !held.send_replace(true);
+        let mut may = may.clone();
+        Box::pin(async move {
+            if is_first {
+                may.wait_for(|may| *may).await.unwrap();
+            }
+            store.commit(batch).await
+        })
+    })
+}
+
+/// A saga is started for a partition that leaves: that is for its next owner, and the partition does not wait for it.
+#[tokio::test(flavor = "multi_thread")]
+async fn starts_keep_no_partition() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = bank::open(folder.path()).await;
+    let saga = SagaType::plan("short", |mut plan: Plan<(), usize>| {
+        let input = plan.input();
+        plan.sleep("rest", std::time::Duration::ZERO);
+        plan.finish(input)
+    });
+    let (saga, shutdown) = (saga.unwrap(), Shutdown::default());
+    let runner = |journal: Arc<dyn Journal>, owner: &'static str| {
+        // A start shares its commit with nothing that has to be waited for.
+        let options = SagaOptions { batch_max: 1, ..world::options(Sabotage::default()) };
+        SagaRunner::new(journal, options, owner).serve(&saga, &Arc::new(()))
+    };
+    let (held, may) = (watch::Sender::new(false), watch::Sender::new(false));
+    let between = Between::new(store.clone(), holding_a_start(held.clone(), may.subscribe()));
+    let first = runner(Arc::new(between), "one");
+    let sagas = first.sagas();
+    let mut running = vec![tokio::spawn(first.run(shutdown.clone()))];
+    let held_by = async |owner: &str| {
+        let leases = store.leases().await.unwrap();
+        leases.iter().filter(|lease| lease.owner.as_deref() == Some(owner)).count()
+    };
+    until("all partitions", async || held_by("one").await == 32).await;
+    let starting = tokio::spawn({
+        let (sagas, saga, held) = (sagas.clone(), saga.clone(), held.subscribe());
+        async move {
+            let mut all = tokio::task::JoinSet::new();
+            for number in 0.. {
+                let (sagas, saga) = (sagas.clone(), saga.clone());
+                all.spawn(async move { sagas.start(&saga, format!("s-{number}"), &number).await });
+                if *held.borrow() {
+                    return all.join_all().await;
+                }
+                tokio::task::yield_now().await;
+                if all.len() > 50 {
+                    all.join_next().await.unwrap().unwrap().unwrap();
+                }
+            }
+            Vec::new()
+        }
+    });
+    running.push(tokio::spawn(runner(bank::journal(&store), "two").run(shutdown.clone())));
+    held.subscribe().wait_for(|held| *held).await.unwrap();
+    until("a fair share", async || held_by("two").await == 16).await;
+    may.send_replace(true);
+    for started in starting.await.unwrap() {
+        let ended = tokio::time::timeout(PATIENCE, sagas.ended(started.unwrap().id)).await;
+        ended.expect("every saga ends").unwrap();
+    }
+    shutdown.begin();
+    for task in running {
+        task.await.unwrap();
+    }
+}
+
 struct Desk {
     calls: AtomicUsize,
     may_end: watch::Sender<bool>,
@@ -127,7 +205,7 @@ mod on_postgres {
         Shutdown,
         postgres::{Options, PostgresStore},
         sabotage::Sabotage,
-        saga::{Cx, Plan, SagaOptions, SagaRunner, SagaType, StepError, postgres},
+        saga::{Cx, Plan, SagaOptions, SagaRunner, SagaType, StepError, StepOptions, postgres},
     };
     use onewrite_testservers::Postgres;
     use tokio::sync::Notify;
@@ -158,6 +236,9 @@ mod on_postgres {
         let options = Options::from_url(&server.url("postgres")).unwrap();
         let store = PostgresStore::open(options).await.unwrap();
         let state = |mut plan: Plan<Clerk, u32>| {
+            // Longer than is waited for here.
+            let attempt_timeout = Some(PATIENCE * 10);
+            plan.options(StepOptions { attempt_timeout, ..StepOptions::default() });
             let input = plan.input();
             plan.parallel(|plan| {
                 for branch in ["a", "b"] {
@@ -181,7 +262,8 @@ mod on_postgres {
             let (sagas, saga) = (sagas.clone(), saga.clone());
             async move { sagas.run(&saga, "1", &1).await.unwrap() }
         });
-        clerk.began.notified().await;
+        let began = tokio::time::timeout(PATIENCE, clerk.began.notified()).await;
+        began.expect("the first begins");
         let both = async { (sagas.run(&saga, "2", &2).await.unwrap(), first.await.unwrap()) };
         tokio::time::timeout(PATIENCE, both).await.expect("both end");
         shutdown.begin();
