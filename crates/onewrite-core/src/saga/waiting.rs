@@ -71,11 +71,14 @@ impl Saga {
     /// signal that came before may have been overlooked.
     #[must_use]
     pub fn first_deadline(&self) -> Option<Timestamp> {
-        if self.awaiting.is_empty() {
+        // One that leads nowhere is never waited for.
+        let comes = |step: &usize| self.correlation(*step).is_ok();
+        let awaited: Vec<usize> = self.awaiting.iter().copied().filter(comes).collect();
+        if awaited.is_empty() {
             return None;
         }
-        let steps = self.waiting().into_iter().filter_map(|step| self.waits_until(step));
-        steps.chain(self.deadline()).min()
+        let open = awaited.into_iter().filter(|step| !self.steps[*step].held);
+        open.filter_map(|step| self.waits_until(step)).chain(self.deadline()).min()
     }
 
     /// What follows for the steps whose waiting is over.

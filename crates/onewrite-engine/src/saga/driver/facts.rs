@@ -9,7 +9,7 @@ use onewrite_core::{
 };
 use tokio::time::Instant;
 
-use super::{Driver, Fact, Reply, Turn};
+use super::{Driver, Fact, Live, Reply, Turn};
 use crate::saga::{
     attempt::{self, How, Report},
     beside::beside,
@@ -26,7 +26,9 @@ impl Driver {
     pub(super) async fn look_before_firing(&mut self) -> onewrite_core::Result<()> {
         let now = self.clock.now();
         let mut due = self.timers.iter().take_while(|(time, _)| *time <= now);
-        if due.any(|(_, id)| self.may_be_overlooked(*id, now)) {
+        // Before they can be matched again, a look brings nothing that counts.
+        let may_look = self.is_behind || Instant::now() >= self.match_at;
+        if may_look && due.any(|(_, id)| self.may_be_overlooked(*id, now)) {
             self.match_signals().await?;
             self.take_signals().await?;
         }
@@ -35,8 +37,11 @@ impl Driver {
 
     /// Whether its time for a signal is over by now, and one that came before may have been overlooked.
     pub(super) fn may_be_overlooked(&self, id: SagaId, now: Timestamp) -> bool {
-        let over = self.live.get(&id).and_then(|live| live.saga.first_deadline());
-        over.is_some_and(|over| over <= now && (self.is_behind || over > self.looked))
+        let over = |live: &Live| Some((live.saga.first_deadline()?, live.settled));
+        let over = self.live.get(&id).and_then(over);
+        over.is_some_and(|(over, settled)| {
+            over <= now && (self.is_behind || over.max(settled) > self.looked)
+        })
     }
 
     /// Tells sagas that their time is over, those that wait for a signal only of a time up to which all that came
@@ -60,7 +65,7 @@ impl Driver {
     /// Looks at the time of a saga later: where more signals may have come than were looked at it is left in the
     /// store, where they are to be matched first it is told behind that.
     fn postpone(&mut self, id: SagaId) {
-        if self.is_behind {
+        if self.is_behind || self.is_unmatched {
             self.unload_idle(id);
         }
         let soon = self.options.poll / LOOK_SOON;
@@ -201,7 +206,7 @@ impl Driver {
             // Whose signal may have come is not told a time that was not looked at.
             let now = match live.saga.first_deadline().filter(|over| is_time && *over <= now) {
                 None => now,
-                Some(over) if over <= self.looked => now.min(self.looked),
+                Some(over) if over.max(live.settled) <= self.looked => now.min(self.looked),
                 Some(_) => {
                     is_early = true;
                     continue;

@@ -52,6 +52,8 @@ struct Live {
     epoch: Epoch,
     /// A transition is on its way to the store: facts wait.
     busy: bool,
+    /// What is stored of it has been there since then at the latest: looks before that say nothing of it.
+    settled: Timestamp,
     /// What it was before that transition, if that takes a signal: another saga may have it.
     before: Option<Box<Saga>>,
     facts: VecDeque<Fact>,
@@ -146,6 +148,8 @@ pub(super) struct Driver {
     taking: HashSet<Text>,
     /// More signals may have come than were looked at: who waits for one is not told yet that its time is over.
     is_behind: bool,
+    /// Some that have come are not matched with what waits for them: somebody's open transaction holds those.
+    is_unmatched: bool,
     /// All that had come by then were looked at: who waits for one until then or less may be told.
     looked: Timestamp,
     /// All that had come by then, while what waits for them was written, were matched with it.
@@ -218,6 +222,7 @@ impl Driver {
             unsure: Vec::new(),
             taking: HashSet::new(),
             is_behind: false,
+            is_unmatched: false,
             looked: Timestamp::default(),
             matched: Timestamp::default(),
             match_at: now,
@@ -329,6 +334,7 @@ impl Driver {
             partition,
             epoch,
             busy: false,
+            settled: self.clock.now(),
             before: None,
             facts: VecDeque::new(),
             timer: None,

@@ -7,7 +7,7 @@ use std::{
 };
 
 use onewrite_core::{
-    Code, Error, Partition, Result, Text,
+    Code, Error, Partition, Result, Text, Timestamp,
     error::Retry,
     saga::{
         Checked, Definition, DefinitionId, Ended, Input, Json, Request, Saga, SagaId,
@@ -41,15 +41,17 @@ impl Driver {
         }
         self.recover().await?;
         let due = self.due().await?;
+        let read = self.clock.now();
         // Behind the look for what is due: what was sent before a saga's time was over is found.
-        if due.iter().any(|saved| saved.standing.waits == Waits::Signal)
+        let waits = |saved: &SavedSaga| saved.standing.waits == Waits::Signal;
+        if (self.is_unmatched || due.iter().any(waits))
             && let Err(error) = self.match_signals().await
         {
             tracing::warn!(%error, "signals were not matched; what waits for one waits on");
         }
         self.take_signals().await?;
         for saved in &due {
-            self.load_due(saved).await?;
+            self.load_due(saved, read).await?;
         }
         metrics::gauge!("onewrite_saga_live").set(self.live.len() as f64);
         if Instant::now() >= self.watch_at {
@@ -60,14 +62,18 @@ impl Driver {
     }
 
     /// Takes up what is due, if there is room for it, unless a signal may have come for it that was not looked at.
-    async fn load_due(&mut self, saved: &SavedSaga) -> Result<()> {
+    async fn load_due(&mut self, saved: &SavedSaga, read: Timestamp) -> Result<()> {
         let id = saved.id;
-        let skip = self.is_behind && saved.standing.waits == Waits::Signal;
+        let skip = (self.is_behind || self.is_unmatched) && saved.standing.waits == Waits::Signal;
         let is_new = !self.live.contains_key(&id) && !self.unreadable.contains(&id);
         if skip || !is_new || self.live.len() >= self.options.live_max {
             return Ok(());
         }
         self.load(saved, false).await?;
+        if let Some(live) = self.live.get_mut(&id) {
+            // It was so before it was looked for signals.
+            live.settled = read;
+        }
         self.wake(id, !self.is_behind);
         Ok(())
     }
@@ -95,11 +101,14 @@ impl Driver {
         let began = self.clock.now();
         let all =
             batch(vec![Item { fence: None, ops: vec![Op::MatchSignals] }], Durability::Relaxed);
+        let was_unmatched = std::mem::replace(&mut self.is_unmatched, true);
         match self.store.commit(all).await?.pop() {
             Some(Outcome::Failed(error)) => return Err(error),
-            Some(Outcome::Applied(0)) => self.matched = began,
-            // Some are left: of those who wait for signals nobody is told meanwhile that their time is over.
-            _ => {}
+            Some(Outcome::Applied(0)) => (self.matched, self.is_unmatched) = (began, false),
+            _ if was_unmatched => {}
+            _ => tracing::warn!(
+                "signals have come that somebody's open transaction holds; sagas whose time for a signal is over wait for it"
+            ),
         }
         Ok(())
     }
@@ -148,7 +157,7 @@ impl Driver {
         // Beside what is in memory, and what stays due because it cannot be read, or written.
         let away = self.unreadable.len() + self.aside.len();
         let limit = room.min(PAGE) + self.timers.len() + away;
-        let also_signals = !self.is_behind;
+        let also_signals = !self.is_behind && !self.is_unmatched;
         self.store.sagas(FindSagas::Due { partitions, limit, also_signals }).await
     }
 

@@ -259,10 +259,11 @@ impl Driver {
 
     /// Another saga has the signal: this one is what it was before, and what it does else goes on.
     fn stands_back(&mut self, id: SagaId) -> bool {
+        let now = self.clock.now();
         let Some(live) = self.live.get_mut(&id) else { return false };
         let Some(before) = live.before.take() else { return false };
         live.saga = before.in_place_of(&live.saga);
-        live.busy = false;
+        (live.busy, live.settled) = (false, now);
         self.step(id);
         self.unload_idle(id);
         true
@@ -340,7 +341,7 @@ impl Driver {
     pub(super) fn advanced(&mut self, id: SagaId) {
         let now = self.clock.now();
         let Some(live) = self.live.get_mut(&id) else { return };
-        (live.busy, live.before) = (false, None);
+        (live.busy, live.before, live.settled) = (false, None, now);
         live.replies.drain(..).for_each(|reply| drop(reply.send(Ok(()))));
         failpoint::hit("saga.after_journal_before_attempt");
         let told = !live.facts.is_empty() && !live.saga.has_ended();

@@ -12,8 +12,8 @@ use onewrite::{
     BoxFuture, Result, Shutdown, Store as _, Text,
     sabotage::Sabotage,
     saga::{
-        Cx, Outcome, Plan, Retry, RetryPolicy, SagaId, SagaRunner, SagaType, Signal, StepOptions,
-        StepResult,
+        Cx, Outcome, Plan, Retry, RetryPolicy, SagaId, SagaOptions, SagaRunner, SagaType, Signal,
+        StepOptions, StepResult,
     },
     sqlite::SqliteStore,
     store::{self, Batch, Durability, Item, Op},
@@ -109,11 +109,11 @@ async fn a_signal_that_another_saga_has_taken_leaves_the_other_steps_alone() {
 
 type BeginsToWait = tokio::sync::watch::Sender<bool>;
 
-/// Holds up the second transition of each saga until it is let through.
-fn slow(gate: Arc<BeginsToWait>, held: Arc<AtomicUsize>) -> super::between::Commit {
+/// Holds up the transition of this number until it is let through.
+fn slow(version: u32, gate: Arc<BeginsToWait>, held: Arc<AtomicUsize>) -> super::between::Commit {
     Box::new(move |store, batch| {
-        let is_second = |op: &Op| matches!(op, Op::AdvanceSaga(next) if next.version == 2);
-        let is_held = batch.items.iter().flat_map(|item| &item.ops).any(is_second);
+        let is_it = |op: &Op| matches!(op, Op::AdvanceSaga(next) if next.version == version);
+        let is_held = batch.items.iter().flat_map(|item| &item.ops).any(is_it);
         let (mut gate, held) = (gate.subscribe(), Arc::clone(&held));
         Box::pin(async move {
             if is_held {
@@ -131,8 +131,8 @@ async fn a_signal_in_time_counts_though_a_transition_takes_long() {
     let folder = tempfile::tempdir().unwrap();
     let store = world::store(folder.path(), Sabotage::default());
     let (gate, held) = (Arc::new(BeginsToWait::new(false)), Arc::new(AtomicUsize::new(0)));
-    let between = Between::new(store.clone(), slow(Arc::clone(&gate), Arc::clone(&held)));
-    let within = Duration::from_secs(3);
+    let between = Between::new(store.clone(), slow(2, Arc::clone(&gate), Arc::clone(&held)));
+    let within = Duration::from_secs(5);
     let state = |mut plan: Plan<Desk, String>| {
         let input = plan.input();
         let paid = plan.parallel(|plan| {
@@ -163,4 +163,47 @@ async fn a_signal_in_time_counts_though_a_transition_takes_long() {
     assert_eq!(ended, Outcome::Completed(onewrite::saga::Json::trusted("1")));
     shutdown.begin();
     running.await.unwrap();
+}
+
+/// A saga begins to wait for a signal that is there, and what says so takes longer to be written than it is to wait.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_signal_counts_though_the_wait_for_it_is_written_late() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = world::store(folder.path(), Sabotage::default());
+    let (gate, held) = (Arc::new(BeginsToWait::new(false)), Arc::new(AtomicUsize::new(0)));
+    let between = Between::new(store.clone(), slow(1, Arc::clone(&gate), Arc::clone(&held)));
+    let state = |mut plan: Plan<Desk, String>| {
+        let input = plan.input();
+        let paid = plan.parallel(|plan| {
+            plan.step("work", input, work).compensate(undo);
+            let about = plan.step("about", input, about).no_compensation("it only looks");
+            plan.signal::<u32, _>("paid", "payment", about, Duration::from_millis(100))
+        });
+        plan.finish(paid)
+    };
+    let (saga, desk) = (SagaType::plan("late", state).unwrap(), Arc::new(Desk::default()));
+    // What is matched now and then is so every half second.
+    let poll = Duration::from_millis(10);
+    let options = SagaOptions { poll, ..world::options(Sabotage::default()) };
+    let runner = SagaRunner::new(Arc::new(between), options, "one");
+    let runner = runner.serve(&saga, &desk);
+    let (sagas, shutdown) = (runner.sagas(), Shutdown::default());
+    let running = tokio::spawn(runner.run(shutdown.clone()));
+    sagas.signal(Signal::new("p-1", "payment", "b-1").payload(&1).unwrap()).await.unwrap();
+    let id = sagas.start(&saga, "k", &"b-1".to_owned()).await.unwrap().id;
+    until("the wait is on its way", async || held.load(Ordering::SeqCst) > 0).await;
+    // Meanwhile signals are matched and looked for, as often as that is done anyway.
+    let begun = Instant::now();
+    until("some looks", async || begun.elapsed() > Duration::from_secs(3)).await;
+    gate.send_replace(true);
+    until("it has the signal", async || sagas.show(id).await.unwrap().journal.len() == 2).await;
+    desk.may_end.notify_one();
+    let ended = tokio::time::timeout(PATIENCE, sagas.ended(id)).await.expect("it ends").unwrap();
+    assert_eq!(ended, Outcome::Completed(onewrite::saga::Json::trusted("1")));
+    shutdown.begin();
+    running.await.unwrap();
+}
+
+async fn about(_: Cx<Desk>, booking: String) -> StepResult<String> {
+    Ok(booking)
 }
