@@ -59,22 +59,14 @@ impl Targets {
         if options.urls.is_empty() {
             return Err(invalid("an HTTP sink needs a URL"));
         }
-        let urls: Vec<Url> = options.urls.iter().map(|url| parse(url)).collect::<Result<_>>()?;
-        let mut client = Client::builder()
-            .redirect(Policy::none())
-            .no_proxy()
-            .timeout(options.timeout)
-            .connect_timeout(options.timeout.min(CONNECT_TIMEOUT))
-            // Reading the machine's certificates can fail where there are none to need.
-            .tls_built_in_root_certs(urls.iter().any(|url| url.scheme() == "https"));
+        let urls: Vec<Url> =
+            options.urls.iter().map(|url| parse(url, "an HTTP sink")).collect::<Result<_>>()?;
         if !options.allow_private {
             urls.iter()
                 .try_for_each(|url| address::check_host(url.host_str().unwrap_or_default()))?;
-            client = client.dns_resolver(Arc::new(PublicOnly));
         }
-        let client = client
-            .build()
-            .map_err(|error| invalid("the HTTP client cannot be made").with_source(error))?;
+        let is_secure = urls.iter().any(|url| url.scheme() == "https");
+        let client = client(is_secure, options.allow_private, Some(options.timeout))?;
         Ok(Self { client, urls, secrets: options.secrets, headers: fixed(&options.headers)? })
     }
 
@@ -119,27 +111,49 @@ impl Targets {
     }
 }
 
+/// A client that follows no redirects and uses no proxies, and reaches private addresses only where allowed.
+pub(crate) fn client(
+    is_secure: bool,
+    allow_private: bool,
+    timeout: Option<Duration>,
+) -> Result<Client> {
+    let mut client = Client::builder()
+        .redirect(Policy::none())
+        .no_proxy()
+        .connect_timeout(timeout.unwrap_or(CONNECT_TIMEOUT).min(CONNECT_TIMEOUT))
+        // Reading the machine's certificates can fail where there are none to need.
+        .tls_built_in_root_certs(is_secure);
+    if let Some(timeout) = timeout {
+        client = client.timeout(timeout);
+    }
+    if !allow_private {
+        client = client.dns_resolver(Arc::new(PublicOnly));
+    }
+    client.build().map_err(|error| invalid("the HTTP client cannot be made").with_source(error))
+}
+
 fn invalid(context: impl Into<String>) -> Error {
     Error::new(Code::InvalidConfig, context)
 }
 
 /// The URL itself stays out of the message: it may hold a password.
-fn parse(url: &str) -> Result<Url> {
+pub(crate) fn parse(url: &str, of: &str) -> Result<Url> {
     let url: Url =
-        url.parse().map_err(|_| invalid("the URL of an HTTP sink cannot be read as a URL"))?;
+        url.parse().map_err(|_| invalid(format!("the URL of {of} cannot be read as a URL")))?;
     if !matches!(url.scheme(), "http" | "https") || url.host_str().is_none() {
-        return Err(invalid("the URL of an HTTP sink begins with http:// or https:// and a host"));
+        let what = format!("the URL of {of} begins with http:// or https:// and a host");
+        return Err(invalid(what));
     }
     Ok(url)
 }
 
 /// A URL fit for a message: without user, password, query and fragment.
-fn shown(url: &Url) -> String {
+pub(crate) fn shown(url: &Url) -> String {
     format!("{}{}", url.origin().ascii_serialization(), url.path())
 }
 
 /// The headers of every request. Those that requests set themselves are refused.
-fn fixed(headers: &[(String, String)]) -> Result<HeaderMap> {
+pub(crate) fn fixed(headers: &[(String, String)]) -> Result<HeaderMap> {
     let mut out = HeaderMap::with_capacity(headers.len());
     for (name, value) in headers {
         let unusable = |why: &str| invalid(format!("header `{}` {why}", name.escape_debug()));
@@ -160,7 +174,7 @@ fn fixed(headers: &[(String, String)]) -> Result<HeaderMap> {
     Ok(out)
 }
 
-fn failed(from: &str, error: reqwest::Error) -> Failed {
+pub(crate) fn failed(from: &str, error: reqwest::Error) -> Failed {
     let unsent = error.is_connect();
     let mut cause = error.source();
     while let Some(error) = cause {

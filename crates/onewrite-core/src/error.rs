@@ -141,6 +141,8 @@ codes! {
     SagaHeld = "OW0036", Never, Unknown, "Read the saga's journal, mend the cause at the participant, then let it try again.";
     /// The signal that a saga was to take is taken.
     SignalTaken = "OW0037", Now, NotApplied, "Nothing to do: the saga waits on.";
+    /// Whoever asks may not do this.
+    Denied = "OW0038", Never, NotApplied, "Send `Authorization: Bearer TOKEN` with a token whose role permits it.";
 }
 
 impl fmt::Display for Code {

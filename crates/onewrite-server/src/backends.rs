@@ -8,6 +8,7 @@ use onewrite::{
     http, memory,
     mysql::{self, MysqlStore},
     postgres::{self, PostgresStore},
+    saga::Journal,
     sqlite::{self, SqliteStore},
     store::Copied,
     stream,
@@ -25,6 +26,15 @@ pub(crate) fn sink_schemes() -> Vec<&'static str> {
 
 /// Opens the store at `url`; a missing one is created only when `create` says so.
 pub(crate) async fn open_store(url: &str, create: bool, copied: Copied) -> Result<Arc<dyn Store>> {
+    Ok(open_journal(url, create, copied).await?)
+}
+
+/// As [`open_store`], to run sagas from.
+pub(crate) async fn open_journal(
+    url: &str,
+    create: bool,
+    copied: Copied,
+) -> Result<Arc<dyn Journal>> {
     match scheme(url) {
         "sqlite" => {
             let options = sqlite::Options { create, copied, ..sqlite::Options::from_url(url)? };

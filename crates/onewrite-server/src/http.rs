@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
 use axum::{Router, extract::State, http::StatusCode, routing::get};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use onewrite::{Code, Error, Result, Shutdown, Store};
-use tokio::task::JoinHandle;
+use tokio::{net::TcpListener, task::JoinHandle};
 
 use crate::report;
 
@@ -23,30 +23,41 @@ pub(crate) async fn serve(
     shutdown: &Shutdown,
 ) -> Result<Option<JoinHandle<()>>> {
     let Some(address) = listen else { return Ok(None) };
-    let cannot = |what: String| Error::new(Code::CannotListen, what);
     if !address.ip().is_loopback() {
-        return Err(cannot(format!(
-            "{address} is not a loopback address, and these routes ask for no token"
-        )));
+        let what =
+            format!("{address} is not a loopback address, and these routes ask for no token");
+        return Err(Error::new(Code::CannotListen, what));
     }
-    let recorder = PrometheusBuilder::new()
-        .install_recorder()
-        .map_err(|error| cannot("start the metrics".into()).with_source(error))?;
-    let listener = tokio::net::TcpListener::bind(address)
-        .await
-        .map_err(|error| cannot(format!("listen on {address}")).with_source(error))?;
-    let health = Arc::new(Health { stores, recorder, shutdown: shutdown.clone() });
-    let routes = Router::new()
-        .route("/metrics", get(measure))
-        .route("/healthz", get(|| std::future::ready("alive\n")))
-        .route("/readyz", get(ready))
-        .with_state(health);
-    report::tell!("metrics at http://{}/metrics", listener.local_addr().unwrap_or(address));
+    let routes = routes(stores, shutdown)?;
+    let (listener, address) = self::listen(address).await?;
+    report::tell!("metrics at http://{address}/metrics");
     Ok(Some(tokio::spawn(async move {
         if let Err(error) = axum::serve(listener, routes).await {
             tracing::error!(%error, "the metrics are no longer served");
         }
     })))
+}
+
+/// The three routes.
+pub(crate) fn routes(stores: Vec<Arc<dyn Store>>, shutdown: &Shutdown) -> Result<Router> {
+    let recorder = PrometheusBuilder::new()
+        .install_recorder()
+        .map_err(|error| Error::new(Code::CannotListen, "start the metrics").with_source(error))?;
+    let health = Arc::new(Health { stores, recorder, shutdown: shutdown.clone() });
+    Ok(Router::new()
+        .route("/metrics", get(measure))
+        .route("/healthz", get(|| std::future::ready("alive\n")))
+        .route("/readyz", get(ready))
+        .with_state(health))
+}
+
+/// Listens, and says where: a port of 0 is any free one.
+pub(crate) async fn listen(address: SocketAddr) -> Result<(TcpListener, SocketAddr)> {
+    let listener = TcpListener::bind(address).await.map_err(|error| {
+        Error::new(Code::CannotListen, format!("listen on {address}")).with_source(error)
+    })?;
+    let address = listener.local_addr().unwrap_or(address);
+    Ok((listener, address))
 }
 
 /// What the drivers count as they go, and what only the stores know: parked keys, suspended sinks and

@@ -13,6 +13,9 @@ pub const STEPS_MAX: usize = 1_000;
 /// Characters that a name may have at most.
 const NAME_MAX: usize = 128;
 
+/// Bytes that the URL of a participant may have at most.
+const URL_MAX: usize = 2_048;
+
 /// Names a definition by what it says: `place_order@9f86d081884c7d65`.
 pub type DefinitionId = Text;
 
@@ -140,6 +143,7 @@ fn fnv(text: &str) -> u64 {
 }
 
 fn names(definition: &Definition, flaws: &mut Vec<String>) {
+    let mut flaws_of_urls = Vec::new();
     let mut look = |what: &str, name: &str| {
         let is_plain = |c: char| c.is_ascii_alphanumeric() || "_-.:".contains(c);
         if name.is_empty() || name.len() > NAME_MAX || !name.chars().all(is_plain) {
@@ -151,9 +155,20 @@ fn names(definition: &Definition, flaws: &mut Vec<String>) {
     look("its name", &definition.name);
     for step in &definition.steps {
         look("the name of step", &step.name);
-        look("the action", step.action());
-        step.compensated_by().into_iter().for_each(|name| look("the compensation", name));
+        let mut participant = |what: &str, name: &str| match is_url(name) {
+            true if name.len() > URL_MAX || !name.chars().all(|c| c.is_ascii_graphic()) => {
+                flaws_of_urls.push(format!(
+                    "{what} of `{}` is a URL, which has at most {URL_MAX} characters of ASCII and no spaces",
+                    step.name
+                ));
+            }
+            true => {}
+            false => look(what, name),
+        };
+        participant("the action", step.action());
+        step.compensated_by().into_iter().for_each(|name| participant("the compensation", name));
     }
+    flaws.append(&mut flaws_of_urls);
     let mut seen = HashSet::new();
     for step in definition.steps.iter().filter(|step| !seen.insert(&step.name)) {
         flaws.push(format!("two steps are named `{}`", step.name));
@@ -164,6 +179,12 @@ fn names(definition: &Definition, flaws: &mut Vec<String>) {
     if definition.steps.len() > STEPS_MAX {
         flaws.push(format!("it has more than {STEPS_MAX} steps"));
     }
+}
+
+/// Whether a participant is named by where it is.
+#[must_use]
+pub fn is_url(participant: &str) -> bool {
+    participant.starts_with("http://") || participant.starts_with("https://")
 }
 
 /// For each step, those before it.

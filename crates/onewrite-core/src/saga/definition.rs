@@ -38,7 +38,7 @@ pub struct Definition {
 pub struct Step {
     /// Its name, unique within the saga: a part of its idempotency key.
     pub name: String,
-    /// The participant that carries it out; the step's name unless set.
+    /// The participant that carries it out, a name or a URL; the step's name unless set.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub action: Option<String>,
     /// Instead of carrying anything out, it waits.
@@ -98,7 +98,7 @@ pub enum Kind {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Compensation {
-    /// This participant does.
+    /// This participant does: a name or a URL.
     By(String),
     /// Nothing does, because of this reason.
     None(String),

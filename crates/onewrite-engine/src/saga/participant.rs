@@ -13,10 +13,14 @@ pub(super) enum Serving {
     InTransaction(Arc<dyn Transactional>),
 }
 
+/// Finds who carries out the actions or compensations of a name.
+type Find = dyn Fn(&str) -> Option<Arc<dyn Participant>> + Send + Sync;
+
 /// The participants of one process, by name.
 #[derive(Clone, Default)]
 pub struct Participants {
     named: HashMap<String, Serving>,
+    others: Option<Arc<Find>>,
 }
 
 impl Participants {
@@ -28,6 +32,11 @@ impl Participants {
     /// Adds one whose effects are committed in the store, together with the journal of the saga.
     pub fn add_transactional(&mut self, name: impl Into<String>, one: Arc<dyn Transactional>) {
         self.named.insert(name.into(), Serving::InTransaction(one));
+    }
+
+    /// Finds those that have no name here.
+    pub(super) fn find_others(&mut self, find: Arc<Find>) {
+        self.others = Some(find);
     }
 
     /// Puts something around all that were added: what a test interposes.
@@ -46,7 +55,8 @@ impl Participants {
 
     /// The one of this name.
     pub(super) fn get(&self, name: &str) -> Option<Serving> {
-        self.named.get(name).cloned()
+        let other = || self.others.as_ref()?(name).map(Serving::Elsewhere);
+        self.named.get(name).cloned().or_else(other)
     }
 }
 

@@ -60,6 +60,16 @@ impl SagaRunner {
         self
     }
 
+    /// Serves the actions or compensations of names that nobody else serves here: asked for each attempt.
+    #[must_use]
+    pub fn participants(
+        mut self,
+        find: impl Fn(&str) -> Option<Arc<dyn Participant>> + Send + Sync + 'static,
+    ) -> Self {
+        self.participants.find_others(Arc::new(find));
+        self
+    }
+
     /// Serves the actions or compensations of one name in transactions of the store.
     #[must_use]
     pub fn transactional(

@@ -21,7 +21,7 @@ use onewrite::{
     store::{Batch, Copied, Durability, Item, Op, Outcome},
 };
 
-use crate::{backends, config::Config, demo, report};
+use crate::{backends, config::Config, demo, report, serve};
 
 /// Write to one, derive the rest: consistent data across services.
 #[derive(Debug, Parser)]
@@ -43,6 +43,8 @@ enum Verb {
     DemoNode(demo::node::NodeArgs),
     /// Deliver a store's events to its sinks.
     Relay(relay::RelayArgs),
+    /// Coordinate sagas of services in any language, over HTTP.
+    Serve(serve::ServeArgs),
     /// List, show, retry or discard parked keys.
     #[command(subcommand)]
     DeadLetter(dead_letter::DeadLetter),
@@ -77,6 +79,7 @@ impl Cli {
             Verb::DemoService(args) => demo::service::run(args).await?,
             Verb::DemoNode(args) => demo::node::run(args).await?,
             Verb::Relay(args) => relay::run(args).await?,
+            Verb::Serve(args) => serve::run(args).await?,
             Verb::DeadLetter(verb) => dead_letter::run(verb).await?,
             Verb::Guard(verb) => guard::run(verb).await?,
             Verb::Flow(args) => flow::run(args).await?,
@@ -90,6 +93,13 @@ impl Cli {
         }
         Ok(ExitCode::SUCCESS)
     }
+}
+
+/// What this process is known as where leases are held: unique for its life.
+pub(crate) fn owner() -> String {
+    let host = std::fs::read_to_string("/etc/hostname");
+    let host = host.map_or_else(|_| "host".to_owned(), |name| name.trim().to_owned());
+    format!("{host}-{}-{}", std::process::id(), uuid::Uuid::new_v4().simple())
 }
 
 /// Which stores a verb works on: one by URL, or those of the configuration.

@@ -85,7 +85,7 @@ pub(crate) async fn run(args: RelayArgs) -> Result<()> {
     let mut sweepers = Vec::new();
     let mut warned = BTreeSet::new();
     let reader = Reader::new(&shutdown);
-    let owner = format!("{}-{}-{}", host(), std::process::id(), uuid::Uuid::new_v4().simple());
+    let owner = super::owner();
     for (store, sinks) in work {
         warn(store.warnings().await, &mut warned);
         for sink in sinks {
@@ -228,9 +228,4 @@ fn secrets(variables: &[String]) -> Result<Vec<String>> {
         })
     };
     variables.iter().map(read).collect()
-}
-
-fn host() -> String {
-    std::fs::read_to_string("/etc/hostname")
-        .map_or_else(|_| "host".to_owned(), |name| name.trim().to_owned())
 }

@@ -1,0 +1,366 @@
+//! Steps of sagas that other services carry out, asked over HTTP: no SDK is needed there.
+//!
+//! An attempt is a `POST` of JSON. For an action the body is the step's input, for a compensation
+//! `{"input": …, "output": …}`, where `output` is what the action answered, or `null` where that is not known.
+//!
+//! | header of the request | what it says |
+//! |---|---|
+//! | `idempotency-key` | the step's key in quotation marks, the same for every attempt |
+//! | `traceparent` | the trace of the saga, and a span of this attempt (W3C Trace Context) |
+//! | `onewrite-saga`, `onewrite-step` | whose step it is |
+//! | `onewrite-direction` | `action` or `compensation` |
+//! | `onewrite-attempt` | the attempt's number, from 1 |
+//! | `onewrite-epoch` | the epoch of the lease under which it is made: refuse one that is older than you have seen for this saga |
+//! | `onewrite-deadline-ms` | in how many milliseconds the answer comes too late |
+//!
+//! The answer says in a header what became of it, since proxies and layers for idempotency answer with any
+//! status by themselves.
+//!
+//! | `onewrite-outcome` | with status | what it means |
+//! |---|---|---|
+//! | `done` | 2xx | it is done; the body is the output, as JSON; none is `null` |
+//! | `failed` | 2xx, 4xx | the business says no, for good: the body says why, as text or as `detail` of a problem (RFC 9457) |
+//! | `in-progress` | 2xx | it goes on; it is asked again after `retry-after` seconds, with the same key, which uses up no attempt |
+//! | `unknown` | any | it is asked again, with the same key |
+//!
+//! In the place of the header a problem may have the type `urn:onewrite:failed`, `urn:onewrite:in-progress` or
+//! `urn:onewrite:unknown`. Every other answer, redirects among them, is an unknown outcome: the step is tried
+//! again within its budget, and compensated afterwards.
+
+use std::{
+    sync::{Arc, OnceLock},
+    time::{Duration, Instant},
+};
+
+use onewrite_core::{
+    BoxFuture, Code, Error, Result, Text,
+    saga::{Call, Direction, Ended, JSON_MAX, Json, Participant},
+};
+use reqwest::{
+    Client, Response, Url,
+    header::{CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER},
+};
+use serde::Deserialize;
+use sha2::{Digest as _, Sha256};
+
+use crate::target;
+
+/// The header that says what became of an attempt.
+pub const OUTCOME: &str = "onewrite-outcome";
+
+/// What the type of a problem begins with that says what became of an attempt.
+const PROBLEM: &str = "urn:onewrite:";
+
+/// When it is asked again how far something is, unless `retry-after` says so, and at the latest.
+const LOOK_IN: Duration = Duration::from_secs(1);
+const LOOK_IN_MAX: Duration = Duration::from_secs(3_600);
+
+/// How steps are asked for.
+#[derive(Clone, Default)]
+pub struct HttpParticipantOptions {
+    /// Whether private addresses may be reached.
+    pub allow_private: bool,
+    /// Headers sent with each request (`authorization: Bearer …`). Their values are never printed.
+    pub headers: Vec<(String, String)>,
+}
+
+/// Participants over HTTP. Connections are kept and used again; redirects are not followed, and proxies named
+/// in the environment are not used.
+pub struct HttpParticipants {
+    allow_private: bool,
+    headers: HeaderMap,
+    plain: OnceLock<Client>,
+    secure: OnceLock<Client>,
+}
+
+impl HttpParticipants {
+    /// Participants for `options`. Nothing is connected yet.
+    ///
+    /// # Errors
+    /// [`Code::InvalidConfig`] for a header that cannot be used.
+    pub fn new(options: &HttpParticipantOptions) -> Result<Self> {
+        let headers = target::fixed(&options.headers)?;
+        let allow_private = options.allow_private;
+        Ok(Self { allow_private, headers, plain: OnceLock::new(), secure: OnceLock::new() })
+    }
+
+    /// The participant at this URL.
+    ///
+    /// # Errors
+    /// [`Code::InvalidConfig`] for a URL that cannot be used, [`Code::PrivateAddress`] for a private address
+    /// that is not allowed.
+    pub fn at(&self, url: &str) -> Result<Arc<dyn Participant>> {
+        let url = target::parse(url, "a participant")?;
+        if !self.allow_private {
+            crate::address::check_host(url.host_str().unwrap_or_default())?;
+        }
+        let client = self.client(url.scheme() == "https")?;
+        Ok(Arc::new(HttpParticipant { client, url, headers: self.headers.clone() }))
+    }
+
+    fn client(&self, secure: bool) -> Result<Client> {
+        let known = if secure { &self.secure } else { &self.plain };
+        if let Some(known) = known.get() {
+            return Ok(known.clone());
+        }
+        let made = target::client(secure, self.allow_private, None)?;
+        Ok(known.get_or_init(|| made).clone())
+    }
+}
+
+struct HttpParticipant {
+    client: Client,
+    url: Url,
+    headers: HeaderMap,
+}
+
+impl Participant for HttpParticipant {
+    fn act(&self, call: Call) -> BoxFuture<'static, Ended> {
+        let from = target::shown(&self.url);
+        let request = self.client.post(self.url.clone()).headers(self.headers.clone());
+        Box::pin(async move {
+            let request = match headers(&call) {
+                Ok(headers) => request.headers(headers).body(body(&call)),
+                Err(error) => return Ended::Unknown(error.to_string().into()),
+            };
+            match request.send().await {
+                Ok(response) => answered(&from, response).await,
+                Err(error) => Ended::Unknown(target::failed(&from, error).error.to_string().into()),
+            }
+        })
+    }
+}
+
+fn body(call: &Call) -> String {
+    match call.direction {
+        Direction::Action => call.input.as_str().to_owned(),
+        Direction::Compensation => {
+            let output = call.output.as_ref().map_or("null", Json::as_str);
+            format!("{{\"input\":{},\"output\":{output}}}", call.input.as_str())
+        }
+    }
+}
+
+fn headers(call: &Call) -> Result<HeaderMap> {
+    let direction = match call.direction {
+        Direction::Action => "action",
+        Direction::Compensation => "compensation",
+    };
+    let left = call.deadline.saturating_duration_since(Instant::now()).as_millis();
+    let all = [
+        ("content-type", "application/json".to_owned()),
+        ("idempotency-key", format!("\"{}\"", call.key)),
+        ("traceparent", traceparent(call)),
+        ("onewrite-saga", call.saga.to_string()),
+        ("onewrite-step", call.step.to_string()),
+        ("onewrite-direction", direction.to_owned()),
+        ("onewrite-attempt", call.attempt.to_string()),
+        ("onewrite-epoch", call.epoch.to_string()),
+        ("onewrite-deadline-ms", left.to_string()),
+    ];
+    let mut headers = HeaderMap::with_capacity(all.len());
+    for (name, value) in all {
+        let value = HeaderValue::from_str(&value).map_err(|_| {
+            Error::new(Code::InvalidInput, format!("no header can have the value of `{name}`"))
+        })?;
+        headers.insert(name, value);
+    }
+    Ok(headers)
+}
+
+/// All attempts of a saga are one trace, whose id is the saga's, and each is a span of its own.
+fn traceparent(call: &Call) -> String {
+    let digest = Sha256::digest(format!("{}/{}", call.key, call.attempt));
+    let mut span = String::with_capacity(16);
+    for byte in digest.iter().take(8) {
+        span.push_str(&format!("{byte:02x}"));
+    }
+    format!("00-{:032x}-{span}-01", call.saga.0)
+}
+
+/// Reads an answer; one that breaks off says nothing.
+async fn answered(from: &str, mut response: Response) -> Ended {
+    let (status, headers) = (response.status().as_u16(), response.headers().clone());
+    let mut body = Vec::new();
+    loop {
+        match response.chunk().await {
+            Ok(Some(chunk)) if body.len() + chunk.len() <= JSON_MAX => {
+                body.extend_from_slice(&chunk);
+            }
+            Ok(Some(_)) => {
+                let what = format!(
+                    "{from} answered more than {JSON_MAX} bytes: store the large part elsewhere and answer a reference"
+                );
+                return Ended::Unknown(what.into());
+            }
+            Ok(None) => return outcome(from, status, &headers, &body),
+            Err(error) => {
+                return Ended::Unknown(target::failed(from, error).error.to_string().into());
+            }
+        }
+    }
+}
+
+/// A problem (RFC 9457), as far as it is looked at.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Problem {
+    #[serde(rename = "type")]
+    kind: String,
+    title: String,
+    detail: String,
+}
+
+impl Problem {
+    fn of(headers: &HeaderMap, body: &[u8]) -> Option<Self> {
+        let kind = headers.get(CONTENT_TYPE)?.to_str().ok()?;
+        let is_one =
+            kind.split(';').next()?.trim().eq_ignore_ascii_case("application/problem+json");
+        serde_json::from_slice(body).ok().filter(|_| is_one)
+    }
+
+    fn reason(&self) -> Option<&str> {
+        [&self.detail, &self.title].into_iter().map(String::as_str).find(|text| !text.is_empty())
+    }
+}
+
+/// What an answer means.
+fn outcome(from: &str, status: u16, headers: &HeaderMap, body: &[u8]) -> Ended {
+    let problem = Problem::of(headers, body);
+    let said = headers.get(OUTCOME).map(|said| said.to_str().unwrap_or("?"));
+    let typed = problem.as_ref().and_then(|problem| problem.kind.strip_prefix(PROBLEM));
+    let unknown = |why: &str| Ended::Unknown(format!("{from} answered {status}: {why}").into());
+    let reason = || -> Text {
+        let told = problem.as_ref().and_then(Problem::reason).map(str::to_owned);
+        let told = told.unwrap_or_else(|| String::from_utf8_lossy(body).trim().to_owned());
+        if told.is_empty() { format!("{from} said no").into() } else { told.into() }
+    };
+    match (said.or(typed), status) {
+        (Some("done"), 200..=299) if said.is_some() => {
+            done(body).unwrap_or_else(|why| unknown(&why))
+        }
+        (Some("failed"), 200..=299 | 400..=499) => Ended::Aborted(reason()),
+        (Some("in-progress"), 200..=299) => {
+            let reason = format!("{from} is at work").into();
+            Ended::UnderWay { look_in: look_in(headers), reason }
+        }
+        (Some("unknown"), _) => Ended::Unknown(reason()),
+        (Some("done" | "failed" | "in-progress"), _) => {
+            unknown("the outcome contradicts the status")
+        }
+        (Some(other), _) => unknown(&format!(
+            "`{}` is no outcome; it is done, failed, in-progress or unknown",
+            other.escape_debug()
+        )),
+        (None, 300..=399) => unknown("redirects are not followed"),
+        (None, 200..=299) => unknown(
+            "the header `onewrite-outcome` is missing, so it may have come from somebody else",
+        ),
+        (None, _) => unknown("without the header `onewrite-outcome` it is tried again"),
+    }
+}
+
+fn done(body: &[u8]) -> Result<Ended, String> {
+    if body.trim_ascii().is_empty() {
+        return Ok(Ended::Done(Json::NULL));
+    }
+    let text = std::str::from_utf8(body).map_err(|_| "its output is not UTF-8".to_owned())?;
+    let output = Json::parse(text.to_owned(), "its output").map_err(|error| error.to_string())?;
+    Ok(Ended::Done(output))
+}
+
+/// In how long to ask again.
+fn look_in(headers: &HeaderMap) -> Duration {
+    let seconds = headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
+    seconds.map_or(LOOK_IN, Duration::from_secs).min(LOOK_IN_MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use onewrite_core::saga::{SagaId, StepKey};
+
+    use super::*;
+
+    fn call(direction: Direction) -> Call {
+        let saga = SagaId(0x0196_4b2e_7d1c_7a00_8000_0123_4567_89ab);
+        Call {
+            saga,
+            step: "charge".into(),
+            key: StepKey::action(saga, "charge"),
+            direction,
+            attempt: 2,
+            epoch: 7,
+            deadline: Instant::now() + Duration::from_secs(30),
+            input: Json::NULL,
+            output: None,
+        }
+    }
+
+    #[test]
+    fn a_request_says_whose_attempt_it_is() {
+        let headers = headers(&call(Direction::Action)).unwrap();
+        let value = |name: &str| headers[name].to_str().unwrap().to_owned();
+        assert_eq!(value("idempotency-key"), "\"01964b2e-7d1c-7a00-8000-0123456789ab/charge\"");
+        let trace = value("traceparent");
+        assert!(trace.starts_with("00-01964b2e7d1c7a0080000123456789ab-"), "{trace}");
+        assert_eq!((trace.len(), &trace[52..]), (55, "-01"));
+        assert_eq!((value("onewrite-attempt"), value("onewrite-epoch")), ("2".into(), "7".into()));
+        assert_eq!(value("onewrite-direction"), "action");
+        let left: u64 = value("onewrite-deadline-ms").parse().unwrap();
+        assert!((29_000..=30_000).contains(&left), "{left}");
+        assert_eq!(body(&call(Direction::Action)), "null");
+        assert_eq!(body(&call(Direction::Compensation)), r#"{"input":null,"output":null}"#);
+    }
+
+    fn answer(status: u16, headers: &[(&'static str, &str)], body: &str) -> Ended {
+        let pair = |(name, value): &(&'static str, &str)| {
+            (name.parse().unwrap(), HeaderValue::from_str(value).unwrap())
+        };
+        outcome("http://bank/charge", status, &headers.iter().map(pair).collect(), body.as_bytes())
+    }
+
+    #[test]
+    fn what_the_other_side_says_explicitly_is_believed() {
+        let done = |body| answer(200, &[(OUTCOME, "done")], body);
+        assert_eq!(done(r#"{"cents":1.10}"#), Ended::Done(Json::trusted(r#"{"cents":1.10}"#)));
+        assert_eq!(done(" "), Ended::Done(Json::NULL));
+        let no = answer(422, &[(OUTCOME, "failed")], "no money");
+        assert_eq!(no, Ended::Aborted("no money".into()));
+        assert_eq!(
+            answer(200, &[(OUTCOME, "failed")], ""),
+            Ended::Aborted("http://bank/charge said no".into())
+        );
+        let problem = ("content-type", "application/problem+json; charset=utf-8");
+        let body = r#"{"type":"urn:onewrite:failed","title":"No","detail":"no money"}"#;
+        assert_eq!(answer(409, &[problem], body), Ended::Aborted("no money".into()));
+        let goes = answer(202, &[(OUTCOME, "in-progress"), ("retry-after", "5")], "");
+        let Ended::UnderWay { look_in, .. } = goes else { panic!("{goes:?}") };
+        assert_eq!(look_in, Duration::from_secs(5));
+        let asks = answer(503, &[(OUTCOME, "unknown")], "my database is away");
+        assert_eq!(asks, Ended::Unknown("my database is away".into()));
+    }
+
+    #[test]
+    fn everything_else_is_unknown() {
+        let problem = ("content-type", "application/problem+json");
+        for (status, headers, body, why) in [
+            (200, vec![], "{}", "`onewrite-outcome` is missing"),
+            (204, vec![], "", "`onewrite-outcome` is missing"),
+            (302, vec![("location", "http://10.0.0.1/")], "", "redirects"),
+            (409, vec![], "conflict", "tried again"),
+            (422, vec![], "", "tried again"),
+            (500, vec![], "", "tried again"),
+            (500, vec![(OUTCOME, "done")], "{}", "contradicts"),
+            (503, vec![(OUTCOME, "failed")], "", "contradicts"),
+            (409, vec![(OUTCOME, "in-progress")], "", "contradicts"),
+            (200, vec![(OUTCOME, "ok")], "{}", "`ok` is no outcome"),
+            (200, vec![(OUTCOME, "done")], "{", "is not JSON"),
+            (409, vec![problem], r#"{"type":"about:blank"}"#, "tried again"),
+            (200, vec![problem], r#"{"type":"urn:onewrite:done"}"#, "contradicts"),
+        ] {
+            let ended = answer(status, &headers, body);
+            let Ended::Unknown(reason) = &ended else { panic!("{status} {headers:?}: {ended:?}") };
+            assert!(reason.contains(why), "{status} {headers:?}: {reason}");
+        }
+    }
+}

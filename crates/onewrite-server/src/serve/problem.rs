@@ -1,0 +1,68 @@
+//! What failed, as a problem (RFC 9457).
+
+use axum::{
+    http::{HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use onewrite::{Code, Error, error::Retry};
+use serde_json::json;
+
+/// An answer that says what failed, and what to do about it.
+pub(super) struct Problem {
+    status: StatusCode,
+    error: Error,
+}
+
+impl Problem {
+    pub(super) fn new(status: StatusCode, code: Code, what: impl Into<String>) -> Self {
+        Self { status, error: Error::new(code, what) }
+    }
+}
+
+impl From<Error> for Problem {
+    fn from(error: Error) -> Self {
+        let status = match error.code() {
+            Code::InvalidInput
+            | Code::InvalidSaga
+            | Code::UnknownParticipant
+            | Code::PrivateAddress => StatusCode::UNPROCESSABLE_ENTITY,
+            Code::NotFound => StatusCode::NOT_FOUND,
+            Code::SagaExists => StatusCode::CONFLICT,
+            Code::CommitUnknown => StatusCode::GATEWAY_TIMEOUT,
+            _ if error.retry() != Retry::Never => StatusCode::SERVICE_UNAVAILABLE,
+            _ => StatusCode::INTERNAL_SERVER_ERROR,
+        };
+        Self { status, error }
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let Self { status, error } = self;
+        let code = error.code();
+        if status.is_server_error() {
+            tracing::warn!(%error, "a request failed");
+        }
+        let mut cause = std::error::Error::source(&error);
+        let mut detail = error.context().to_owned();
+        while let Some(inner) = cause {
+            detail.push_str(": ");
+            detail.push_str(&inner.to_string());
+            cause = inner.source();
+        }
+        let body = json!({
+            "type": format!("urn:onewrite:error:{code}"),
+            "title": code.cure(),
+            "status": status.as_u16(),
+            "detail": detail,
+            "code": code.as_str(),
+        });
+        let mut response = (status, body.to_string()).into_response();
+        let kind = HeaderValue::from_static("application/problem+json");
+        response.headers_mut().insert(header::CONTENT_TYPE, kind);
+        if status == StatusCode::SERVICE_UNAVAILABLE {
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        response
+    }
+}

@@ -1,0 +1,354 @@
+//! `onewrite serve`: sagas of services in another language, over HTTP.
+
+use std::net::SocketAddr;
+
+use reqwest::{Client, Method, StatusCode};
+use serde_json::{Value, json};
+use tokio::task::block_in_place;
+
+use crate::{
+    services::{example, script},
+    support::{PATIENCE, Place, Running, eventually, free_address, number, texts},
+};
+
+const TOKENS: [(&str, &str); 3] = [
+    ("READ", "reading-is-harmless-0"),
+    ("START", "starting-is-also-fine"),
+    ("STEER", "steering-is-for-a-few"),
+];
+
+/// A server, or a service, and where it is.
+struct Started {
+    process: Running,
+    url: String,
+}
+
+fn bank(place: &Place, port: u16, args: &[&str]) -> Started {
+    let (port, database) = (port.to_string(), place.path("bank.db"));
+    let database = database.to_str().unwrap();
+    let args = [&["--port", &port, "--database", database], args].concat();
+    let process = Running::of(script(&example("bank.py"), &args));
+    let line = process.lines(1).remove(0);
+    let port = line.rsplit(' ').next().unwrap();
+    Started { url: format!("http://127.0.0.1:{port}"), process }
+}
+
+fn serve(place: &Place, listen: SocketAddr, args: &[&str]) -> Started {
+    let listen = listen.to_string();
+    let own = ["serve", "--store", "sqlite:sagas.db", "--listen", &listen];
+    let mut command = place.command(&[&own, args].concat());
+    command.envs(TOKENS);
+    let process = Running::of(command);
+    let line = process.says("serving sagas at ");
+    Started { url: line.rsplit(' ').next().unwrap().to_owned(), process }
+}
+
+fn anywhere() -> SocketAddr {
+    "127.0.0.1:0".parse().unwrap()
+}
+
+/// A charge that can be paid back, a decision, and what only goes forward.
+fn definition() -> Value {
+    let quickly = json!({"initial_ms": 5, "cap_ms": 200, "attempts_max": null});
+    json!({"name": "order", "steps": [
+        {"name": "charge", "action": "bank.charge", "compensation": {"by": "bank.refund"},
+         "retry": quickly, "compensation_retry": quickly},
+        {"name": "confirm", "kind": "pivot", "action": "bank.confirm", "compensation": {"none": "its no is final"},
+         "retry": quickly},
+        {"name": "ship", "kind": "retriable", "action": "bank.ship", "compensation": {"none": "it only goes forward"},
+         "retry": quickly}]})
+}
+
+fn order(number: usize) -> Value {
+    let customer = if number % 5 == 4 { "poor minjun" } else { "minjun" };
+    let country = if number % 5 == 3 { "Atlantis" } else { "Korea" };
+    json!({"id": format!("o-{number}"), "customer": customer, "country": country, "cents": 100})
+}
+
+fn start_of(number: usize) -> Value {
+    json!({"definition": definition(), "key": format!("o-{number}"), "input": order(number)})
+}
+
+/// Answers are tried for again: a server that is away does not lose a start.
+async fn start(client: &Client, url: &str, number: usize) -> String {
+    let until = std::time::Instant::now() + PATIENCE;
+    loop {
+        let sent = client.post(format!("{url}/v1/sagas")).json_body(&start_of(number)).send().await;
+        if let Ok(answer) = sent
+            && answer.status().is_success()
+        {
+            let answer: Value = serde_json::from_str(&answer.text().await.unwrap()).unwrap();
+            return answer["id"].as_str().unwrap().to_owned();
+        }
+        assert!(std::time::Instant::now() < until, "o-{number} is not started");
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+}
+
+trait JsonBody {
+    fn json_body(self, body: &Value) -> Self;
+}
+
+impl JsonBody for reqwest::RequestBuilder {
+    fn json_body(self, body: &Value) -> Self {
+        self.header("content-type", "application/json").body(body.to_string())
+    }
+}
+
+async fn ask(
+    client: &Client,
+    method: Method,
+    url: String,
+    body: Option<&Value>,
+) -> (StatusCode, Value) {
+    let mut request = client.request(method, url);
+    if let Some(body) = body {
+        request = request.json_body(body);
+    }
+    let answer = request.send().await.unwrap();
+    let (status, text) = (answer.status(), answer.text().await.unwrap());
+    (status, serde_json::from_str(&text).unwrap_or(Value::Null))
+}
+
+async fn state(client: &Client, url: &str, id: &str) -> String {
+    let (status, saga) = ask(client, Method::GET, format!("{url}/v1/sagas/{id}"), None).await;
+    assert_eq!(status, 200, "{saga}");
+    saga["state"].as_str().unwrap().to_owned()
+}
+
+/// Answers are lost, and server and service are killed in the middle: every order is charged, confirmed and shipped
+/// once, or nothing is left of it.
+#[tokio::test(flavor = "multi_thread")]
+async fn sagas_over_services_in_python_outlive_both() {
+    const ORDERS: usize = 60;
+    let (place, client) = (Place::new(), Client::new());
+    let (ours, theirs) = (free_address(), free_address());
+    let named = format!("bank=http://{theirs}");
+    let args = ["--participant", &named, "--allow-private"];
+    let first = block_in_place(|| bank(&place, theirs.port(), &["--lose-every", "7"]));
+    let server = block_in_place(|| serve(&place, ours, &args));
+    let url = server.url.clone();
+    let starting = tokio::spawn({
+        let (client, url) = (client.clone(), url.clone());
+        async move {
+            let mut ids = Vec::new();
+            for number in 0..ORDERS {
+                ids.push(start(&client, &url, number).await);
+            }
+            ids
+        }
+    });
+    let done = || number(&place.path("bank.db"), "SELECT count(*) FROM effect");
+    block_in_place(|| eventually("some effects", || done() > 20));
+    block_in_place(|| drop(server.process.kill()));
+    let server = block_in_place(|| serve(&place, ours, &args));
+    block_in_place(|| eventually("more effects", || done() > 60));
+    block_in_place(|| drop(first.process.kill()));
+    let _second = block_in_place(|| bank(&place, theirs.port(), &["--lose-every", "5"]));
+    let ids = starting.await.unwrap();
+    let until = std::time::Instant::now() + PATIENCE * 2;
+    for (number, id) in ids.iter().enumerate() {
+        let expected = if number % 5 < 3 { "completed" } else { "compensated" };
+        loop {
+            let state = state(&client, &url, id).await;
+            if state == expected {
+                break;
+            }
+            let ended = ["completed", "compensated"].contains(&&*state);
+            assert!(!ended && std::time::Instant::now() < until, "o-{number} is {state}");
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    }
+    let path = place.path("bank.db");
+    let twice =
+        "SELECT step || ' ' || order_id FROM effect GROUP BY step, order_id HAVING count(*) > 1";
+    assert_eq!(texts(&path, twice), Vec::<String>::new());
+    let steps = "SELECT step || ' ' || count(*) FROM effect GROUP BY step ORDER BY step";
+    assert_eq!(texts(&path, steps), ["charge 48", "confirm 36", "refund 12", "ship 36"]);
+    block_in_place(|| drop(server.process.terminate().ok()));
+}
+
+/// The control: a service that does not look at the key acts once for each answer that is lost as well.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_that_forgets_its_keys_acts_twice() {
+    let (place, client) = (Place::new(), Client::new());
+    let broken = ["--lose-every", "3", "--forget-keys"];
+    let bank = block_in_place(|| bank(&place, 0, &broken));
+    let named = format!("bank={}", bank.url);
+    let args = ["--participant", &named, "--allow-private"];
+    let server = block_in_place(|| serve(&place, anywhere(), &args));
+    for number in 0..10 {
+        start(&client, &server.url, number).await;
+    }
+    let twice =
+        "SELECT count(*) FROM (SELECT 1 FROM effect GROUP BY step, order_id HAVING count(*) > 1)";
+    let path = place.path("bank.db");
+    block_in_place(|| eventually("an effect twice", || number(&path, twice) > 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn starting_twice_is_harmless_and_a_saga_is_shown_and_signalled() {
+    let (place, client) = (Place::new(), Client::new());
+    let server = block_in_place(|| serve(&place, anywhere(), &[]));
+    let url = &server.url;
+    let waits = json!({"name": "waits", "steps": [{"name": "paid", "wait": {"signal": {"name": "payment", "correlation": "/input"}},
+        "compensation": {"none": "it only waits"}, "step_timeout_ms": 600_000}], "output": "/steps/paid"});
+    let body = json!({"definition": waits, "key": "k", "input": "b-1"});
+    let (status, started) =
+        ask(&client, Method::POST, format!("{url}/v1/sagas"), Some(&body)).await;
+    assert_eq!((status, &started["new"]), (StatusCode::CREATED, &json!(true)), "{started}");
+    let (status, again) = ask(&client, Method::POST, format!("{url}/v1/sagas"), Some(&body)).await;
+    assert_eq!(
+        (status, &again["id"], &again["new"]),
+        (StatusCode::OK, &started["id"], &json!(false))
+    );
+    let signal =
+        json!({"id": "s-1", "name": "payment", "correlation": "b-1", "payload": {"cents": 1}});
+    let (status, sent) =
+        ask(&client, Method::POST, format!("{url}/v1/signals"), Some(&signal)).await;
+    assert_eq!((status, &sent["new"]), (StatusCode::ACCEPTED, &json!(true)));
+    let id = started["id"].as_str().unwrap();
+    let until = std::time::Instant::now() + PATIENCE;
+    while state(&client, url, id).await != "completed" {
+        assert!(std::time::Instant::now() < until, "it never ends");
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+    let found = format!("{url}/v1/sagas?name=waits&key=k");
+    let (_, saga) = ask(&client, Method::GET, found, None).await;
+    assert_eq!((&saga["id"], &saga["output"]), (&started["id"], &json!({"cents": 1})), "{saga}");
+    assert_eq!(saga["journal"][0]["entries"][0]["signalled"]["step"], "paid", "{saga}");
+    let (status, described) =
+        ask(&client, Method::GET, format!("{url}/v1/openapi.json"), None).await;
+    assert_eq!((status, &described["openapi"]), (StatusCode::OK, &json!("3.1.0")));
+    block_in_place(|| drop(server.process.terminate().ok()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_is_refused_with_a_problem() {
+    let (place, client) = (Place::new(), Client::new());
+    let server = block_in_place(|| serve(&place, anywhere(), &[]));
+    let url = &server.url;
+    let with = |action: &str| json!({"definition": {"name": "s", "steps": [{"name": "a", "action": action, "compensation": {"none": "x"}}]}, "key": "k"});
+    let mut large = with("http://bank.example/charge");
+    large["input"] = json!("x".repeat(1 << 20));
+    let mut huge = with("http://bank.example/charge");
+    huge["input"] = json!("x".repeat(2 << 20));
+    for (method, path, body, status, code, word) in [
+        (Method::POST, "/v1/sagas", Some(json!({"key": "k"})), 422, "OW0007", "definition"),
+        (
+            Method::POST,
+            "/v1/sagas",
+            Some(json!({"definition": {"name": "s", "steps": []}, "key": "k"})),
+            422,
+            "OW0032",
+            "no steps",
+        ),
+        (Method::POST, "/v1/sagas", Some(with("bank.charge")), 422, "OW0034", "--participant"),
+        (Method::POST, "/v1/sagas", Some(with("http://127.0.0.1:1/x")), 422, "OW0024", "private"),
+        (
+            Method::POST,
+            "/v1/sagas",
+            Some(with("http://169.254.169.254/x")),
+            422,
+            "OW0024",
+            "private",
+        ),
+        (Method::POST, "/v1/sagas", Some(large), 422, "OW0007", "1048578 bytes"),
+        (Method::POST, "/v1/sagas", Some(huge), 413, "OW0007", "more than"),
+        (Method::GET, "/v1/sagas/1", None, 422, "OW0007", "saga"),
+        (
+            Method::GET,
+            "/v1/sagas/01964b2e-7d1c-7a00-8000-0123456789ab",
+            None,
+            404,
+            "OW0026",
+            "no saga",
+        ),
+        (Method::GET, "/v1/sagas?name=s", None, 422, "OW0007", "name=NAME"),
+        (Method::GET, "/v1/saga", None, 404, "OW0026", "openapi"),
+        (Method::DELETE, "/v1/sagas", None, 405, "OW0007", "method"),
+        (
+            Method::POST,
+            "/v1/signals",
+            Some(json!({"id": "s", "name": "", "correlation": "c"})),
+            422,
+            "OW0007",
+            "name",
+        ),
+        (
+            Method::POST,
+            "/v1/sagas/01964b2e-7d1c-7a00-8000-0123456789ab/cancel",
+            Some(json!({"reason": ""})),
+            422,
+            "OW0007",
+            "why",
+        ),
+    ] {
+        let shown = format!("{method} {path}");
+        let (found, problem) = ask(&client, method, format!("{url}{path}"), body.as_ref()).await;
+        assert_eq!(
+            (found.as_u16(), &problem["code"]),
+            (status, &json!(code)),
+            "{shown}: {problem}"
+        );
+        assert!(problem["detail"].as_str().unwrap().contains(word), "{shown}: {problem}");
+        assert_eq!(problem["status"], status, "{shown}: {problem}");
+    }
+    block_in_place(|| drop(server.process.terminate().ok()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_may_do_what_is_said_by_tokens() {
+    let place = Place::new();
+    let tokens =
+        ["--token", "r:reader=READ", "--token", "s:starter=START", "--token", "ann:operator=STEER"];
+    let server = block_in_place(|| serve(&place, anywhere(), &tokens));
+    let url = &server.url;
+    let as_who = |token: Option<&str>| {
+        let mut headers = reqwest::header::HeaderMap::new();
+        if let Some(token) = token {
+            let value = format!("Bearer {token}");
+            headers.insert("authorization", value.parse().unwrap());
+        }
+        Client::builder().default_headers(headers).build().unwrap()
+    };
+    let [reader, starter, operator] = TOKENS.map(|(_, token)| as_who(Some(token)));
+    let waits = json!({"name": "waits", "steps": [{"name": "rest", "wait": {"for_ms": 600_000}, "compensation": {"none": "x"}}]});
+    let body = json!({"definition": waits, "key": "k"});
+    let post = async |client: &Client, path: String, body: &Value| {
+        ask(client, Method::POST, format!("{url}{path}"), Some(body)).await
+    };
+    for (client, status) in
+        [(as_who(None), 401), (as_who(Some("guessed-but-long-enough")), 401), (reader.clone(), 403)]
+    {
+        let (found, problem) = post(&client, "/v1/sagas".into(), &body).await;
+        assert_eq!((found.as_u16(), &problem["code"]), (status, &json!("OW0038")), "{problem}");
+    }
+    let (found, started) = post(&starter, "/v1/sagas".into(), &body).await;
+    assert_eq!(found, 201, "{started}");
+    let id = started["id"].as_str().unwrap();
+    assert_eq!(state(&reader, url, id).await, "running");
+    let cancel = format!("/v1/sagas/{id}/cancel");
+    let why = json!({"reason": "a mistake", "actor": "somebody else"});
+    assert_eq!(post(&starter, cancel.clone(), &why).await.0, 403);
+    assert_eq!(post(&operator, cancel, &why).await.0, 204);
+    let (_, saga) = ask(&reader, Method::GET, format!("{url}/v1/sagas/{id}"), None).await;
+    let cancelled = &saga["journal"][0]["entries"][0]["cancelled"];
+    assert_eq!(
+        (&cancelled["actor"], &cancelled["reason"]),
+        (&json!("ann"), &json!("a mistake")),
+        "{saga}"
+    );
+    // Where nobody needs a token, only this machine may ask.
+    let open = place.run(&["serve", "--store", "sqlite:sagas.db", "--listen", "0.0.0.0:0"]);
+    open.refused("OW0031", &["no tokens"]);
+    for (token, word) in [
+        ("ann", "NAME:ROLE=VARIABLE"),
+        ("ann:king=STEER", "NAME:ROLE=VARIABLE"),
+        ("ann:reader=NOWHERE", "NOWHERE"),
+    ] {
+        let run = place.run(&["serve", "--store", "sqlite:sagas.db", "--token", token]);
+        run.refused("OW0023", &[word]);
+    }
+    block_in_place(|| drop(server.process.terminate().ok()));
+}
