@@ -13,6 +13,9 @@ pub const STEPS_MAX: usize = 1_000;
 /// Characters that a name may have at most.
 const NAME_MAX: usize = 128;
 
+/// What the names of signals begin with that are not users'.
+pub const OWN: &str = "onewrite.";
+
 /// Bytes that the URL of a participant may have at most.
 const URL_MAX: usize = 2_048;
 
@@ -162,6 +165,11 @@ fn names(definition: &Definition, flaws: &mut Vec<String>) {
                     step.name
                 ));
             }
+            // It is shown where sagas are.
+            true if has_secret(name) => flaws_of_urls.push(format!(
+                "{what} of `{}` is a URL with a user or password, which would be stored and shown",
+                step.name
+            )),
             true => {}
             false => look(what, name),
         };
@@ -179,6 +187,12 @@ fn names(definition: &Definition, flaws: &mut Vec<String>) {
     if definition.steps.len() > STEPS_MAX {
         flaws.push(format!("it has more than {STEPS_MAX} steps"));
     }
+}
+
+/// Whether a user or a password stands before the host.
+fn has_secret(url: &str) -> bool {
+    let place = url.split_once("://").map_or(url, |(_, place)| place);
+    place.split(['/', '?', '#']).next().is_some_and(|host| host.contains('@'))
 }
 
 /// Whether a participant is named by where it is.
@@ -356,6 +370,11 @@ fn waits(step: &Step, flaws: &mut Vec<String>) {
         Wait::Signal { name: signal, correlation } => {
             if let Err(why) = check_text(signal) {
                 flaws.push(format!("`{name}` waits for a signal whose name {why}"));
+            }
+            if signal.starts_with(OWN) {
+                flaws.push(format!(
+                    "`{name}` waits for a signal whose name begins with `{OWN}`, as onewrite's own"
+                ));
             }
             if !matches!(correlation, Mapping::At(_)) {
                 flaws.push(format!("the correlation of `{name}` is not one pointer"));

@@ -30,6 +30,13 @@ pub(super) const STEPS: &str = "/steps/";
 /// Levels of arrays and objects at most.
 const DEPTH_MAX: usize = 16;
 
+/// Pointers in one mapping at most, and bytes of each: each is followed anew.
+const POINTERS_MAX: usize = 256;
+const POINTER_MAX: usize = 1_024;
+
+/// Bytes of what is put together at most.
+const RESOLVED_MAX: usize = 8 << 20;
+
 impl Mapping {
     /// The saga's input.
     #[must_use]
@@ -47,6 +54,12 @@ impl Mapping {
     pub(super) fn pointers(&self) -> Result<Vec<&str>, String> {
         let mut found = Vec::new();
         self.collect(&mut found, DEPTH_MAX)?;
+        if found.len() > POINTERS_MAX {
+            return Err(format!("has more than {POINTERS_MAX} pointers"));
+        }
+        if found.iter().any(|pointer| pointer.len() > POINTER_MAX) {
+            return Err(format!("has a pointer of more than {POINTER_MAX} bytes"));
+        }
         Ok(found)
     }
 
@@ -115,6 +128,9 @@ impl Mapping {
                 text.push('}');
             }
         }
+        if text.len() > RESOLVED_MAX {
+            return Err(format!("what it is given has more than {RESOLVED_MAX} bytes"));
+        }
         Ok(())
     }
 }
@@ -148,19 +164,19 @@ fn at(pointer: &str, input: &Json, outputs: &dyn Fn(&str) -> Option<Json>) -> Re
 
 /// The text at `pointer` within `text`, as it stands there.
 fn follow(text: &str, pointer: &str) -> Option<String> {
-    let Some(rest) = pointer.strip_prefix('/') else { return Some(text.to_owned()) };
-    let (token, rest) = match rest.find('/') {
-        Some(at) => rest.split_at(at),
-        None => (rest, ""),
-    };
-    let token = token.replace("~1", "/").replace("~0", "~");
-    let inside: &RawValue = if text.trim_start().starts_with('[') {
-        let index: usize = token.parse().ok()?;
-        serde_json::from_str::<Vec<&RawValue>>(text).ok()?.get(index)?
-    } else {
-        serde_json::from_str::<BTreeMap<String, &RawValue>>(text).ok()?.get(&token)?
-    };
-    follow(inside.get(), rest)
+    let (mut text, mut rest) = (text, pointer);
+    while let Some(behind) = rest.strip_prefix('/') {
+        let (token, further) = behind.split_at(behind.find('/').unwrap_or(behind.len()));
+        let token = token.replace("~1", "/").replace("~0", "~");
+        let inside: &RawValue = if text.trim_start().starts_with('[') {
+            let index: usize = token.parse().ok()?;
+            serde_json::from_str::<Vec<&RawValue>>(text).ok()?.get(index)?
+        } else {
+            serde_json::from_str::<BTreeMap<String, &RawValue>>(text).ok()?.get(&token)?
+        };
+        (text, rest) = (inside.get(), further);
+    }
+    Some(text.to_owned())
 }
 
 #[cfg(test)]
@@ -195,6 +211,23 @@ mod tests {
         }
         assert!(resolve(r#""/inputs""#).is_err());
         assert!(resolve(r#""input""#).is_err());
+    }
+
+    #[test]
+    fn what_cannot_be_followed_in_reasonable_time_is_refused() {
+        let mapping = |json: String| serde_json::from_str::<Mapping>(&json).expect("a mapping");
+        let long = mapping(format!("\"/input{}\"", "/a".repeat(600)));
+        assert!(long.pointers().unwrap_err().contains("1024 bytes"));
+        let many = mapping(format!("[{}\"/input\"]", "\"/input\",".repeat(256)));
+        assert!(many.pointers().unwrap_err().contains("256 pointers"));
+        let nine = mapping(format!("[{}\"/input\"]", "\"/input\",".repeat(8)));
+        let input = Json::trusted(format!("\"{}\"", "x".repeat(1 << 20)));
+        let why = nine.resolve(&input, &|_| None).unwrap_err();
+        assert!(why.contains("8388608 bytes"), "{why}");
+        // Deeper than any stack: it is walked, not recursed into.
+        let deep = Json::trusted(format!("{}1{}", "[".repeat(100_000), "]".repeat(100_000)));
+        let inner = mapping("\"/input/0/0\"".into()).resolve(&deep, &|_| None).unwrap();
+        assert_eq!(inner.as_str().len(), 2 * 99_998 + 1);
     }
 
     #[test]

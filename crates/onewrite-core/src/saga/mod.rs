@@ -36,7 +36,7 @@ mod waiting;
 
 pub use attempt::{Attempt, Direction, Ended, Input};
 pub use barrier::{Barrier, Passage};
-pub use check::{Checked, DefinitionId, STEPS_MAX, is_url};
+pub use check::{Checked, DefinitionId, OWN, STEPS_MAX, is_url};
 pub use command::{Answer, Command, REPLY, Reply};
 pub use definition::{Compensation, Definition, Kind, Step};
 pub use entry::Entry;

@@ -5,7 +5,10 @@ use std::sync::Arc;
 use onewrite_core::{
     Code, Error, Text, Timestamp,
     sabotage::Defect,
-    saga::{Attempt, Call, Cancelled, Direction, Ended, Entry, Input, Json, Participant, SagaId},
+    saga::{
+        Attempt, Call, Cancelled, Direction, Ended, Entry, Input, Json, Participant, SagaId,
+        journal::Waits,
+    },
 };
 use tokio::time::Instant;
 
@@ -65,8 +68,11 @@ impl Driver {
     /// Looks at the time of a saga later: where more signals may have come than were looked at it is left in the
     /// store, where they are to be matched first it is told behind that.
     fn postpone(&mut self, id: SagaId) {
-        if self.is_behind || self.is_unmatched {
+        let live = self.live.get(&id);
+        let is_left = live.is_some_and(|live| live.saga.standing().waits == Waits::Signal);
+        if is_left && (self.is_behind || self.is_unmatched) {
             self.unload_idle(id);
+            self.postponed += usize::from(!self.live.contains_key(&id));
         }
         let soon = self.options.poll / LOOK_SOON;
         let wait = self.match_at.saturating_duration_since(Instant::now()).max(soon);
@@ -170,7 +176,9 @@ impl Driver {
         if shut.is_none() && !opened {
             return;
         }
-        let participant = self.gates.name(gate).to_owned();
+        // What stands behind a URL's path may be secret, or another one each time.
+        let name = self.gates.name(gate);
+        let participant = name.split(['?', '#']).next().unwrap_or_default().to_owned();
         match shut {
             Some(time) => tracing::warn!(
                 participant,
@@ -252,6 +260,7 @@ impl Driver {
                 .and_then(|next| Ok((next, beside(&live.saga, &entries, publish)?)));
             match next {
                 Ok((mut next, told)) => {
+                    live.settles = next.awaits.is_some();
                     next.takes = next.takes.or(request);
                     self.taking.extend(next.takes.clone());
                     self.queue.push_back(write::transition(fence, next, told));

@@ -52,8 +52,10 @@ struct Live {
     epoch: Epoch,
     /// A transition is on its way to the store: facts wait.
     busy: bool,
-    /// What is stored of it has been there since then at the latest: looks before that say nothing of it.
+    /// That it waits has been stored since then at the latest: looks before that say nothing of it.
     settled: Timestamp,
+    /// The transition on its way changes what it waits for.
+    settles: bool,
     /// What it was before that transition, if that takes a signal: another saga may have it.
     before: Option<Box<Saga>>,
     facts: VecDeque<Fact>,
@@ -150,6 +152,8 @@ pub(super) struct Driver {
     is_behind: bool,
     /// Some that have come are not matched with what waits for them: somebody's open transaction holds those.
     is_unmatched: bool,
+    /// Sagas that were left in the store lately though their time is over: they are due, and not taken up yet.
+    postponed: usize,
     /// All that had come by then were looked at: who waits for one until then or less may be told.
     looked: Timestamp,
     /// All that had come by then, while what waits for them was written, were matched with it.
@@ -223,6 +227,7 @@ impl Driver {
             taking: HashSet::new(),
             is_behind: false,
             is_unmatched: false,
+            postponed: 0,
             looked: Timestamp::default(),
             matched: Timestamp::default(),
             match_at: now,
@@ -335,6 +340,7 @@ impl Driver {
             epoch,
             busy: false,
             settled: self.clock.now(),
+            settles: false,
             before: None,
             facts: VecDeque::new(),
             timer: None,

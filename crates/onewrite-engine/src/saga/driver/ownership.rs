@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use onewrite_core::{
-    Partition, Result,
+    Partition, Result, Timestamp,
     sabotage::Defect,
     saga::{
         Input, SagaId,
@@ -18,7 +18,14 @@ use crate::saga::write::{Of, Write};
 
 impl Driver {
     pub(super) async fn renew(&mut self, take: bool) -> Result<()> {
+        let before = self.clock.now();
         self.clock = Clock::new(self.store.now().await?);
+        if self.clock.now() < before {
+            // The store's clock went back: what was noted by the other one says nothing any more.
+            (self.matched, self.looked) = (Timestamp::default(), Timestamp::default());
+            let now = self.clock.now();
+            self.live.values_mut().for_each(|live| live.settled = live.settled.min(now));
+        }
         self.knows_time = true;
         self.release_unsure().await?;
         if self.options.sabotage.has(Defect::ActWithoutLease)

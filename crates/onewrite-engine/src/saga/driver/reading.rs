@@ -23,6 +23,9 @@ use crate::saga::write;
 /// Sagas read at once.
 const PAGE: usize = 500;
 
+/// Definitions remembered at most.
+const DEFINITIONS_MAX: usize = 1_000;
+
 /// Signals that can be given nobody here, beside which others are looked for, at most.
 const PASSED_OVER_MAX: usize = 20 * PAGE;
 
@@ -61,10 +64,11 @@ impl Driver {
         Ok(())
     }
 
-    /// Takes up what is due, if there is room for it, unless a signal may have come for it that was not looked at.
+    /// Takes up what is due, if there is room for it, unless more signals may have come than were looked at. Where
+    /// its time for one is over it is told so only behind a look (`step`).
     async fn load_due(&mut self, saved: &SavedSaga, read: Timestamp) -> Result<()> {
         let id = saved.id;
-        let skip = (self.is_behind || self.is_unmatched) && saved.standing.waits == Waits::Signal;
+        let skip = self.is_behind && saved.standing.waits == Waits::Signal;
         let is_new = !self.live.contains_key(&id) && !self.unreadable.contains(&id);
         if skip || !is_new || self.live.len() >= self.options.live_max {
             return Ok(());
@@ -74,22 +78,8 @@ impl Driver {
             // It was so before it was looked for signals.
             live.settled = read;
         }
-        self.wake(id, !self.is_behind);
+        self.give(id, Input::Time);
         Ok(())
-    }
-
-    /// Tells a saga that was taken up what time it is; where its time is over and a signal may have come that was
-    /// not looked at, its timer does so, behind a look.
-    fn wake(&mut self, id: SagaId, looked: bool) {
-        let now = self.clock.now();
-        let over = self.live.get(&id).and_then(|live| live.saga.first_deadline());
-        let is_over = over.is_some_and(|over| over <= now);
-        if is_over && !looked || self.may_be_overlooked(id, now) {
-            // Nothing of it is attempted before that: that it was woken is to be durable first.
-            self.set_timer(id);
-        } else {
-            self.give(id, Input::Time);
-        }
     }
 
     /// Signals and what waits for them find each other where neither saw the other.
@@ -107,7 +97,7 @@ impl Driver {
             Some(Outcome::Applied(0)) => (self.matched, self.is_unmatched) = (began, false),
             _ if was_unmatched => {}
             _ => tracing::warn!(
-                "signals have come that somebody's open transaction holds; sagas whose time for a signal is over wait for it"
+                "signals have come that cannot be matched now, as a rule for somebody's open transaction; sagas whose time for a signal is over wait for that"
             ),
         }
         Ok(())
@@ -155,9 +145,10 @@ impl Driver {
             return Ok(Vec::new());
         }
         // Beside what is in memory, and what stays due because it cannot be read, or written.
-        let away = self.unreadable.len() + self.aside.len();
+        let postponed = std::mem::take(&mut self.postponed).min(PASSED_OVER_MAX);
+        let away = self.unreadable.len() + self.aside.len() + postponed;
         let limit = room.min(PAGE) + self.timers.len() + away;
-        let also_signals = !self.is_behind && !self.is_unmatched;
+        let also_signals = !self.is_behind;
         self.store.sagas(FindSagas::Due { partitions, limit, also_signals }).await
     }
 
@@ -252,7 +243,7 @@ impl Driver {
         // Behind all signals: they came in time, and this may be later.
         for (id, known) in handed {
             if !known {
-                self.wake(id, !self.is_behind);
+                self.give(id, Input::Time);
             }
             self.unload_idle(id);
         }
@@ -422,7 +413,7 @@ impl Driver {
             metrics::counter!("onewrite_saga_takeovers_total").increment(1);
             self.give(saved.id, Input::TakenOver);
         } else if looks_at_time {
-            self.wake(saved.id, false);
+            self.give(saved.id, Input::Time);
         }
         Ok(())
     }
@@ -435,7 +426,15 @@ impl Driver {
             Error::new(Code::Corrupt, format!("the definition {id} of a saga is not stored"))
         })?;
         let checked = Arc::new(Definition::parse(&text)?);
-        self.definitions.insert(id.clone(), Arc::clone(&checked));
+        self.keep_definition(&checked);
         Ok(checked)
+    }
+
+    /// Remembers a definition that is stored. Those that sagas run by stay with them: all others may be read again.
+    pub(super) fn keep_definition(&mut self, checked: &Arc<Checked>) {
+        if self.definitions.len() >= DEFINITIONS_MAX {
+            self.definitions.clear();
+        }
+        self.definitions.insert(checked.id().clone(), Arc::clone(checked));
     }
 }

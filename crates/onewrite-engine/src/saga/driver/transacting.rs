@@ -42,7 +42,7 @@ impl Driver {
                 return;
             }
         };
-        live.busy = true;
+        (live.busy, live.settles) = (true, true);
         let (saga, clock, publish) = (live.saga.clone(), self.clock, self.options.publish);
         let basis = Basis { saga, step, direction, clock, fence, publish };
         tokio::spawn(async move {

@@ -61,7 +61,8 @@ impl Driver {
             started_at: self.clock.now(),
         };
         let mut ops = vec![Op::StartSaga(Arc::new(first.row(start.id, fence.is_some())))];
-        if !self.definitions.contains_key(start.checked.id()) {
+        let known = self.definitions.get(start.checked.id());
+        if known.is_none_or(|known| known.json() != start.checked.json()) {
             ops.insert(0, Op::DefineSaga(Arc::clone(&start.checked)));
         }
         if fence.is_some() {
@@ -299,7 +300,7 @@ impl Driver {
     ) {
         failpoint::hit("saga.after_start_before_attempt");
         let Start { id, checked, input, reply, watcher, .. } = start;
-        self.definitions.entry(checked.id().clone()).or_insert_with(|| Arc::clone(&checked));
+        self.keep_definition(&checked);
         // Who started it and does not want to know lets it run all the same.
         let _ = reply.send(Ok(is_new));
         let (Some(Op::StartSaga(new)), true) = (item.ops.last(), is_new) else { return };
@@ -341,7 +342,10 @@ impl Driver {
     pub(super) fn advanced(&mut self, id: SagaId) {
         let now = self.clock.now();
         let Some(live) = self.live.get_mut(&id) else { return };
-        (live.busy, live.before, live.settled) = (false, None, now);
+        (live.busy, live.before) = (false, None);
+        if std::mem::take(&mut live.settles) {
+            live.settled = now;
+        }
         live.replies.drain(..).for_each(|reply| drop(reply.send(Ok(()))));
         failpoint::hit("saga.after_journal_before_attempt");
         let told = !live.facts.is_empty() && !live.saga.has_ended();
