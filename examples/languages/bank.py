@@ -16,7 +16,7 @@ import sqlite3
 from contextlib import closing
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-BODY_BYTES_MAX = 2 * 1024 * 1024
+BODY_BYTES_MAX = 3 * 1024 * 1024
 UNDONE = "/compensation"
 
 TABLES = """
@@ -52,7 +52,7 @@ def ship(order):
 STEPS = {"/charge": charge, "/refund": refund, "/confirm": confirm, "/ship": ship}
 
 
-def carry_out(database, key, path, body, forgets=False):
+def carry_out(database, key, compensates, path, body, forgets=False):
     """Once for each key: the outcome and the answer."""
     with database:  # one transaction, committed at its end
         database.execute("BEGIN IMMEDIATE")
@@ -61,8 +61,8 @@ def carry_out(database, key, path, body, forgets=False):
             return known
         outcome, answer = "done", {}
         is_wanted = True
-        if key.endswith(UNDONE):
-            action = key[: -len(UNDONE)]
+        if compensates:
+            action = key.removesuffix(UNDONE)
             late = "it is compensated already"
             new = database.execute(
                 "INSERT OR IGNORE INTO call VALUES (?, 'failed', ?)", (action, json.dumps(late))
@@ -87,15 +87,23 @@ def carry_out(database, key, path, body, forgets=False):
 
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
 
     def do_POST(self):
         size = int(self.headers.get("Content-Length", 0))
         key = self.headers.get("Idempotency-Key", "").strip('"')
+        compensates = self.headers.get("Onewrite-Direction") == "compensation"
         if size > BODY_BYTES_MAX or not key or self.path not in STEPS:
+            self.close_connection = True  # the body is not read
             return self.answer(400, None, "no key, no such step, or too large")
-        body = json.loads(self.rfile.read(size))
-        with closing(sqlite3.connect(self.server.database, timeout=30, isolation_level=None)) as database:
-            outcome, answer = carry_out(database, key, self.path, body, self.server.forgets)
+        try:
+            body = json.loads(self.rfile.read(size))
+            with closing(sqlite3.connect(self.server.database, timeout=30, isolation_level=None)) as database:
+                outcome, answer = carry_out(database, key, compensates, self.path, body, self.server.forgets)
+        except (KeyError, TypeError, ValueError) as error:
+            return self.answer(400, "failed", f"the order cannot be read: {error!r}")
+        except sqlite3.Error as error:
+            return self.answer(503, "unknown", str(error))
         self.server.answered += 1
         if self.server.lose_every and self.server.answered % self.server.lose_every == 0:
             self.close_connection = True  # it is done, and nobody hears of it

@@ -20,7 +20,7 @@
 //! |---|---|---|
 //! | `done` | 2xx | it is done; the body is the output, as JSON; none is `null` |
 //! | `failed` | 2xx, 4xx | the business says no, for good: the body says why, as text or as `detail` of a problem (RFC 9457) |
-//! | `in-progress` | 2xx | it goes on; it is asked again after `retry-after` seconds, with the same key, which uses up no attempt |
+//! | `in-progress` | 2xx | it goes on; it is asked again after `retry-after` seconds, 1 at least, with the same key, which uses up no attempt |
 //! | `unknown` | any | it is asked again, with the same key |
 //!
 //! In the place of the header a problem may have the type `urn:onewrite:failed`, `urn:onewrite:in-progress` or
@@ -51,7 +51,7 @@ pub const OUTCOME: &str = "onewrite-outcome";
 /// What the type of a problem begins with that says what became of an attempt.
 const PROBLEM: &str = "urn:onewrite:";
 
-/// When it is asked again how far something is, unless `retry-after` says so, and at the latest.
+/// When it is asked again how far something is, at the earliest and unless `retry-after` says so, and at the latest.
 const LOOK_IN: Duration = Duration::from_secs(1);
 const LOOK_IN_MAX: Duration = Duration::from_secs(3_600);
 
@@ -206,9 +206,9 @@ async fn answered(from: &str, mut response: Response) -> Ended {
 #[serde(default)]
 struct Problem {
     #[serde(rename = "type")]
-    kind: String,
-    title: String,
-    detail: String,
+    kind: Option<String>,
+    title: Option<String>,
+    detail: Option<String>,
 }
 
 impl Problem {
@@ -216,25 +216,32 @@ impl Problem {
         let kind = headers.get(CONTENT_TYPE)?.to_str().ok()?;
         let is_one =
             kind.split(';').next()?.trim().eq_ignore_ascii_case("application/problem+json");
-        serde_json::from_slice(body).ok().filter(|_| is_one)
+        if is_one { serde_json::from_slice(body).ok() } else { None }
     }
 
     fn reason(&self) -> Option<&str> {
-        [&self.detail, &self.title].into_iter().map(String::as_str).find(|text| !text.is_empty())
+        let told = [&self.detail, &self.title].into_iter().flatten();
+        told.map(String::as_str).find(|text| !text.is_empty())
     }
 }
 
 /// What an answer means.
 fn outcome(from: &str, status: u16, headers: &HeaderMap, body: &[u8]) -> Ended {
     let problem = Problem::of(headers, body);
-    let said = headers.get(OUTCOME).map(|said| said.to_str().unwrap_or("?"));
-    let typed = problem.as_ref().and_then(|problem| problem.kind.strip_prefix(PROBLEM));
+    let mut all = headers.get_all(OUTCOME).into_iter();
+    let said = all.next().map(|said| said.to_str().unwrap_or("?"));
+    let is_torn = all.any(|other| other.to_str().ok() != said);
+    let kind = problem.as_ref().and_then(|problem| problem.kind.as_deref());
+    let typed = kind.and_then(|kind| kind.strip_prefix(PROBLEM));
     let unknown = |why: &str| Ended::Unknown(format!("{from} answered {status}: {why}").into());
     let reason = || -> Text {
         let told = problem.as_ref().and_then(Problem::reason).map(str::to_owned);
         let told = told.unwrap_or_else(|| String::from_utf8_lossy(body).trim().to_owned());
         if told.is_empty() { format!("{from} said no").into() } else { told.into() }
     };
+    if is_torn {
+        return unknown("it names several outcomes");
+    }
     match (said.or(typed), status) {
         (Some("done"), 200..=299) if said.is_some() => {
             done(body).unwrap_or_else(|why| unknown(&why))
@@ -272,12 +279,13 @@ fn done(body: &[u8]) -> Result<Ended, String> {
 /// In how long to ask again.
 fn look_in(headers: &HeaderMap) -> Duration {
     let seconds = headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
-    seconds.map_or(LOOK_IN, Duration::from_secs).min(LOOK_IN_MAX)
+    seconds.map_or(LOOK_IN, Duration::from_secs).clamp(LOOK_IN, LOOK_IN_MAX)
 }
 
 #[cfg(test)]
 mod tests {
     use onewrite_core::saga::{SagaId, StepKey};
+    use reqwest::header::HeaderName;
 
     use super::*;
 
@@ -316,7 +324,11 @@ mod tests {
         let pair = |(name, value): &(&'static str, &str)| {
             (name.parse().unwrap(), HeaderValue::from_str(value).unwrap())
         };
-        outcome("http://bank/charge", status, &headers.iter().map(pair).collect(), body.as_bytes())
+        let mut all = HeaderMap::new();
+        for (name, value) in headers.iter().map(pair) {
+            all.append::<HeaderName>(name, value);
+        }
+        outcome("http://bank/charge", status, &all, body.as_bytes())
     }
 
     #[test]
@@ -333,6 +345,8 @@ mod tests {
         let problem = ("content-type", "application/problem+json; charset=utf-8");
         let body = r#"{"type":"urn:onewrite:failed","title":"No","detail":"no money"}"#;
         assert_eq!(answer(409, &[problem], body), Ended::Aborted("no money".into()));
+        let bare = r#"{"type":"urn:onewrite:failed","title":"No","detail":null}"#;
+        assert_eq!(answer(409, &[problem], bare), Ended::Aborted("No".into()));
         let goes = answer(202, &[(OUTCOME, "in-progress"), ("retry-after", "5")], "");
         let Ended::UnderWay { look_in, .. } = goes else { panic!("{goes:?}") };
         assert_eq!(look_in, Duration::from_secs(5));
@@ -354,6 +368,7 @@ mod tests {
             (503, vec![(OUTCOME, "failed")], "", "contradicts"),
             (409, vec![(OUTCOME, "in-progress")], "", "contradicts"),
             (200, vec![(OUTCOME, "ok")], "{}", "`ok` is no outcome"),
+            (200, vec![(OUTCOME, "done"), (OUTCOME, "failed")], "{}", "several outcomes"),
             (200, vec![(OUTCOME, "done")], "{", "is not JSON"),
             (409, vec![problem], r#"{"type":"about:blank"}"#, "tried again"),
             (200, vec![problem], r#"{"type":"urn:onewrite:done"}"#, "contradicts"),

@@ -10,7 +10,10 @@ use onewrite::{
 
 /// The services that carry out steps.
 pub(crate) struct Services {
-    http: HttpParticipants,
+    /// Those that the server is told, and those that definitions tell: whoever may start a saga must not choose
+    /// what else this machine can reach.
+    ours: HttpParticipants,
+    theirs: HttpParticipants,
     named: BTreeMap<String, String>,
 }
 
@@ -20,19 +23,23 @@ impl Services {
     /// # Errors
     /// [`Code::InvalidConfig`] for what cannot be read, [`Code::PrivateAddress`] for an address that may not be
     /// reached.
-    pub(crate) fn new(named: &[String], allow_private: bool) -> Result<Self> {
-        let options = HttpParticipantOptions { allow_private, ..HttpParticipantOptions::default() };
-        let http = HttpParticipants::new(&options)?;
-        let mut services = Self { http, named: BTreeMap::new() };
-        for text in named {
-            let (name, url) = text.split_once('=').ok_or_else(|| {
-                let what = format!("`{}` is not NAME=URL", text.escape_debug());
-                Error::new(Code::InvalidConfig, what)
-            })?;
-            services.http.at(url)?;
-            services.named.insert(name.to_owned(), url.to_owned());
+    pub(crate) fn new(named: &[String], ours: bool, theirs: bool) -> Result<Self> {
+        let http = |allow_private| {
+            let options = HttpParticipantOptions { allow_private, ..Default::default() };
+            HttpParticipants::new(&options)
+        };
+        let named_by = |text: &String| named_url(text);
+        let all = named.iter().map(named_by).collect::<Result<Vec<_>>>()?;
+        let services = Self { ours: http(ours)?, theirs: http(theirs)?, named: BTreeMap::new() };
+        let mut named = BTreeMap::new();
+        for (name, url) in all {
+            services.ours.at(&url)?;
+            if named.insert(name.clone(), url).is_some() {
+                let what = format!("the participant `{}` is named twice", name.escape_debug());
+                return Err(Error::new(Code::InvalidConfig, what));
+            }
         }
-        Ok(services)
+        Ok(Self { named, ..services })
     }
 
     /// Where a participant is: a URL is its own, a name is looked up; of `bank.charge` the first part is a service,
@@ -49,9 +56,13 @@ impl Services {
         Some(format!("{}/{}", base.trim_end_matches('/'), rest.replace('.', "/")))
     }
 
+    fn at(&self, name: &str, url: &str) -> Result<Arc<dyn Participant>> {
+        if is_url(name) { self.theirs.at(url) } else { self.ours.at(url) }
+    }
+
     /// Whoever carries out the steps of this name.
     pub(crate) fn find(&self, name: &str) -> Option<Arc<dyn Participant>> {
-        match self.http.at(&self.url(name)?) {
+        match self.at(name, &self.url(name)?) {
             Ok(participant) => Some(participant),
             // Another process may be permitted what this one is not.
             Err(error) => Some(Arc::new(move |_: Call| -> BoxFuture<'static, Ended> {
@@ -63,15 +74,39 @@ impl Services {
 
     /// Refuses a definition whose steps nobody could carry out from here.
     pub(super) fn check(&self, checked: &Checked) -> Result<()> {
-        let steps = checked.steps().iter().filter(|step| step.wait.is_none());
-        let names = steps.flat_map(|step| [Some(step.action()), step.compensated_by()]);
+        let names = checked.steps().iter().flat_map(|step| {
+            [Some(step.action()).filter(|_| step.wait.is_none()), step.compensated_by()]
+        });
         for name in names.flatten() {
             let url = self.url(name).ok_or_else(|| {
                 let what = format!("no participant `{name}` is known here: name it with --participant {name}=URL, or give its URL as the action");
                 Error::new(Code::UnknownParticipant, what)
             })?;
-            self.http.at(&url)?;
+            self.at(name, &url)?;
         }
         Ok(())
     }
+}
+
+/// Reads `NAME=URL`.
+fn named_url(text: &str) -> Result<(String, String)> {
+    let invalid = |what: String| Err(Error::new(Code::InvalidConfig, what));
+    let Some((name, url)) = text.split_once('=').filter(|(name, _)| !name.is_empty()) else {
+        // It may hold what is secret.
+        return invalid("a participant is given as NAME=URL".into());
+    };
+    let name = name.to_owned();
+    if name.contains('.') {
+        return invalid(format!(
+            "the participant `{}` has a dot in its name: what stands behind a dot is a path of its URL",
+            name.escape_debug()
+        ));
+    }
+    if url.contains(['?', '#', '@']) {
+        return invalid(format!(
+            "the URL of `{}` has a query, a fragment, a user or a password",
+            name.escape_debug()
+        ));
+    }
+    Ok((name, url.to_owned()))
 }

@@ -4,7 +4,10 @@ use axum::{
     http::{HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
-use onewrite::{Code, Error, error::Retry};
+use onewrite::{
+    Code, Error,
+    error::{Certainty, Retry},
+};
 use serde_json::json;
 
 /// An answer that says what failed, and what to do about it.
@@ -28,7 +31,10 @@ impl From<Error> for Problem {
             | Code::PrivateAddress => StatusCode::UNPROCESSABLE_ENTITY,
             Code::NotFound => StatusCode::NOT_FOUND,
             Code::SagaExists => StatusCode::CONFLICT,
-            Code::CommitUnknown => StatusCode::GATEWAY_TIMEOUT,
+            Code::InvalidConfig => StatusCode::UNPROCESSABLE_ENTITY,
+            _ if error.certainty() == Certainty::Unknown && error.retry() != Retry::Never => {
+                StatusCode::GATEWAY_TIMEOUT
+            }
             _ if error.retry() != Retry::Never => StatusCode::SERVICE_UNAVAILABLE,
             _ => StatusCode::INTERNAL_SERVER_ERROR,
         };

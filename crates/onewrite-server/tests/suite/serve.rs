@@ -226,13 +226,23 @@ async fn starting_twice_is_harmless_and_a_saga_is_shown_and_signalled() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_cannot_be_is_refused_with_a_problem() {
     let (place, client) = (Place::new(), Client::new());
-    let server = block_in_place(|| serve(&place, anywhere(), &[]));
+    // What the server is told may be near; what a definition tells may not.
+    let named = ["--participant", "bank=http://127.0.0.1:1", "--allow-private"];
+    let server = block_in_place(|| serve(&place, anywhere(), &named));
     let url = &server.url;
     let with = |action: &str| json!({"definition": {"name": "s", "steps": [{"name": "a", "action": action, "compensation": {"none": "x"}}]}, "key": "k"});
+    let waiting = |signal: &str, undo: &str| {
+        json!({"definition": {"name": "s", "steps": [{"name": "a", "wait": {"signal": {"name": signal, "correlation": "/input"}},
+            "step_timeout_ms": 1000, "compensation": {"by": undo}}]}, "key": "k"})
+    };
+    let id = "01964b2e-7d1c-7a00-8000-0123456789ab";
+    let wish = json!({"id": "x", "verb": "cancel", "actor": "ann", "reason": "so"});
+    let request =
+        json!({"id": "x", "name": "onewrite.request", "correlation": id, "payload": wish});
     let mut large = with("http://bank.example/charge");
     large["input"] = json!("x".repeat(1 << 20));
     let mut huge = with("http://bank.example/charge");
-    huge["input"] = json!("x".repeat(2 << 20));
+    huge["input"] = json!("x".repeat((1 << 20) + 300 * 1024));
     for (method, path, body, status, code, word) in [
         (Method::POST, "/v1/sagas", Some(json!({"key": "k"})), 422, "OW0007", "definition"),
         (
@@ -243,7 +253,7 @@ async fn what_cannot_be_is_refused_with_a_problem() {
             "OW0032",
             "no steps",
         ),
-        (Method::POST, "/v1/sagas", Some(with("bank.charge")), 422, "OW0034", "--participant"),
+        (Method::POST, "/v1/sagas", Some(with("shop.charge")), 422, "OW0034", "--participant"),
         (Method::POST, "/v1/sagas", Some(with("http://127.0.0.1:1/x")), 422, "OW0024", "private"),
         (
             Method::POST,
@@ -281,8 +291,36 @@ async fn what_cannot_be_is_refused_with_a_problem() {
             Some(json!({"reason": ""})),
             422,
             "OW0007",
-            "why",
+            "the reason",
         ),
+        // Requests of operators and replies of participants travel as signals: nobody may send them as such.
+        (Method::POST, "/v1/signals", Some(request), 422, "OW0007", "onewrite's own"),
+        (
+            Method::POST,
+            "/v1/sagas",
+            Some(waiting("onewrite.request", "bank")),
+            422,
+            "OW0032",
+            "onewrite's own",
+        ),
+        (
+            Method::POST,
+            "/v1/sagas",
+            Some(waiting("paid", "shop.refund")),
+            422,
+            "OW0034",
+            "shop.refund",
+        ),
+        (Method::POST, "/v1/sagas", Some(with("http://")), 422, "OW0023", "read as a URL"),
+        (
+            Method::POST,
+            "/v1/sagas",
+            Some(with("http://me:secret@bank.example/x")),
+            422,
+            "OW0032",
+            "password",
+        ),
+        (Method::GET, "/v1/sagas?name=s&key=%00", None, 422, "OW0007", "NUL"),
     ] {
         let shown = format!("{method} {path}");
         let (found, problem) = ask(&client, method, format!("{url}{path}"), body.as_ref()).await;
@@ -293,6 +331,17 @@ async fn what_cannot_be_is_refused_with_a_problem() {
         );
         assert!(problem["detail"].as_str().unwrap().contains(word), "{shown}: {problem}");
         assert_eq!(problem["status"], status, "{shown}: {problem}");
+    }
+    // What a page in a browser can send here unasked.
+    let start = || client.post(format!("{url}/v1/sagas"));
+    let local = start_of(1).to_string();
+    for (request, status) in [
+        (start().body(local.clone()), 415),
+        (start().header("content-type", "text/plain").body(local.clone()), 415),
+        (start().header("origin", "https://elsewhere.example").json_body(&start_of(1)), 403),
+        (start().header("host", "elsewhere.example:8480").json_body(&start_of(1)), 403),
+    ] {
+        assert_eq!(request.send().await.unwrap().status(), status);
     }
     block_in_place(|| drop(server.process.terminate().ok()));
 }
@@ -328,6 +377,9 @@ async fn who_may_do_what_is_said_by_tokens() {
     assert_eq!(found, 201, "{started}");
     let id = started["id"].as_str().unwrap();
     assert_eq!(state(&reader, url, id).await, "running");
+    let metrics = format!("{url}/metrics");
+    assert_eq!(ask(&as_who(None), Method::GET, metrics.clone(), None).await.0, 401);
+    assert_eq!(ask(&reader, Method::GET, metrics, None).await.0, 200);
     let cancel = format!("/v1/sagas/{id}/cancel");
     let why = json!({"reason": "a mistake", "actor": "somebody else"});
     assert_eq!(post(&starter, cancel.clone(), &why).await.0, 403);
