@@ -34,6 +34,12 @@ const DEPTH_MAX: usize = 16;
 const POINTERS_MAX: usize = 256;
 const POINTER_MAX: usize = 1_024;
 
+/// Parts of a pointer at most.
+const PARTS_MAX: usize = 18;
+
+/// Bytes that are looked through for one mapping at most.
+const LOOKED_THROUGH_MAX: usize = 64 << 20;
+
 /// Bytes of what is put together at most.
 const RESOLVED_MAX: usize = 8 << 20;
 
@@ -59,6 +65,9 @@ impl Mapping {
         }
         if found.iter().any(|pointer| pointer.len() > POINTER_MAX) {
             return Err(format!("has a pointer of more than {POINTER_MAX} bytes"));
+        }
+        if found.iter().any(|pointer| pointer.matches('/').count() > PARTS_MAX) {
+            return Err(format!("has a pointer of more than {PARTS_MAX} parts"));
         }
         Ok(found)
     }
@@ -88,11 +97,12 @@ impl Mapping {
         input: &Json,
         outputs: &dyn Fn(&str) -> Option<Json>,
     ) -> Result<Json, String> {
+        let mut budget = LOOKED_THROUGH_MAX;
         if let Self::At(pointer) = self {
-            return at(pointer, input, outputs);
+            return at(pointer, input, outputs, &mut budget);
         }
         let mut text = String::new();
-        self.write(&mut text, input, outputs)?;
+        self.write(&mut text, input, outputs, &mut budget)?;
         Ok(Json::trusted(text))
     }
 
@@ -102,16 +112,17 @@ impl Mapping {
         text: &mut String,
         input: &Json,
         outputs: &dyn Fn(&str) -> Option<Json>,
+        budget: &mut usize,
     ) -> Result<(), String> {
         match self {
-            Self::At(pointer) => text.push_str(at(pointer, input, outputs)?.as_str()),
+            Self::At(pointer) => text.push_str(at(pointer, input, outputs, budget)?.as_str()),
             Self::Array(all) => {
                 text.push('[');
                 for (index, one) in all.iter().enumerate() {
                     if index > 0 {
                         text.push(',');
                     }
-                    one.write(text, input, outputs)?;
+                    one.write(text, input, outputs, budget)?;
                 }
                 text.push(']');
             }
@@ -123,7 +134,7 @@ impl Mapping {
                     }
                     text.push_str(&Value::from(name.as_str()).to_string());
                     text.push(':');
-                    one.write(text, input, outputs)?;
+                    one.write(text, input, outputs, budget)?;
                 }
                 text.push('}');
             }
@@ -150,7 +161,12 @@ pub(super) fn step_of(pointer: &str) -> Result<Option<(String, &str)>, String> {
     Ok(Some((name.replace("~1", "/").replace("~0", "~"), rest)))
 }
 
-fn at(pointer: &str, input: &Json, outputs: &dyn Fn(&str) -> Option<Json>) -> Result<Json, String> {
+fn at(
+    pointer: &str,
+    input: &Json,
+    outputs: &dyn Fn(&str) -> Option<Json>,
+    budget: &mut usize,
+) -> Result<Json, String> {
     let nowhere = || format!("the pointer `{pointer}` leads nowhere");
     let (value, rest) = match step_of(pointer)? {
         None => (input.clone(), pointer.strip_prefix(INPUT).unwrap_or_default()),
@@ -159,13 +175,23 @@ fn at(pointer: &str, input: &Json, outputs: &dyn Fn(&str) -> Option<Json>) -> Re
     if rest.is_empty() {
         return Ok(value);
     }
-    follow(value.as_str(), rest).map(Json::trusted).ok_or_else(nowhere)
+    match follow(value.as_str(), rest, budget) {
+        Some(found) => Ok(Json::trusted(found)),
+        None if *budget == 0 => {
+            Err(format!("more than {LOOKED_THROUGH_MAX} bytes are looked through for its input"))
+        }
+        None => Err(nowhere()),
+    }
 }
 
 /// The text at `pointer` within `text`, as it stands there.
-fn follow(text: &str, pointer: &str) -> Option<String> {
+fn follow(text: &str, pointer: &str, budget: &mut usize) -> Option<String> {
     let (mut text, mut rest) = (text, pointer);
     while let Some(behind) = rest.strip_prefix('/') {
+        *budget = budget.saturating_sub(text.len());
+        if *budget == 0 {
+            return None;
+        }
         let (token, further) = behind.split_at(behind.find('/').unwrap_or(behind.len()));
         let token = token.replace("~1", "/").replace("~0", "~");
         let inside: &RawValue = if text.trim_start().starts_with('[') {
@@ -216,8 +242,14 @@ mod tests {
     #[test]
     fn what_cannot_be_followed_in_reasonable_time_is_refused() {
         let mapping = |json: String| serde_json::from_str::<Mapping>(&json).expect("a mapping");
-        let long = mapping(format!("\"/input{}\"", "/a".repeat(600)));
+        let long = mapping(format!("\"/input/{}\"", "a".repeat(1_100)));
         assert!(long.pointers().unwrap_err().contains("1024 bytes"));
+        let parts = mapping(format!("\"/input{}\"", "/a".repeat(18)));
+        assert!(parts.pointers().unwrap_err().contains("18 parts"));
+        let slow = mapping(format!("[{}\"/input/a\"]", "\"/input/a\",".repeat(200)));
+        let large = Json::trusted(format!("{{\"a\":1,\"b\":\"{}\"}}", "x".repeat(1 << 20)));
+        let why = slow.resolve(&large, &|_| None).unwrap_err();
+        assert!(why.contains("looked through"), "{why}");
         let many = mapping(format!("[{}\"/input\"]", "\"/input\",".repeat(256)));
         assert!(many.pointers().unwrap_err().contains("256 pointers"));
         let nine = mapping(format!("[{}\"/input\"]", "\"/input\",".repeat(8)));

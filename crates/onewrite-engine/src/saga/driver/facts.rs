@@ -70,7 +70,9 @@ impl Driver {
     fn postpone(&mut self, id: SagaId) {
         let live = self.live.get(&id);
         let is_left = live.is_some_and(|live| live.saga.standing().waits == Waits::Signal);
-        if is_left && (self.is_behind || self.is_unmatched) {
+        // Or memory would fill with what nothing can be done about.
+        let is_full = self.live.len() >= self.options.live_max;
+        if (is_left || is_full) && (self.is_behind || self.is_unmatched) {
             self.unload_idle(id);
             self.postponed += usize::from(!self.live.contains_key(&id));
         }
@@ -298,7 +300,9 @@ impl Driver {
             return;
         }
         let (partition, epoch) = (live.partition, live.epoch);
-        let attempts = live.saga.committed(now);
+        // One that was handed back is woken first, durably: what is in flight is known by that.
+        let is_leased = live.saga.standing().waits == Waits::Lease;
+        let attempts = if is_leased { live.saga.committed(now) } else { Vec::new() };
         let checked = Arc::clone(live.saga.checked());
         for attempt in attempts {
             let step = &checked.steps()[attempt.step];

@@ -145,10 +145,11 @@ impl Driver {
             return Ok(Vec::new());
         }
         // Beside what is in memory, and what stays due because it cannot be read, or written.
-        let postponed = std::mem::take(&mut self.postponed).min(PASSED_OVER_MAX);
+        // Those that were left in the store just now would be so again: they have every other look.
+        let postponed = std::mem::take(&mut self.postponed).min(4 * PAGE);
         let away = self.unreadable.len() + self.aside.len() + postponed;
         let limit = room.min(PAGE) + self.timers.len() + away;
-        let also_signals = !self.is_behind;
+        let also_signals = !self.is_behind && postponed == 0;
         self.store.sagas(FindSagas::Due { partitions, limit, also_signals }).await
     }
 
@@ -432,7 +433,8 @@ impl Driver {
 
     /// Remembers a definition that is stored. Those that sagas run by stay with them: all others may be read again.
     pub(super) fn keep_definition(&mut self, checked: &Arc<Checked>) {
-        if self.definitions.len() >= DEFINITIONS_MAX {
+        let is_known = self.definitions.contains_key(checked.id());
+        if !is_known && self.definitions.len() >= DEFINITIONS_MAX {
             self.definitions.clear();
         }
         self.definitions.insert(checked.id().clone(), Arc::clone(checked));
