@@ -39,7 +39,7 @@ impl Driver {
     }
 
     /// Whether its time for a signal is over by now, and one that came before may have been overlooked.
-    pub(super) fn may_be_overlooked(&self, id: SagaId, now: Timestamp) -> bool {
+    fn may_be_overlooked(&self, id: SagaId, now: Timestamp) -> bool {
         let over = |live: &Live| Some((live.saga.first_deadline()?, live.settled));
         let over = self.live.get(&id).and_then(over);
         over.is_some_and(|(over, settled)| {

@@ -21,7 +21,7 @@ impl Driver {
         let before = self.clock.now();
         self.clock = Clock::new(self.store.now().await?);
         if self.clock.now() < before {
-            // The store's clock went back: what was noted by the other one says nothing any more.
+            // It went back, or its answer took longer this time: what was noted before may lie ahead of it.
             (self.matched, self.looked) = (Timestamp::default(), Timestamp::default());
             let now = self.clock.now();
             self.live.values_mut().for_each(|live| live.settled = live.settled.min(now));

@@ -144,9 +144,9 @@ impl Driver {
         if room == 0 || partitions.is_empty() {
             return Ok(Vec::new());
         }
-        // Beside what is in memory, and what stays due because it cannot be read, or written.
         // Those that were left in the store just now would be so again: they have every other look.
         let postponed = std::mem::take(&mut self.postponed).min(4 * PAGE);
+        // Beside what is in memory, and what stays due because it cannot be read, written, or told its time.
         let away = self.unreadable.len() + self.aside.len() + postponed;
         let limit = room.min(PAGE) + self.timers.len() + away;
         let also_signals = !self.is_behind && postponed == 0;

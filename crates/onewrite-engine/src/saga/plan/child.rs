@@ -62,7 +62,8 @@ impl<S: Send + Sync + 'static, I> Plan<S, I> {
     /// runners of the store have to serve the child's type as well.
     ///
     /// The child may run in another process and for any time; the saga is kept in memory only while less than
-    /// [`keep`](crate::saga::SagaOptions::keep) is left until the next look. When the saga is compensated meanwhile, the child is cancelled first and its end waited for.
+    /// [`keep`](crate::saga::SagaOptions::keep) is left until the next look. When the saga is compensated
+    /// meanwhile, the child is cancelled first and its end waited for.
     ///
     /// A child is known by its type's name and the step's key: give the step another name when its child gets
     /// another one.
