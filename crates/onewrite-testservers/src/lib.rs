@@ -17,7 +17,7 @@ mod folder;
 mod kafka;
 mod mariadb;
 mod nats;
-mod port;
+pub mod port;
 mod postgres;
 mod process;
 mod rabbitmq;

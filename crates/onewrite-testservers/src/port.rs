@@ -27,7 +27,12 @@ pub(crate) fn on_a_free_one<T>(mut start: impl FnMut(u16) -> io::Result<T>) -> i
     Err(taken.unwrap_or_else(|| io::ErrorKind::AddrInUse.into()))
 }
 
-fn free() -> io::Result<u16> {
+/// A port of 127.0.0.1 that nobody listens at. Nothing holds it: it is another one with each call, as good
+/// as always, and the system gives it to no outgoing connection.
+///
+/// # Errors
+/// Those of listening at any port.
+pub fn free() -> io::Result<u16> {
     let end = outgoing_min();
     if end > SPAN + 1_024 {
         for _ in 0..1_000 {

@@ -4,6 +4,7 @@ use std::{fs, io::Write as _, net::SocketAddr, os::unix::fs::OpenOptionsExt as _
 
 use onewrite::{Code, Error, Result};
 use onewrite_shop::Role;
+use onewrite_testkit::server::port;
 
 use super::{
     actor::Actor,
@@ -106,7 +107,9 @@ fn arguments(actor: &Actor, args: &DemoArgs) -> Vec<String> {
 }
 
 fn free_address() -> Result<(SocketAddr, std::net::TcpListener)> {
-    std::net::TcpListener::bind("127.0.0.1:0")
+    // One that no connection takes while the process that listens there is down.
+    port::free()
+        .and_then(|port| std::net::TcpListener::bind((std::net::Ipv4Addr::LOCALHOST, port)))
         .and_then(|listener| Ok((listener.local_addr()?, listener)))
         .map_err(|error| {
             Error::new(Code::CannotListen, "find a free port on loopback").with_source(error)
