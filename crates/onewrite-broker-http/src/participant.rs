@@ -12,6 +12,7 @@
 //! | `onewrite-attempt` | the attempt's number, from 1 |
 //! | `onewrite-epoch` | the epoch of the lease under which it is made: refuse one that is older than you have seen for this saga |
 //! | `onewrite-deadline-ms` | in how many milliseconds the answer comes too late |
+//! | `onewrite-look` | where to `POST` an empty request once something that is in progress has ended: it is asked for again at once; missing where this side cannot be reached |
 //!
 //! The answer says in a header what became of it, since proxies and layers for idempotency answer with any
 //! status by themselves.
@@ -62,6 +63,9 @@ pub struct HttpParticipantOptions {
     pub allow_private: bool,
     /// Headers sent with each request (`authorization: Bearer …`). Their values are never printed.
     pub headers: Vec<(String, String)>,
+    /// Where this side's `onewrite serve` is reached, without a slash at its end: participants are told where
+    /// to say that they are done.
+    pub public_url: Option<String>,
 }
 
 /// Participants over HTTP. Connections are kept and used again; redirects are not followed, and proxies named
@@ -69,6 +73,7 @@ pub struct HttpParticipantOptions {
 pub struct HttpParticipants {
     allow_private: bool,
     headers: HeaderMap,
+    public_url: Option<Arc<str>>,
     plain: OnceLock<Client>,
     secure: OnceLock<Client>,
 }
@@ -80,8 +85,9 @@ impl HttpParticipants {
     /// [`Code::InvalidConfig`] for a header that cannot be used.
     pub fn new(options: &HttpParticipantOptions) -> Result<Self> {
         let headers = target::fixed(&options.headers)?;
-        let allow_private = options.allow_private;
-        Ok(Self { allow_private, headers, plain: OnceLock::new(), secure: OnceLock::new() })
+        let (plain, secure) = (OnceLock::new(), OnceLock::new());
+        let public_url = options.public_url.as_deref().map(Arc::from);
+        Ok(Self { allow_private: options.allow_private, headers, public_url, plain, secure })
     }
 
     /// The participant at this URL.
@@ -95,7 +101,8 @@ impl HttpParticipants {
             crate::address::check_host(url.host_str().unwrap_or_default())?;
         }
         let client = self.client(url.scheme() == "https")?;
-        Ok(Arc::new(HttpParticipant { client, url, headers: self.headers.clone() }))
+        let (headers, public_url) = (self.headers.clone(), self.public_url.clone());
+        Ok(Arc::new(HttpParticipant { client, url, headers, public_url }))
     }
 
     fn client(&self, secure: bool) -> Result<Client> {
@@ -112,14 +119,16 @@ struct HttpParticipant {
     client: Client,
     url: Url,
     headers: HeaderMap,
+    public_url: Option<Arc<str>>,
 }
 
 impl Participant for HttpParticipant {
     fn act(&self, call: Call) -> BoxFuture<'static, Ended> {
         let from = target::shown(&self.url);
         let request = self.client.post(self.url.clone()).headers(self.headers.clone());
+        let public_url = self.public_url.clone();
         Box::pin(async move {
-            let request = match headers(&call) {
+            let request = match headers(&call, public_url.as_deref()) {
                 Ok(headers) => request.headers(headers).body(body(&call)),
                 Err(error) => return Ended::Unknown(error.to_string().into()),
             };
@@ -141,7 +150,7 @@ fn body(call: &Call) -> String {
     }
 }
 
-fn headers(call: &Call) -> Result<HeaderMap> {
+fn headers(call: &Call, public_url: Option<&str>) -> Result<HeaderMap> {
     let direction = match call.direction {
         Direction::Action => "action",
         Direction::Compensation => "compensation",
@@ -158,8 +167,11 @@ fn headers(call: &Call) -> Result<HeaderMap> {
         ("onewrite-epoch", call.epoch.to_string()),
         ("onewrite-deadline-ms", left.to_string()),
     ];
-    let mut headers = HeaderMap::with_capacity(all.len());
-    for (name, value) in all {
+    let look = public_url.map(|url| {
+        ("onewrite-look", format!("{url}/v1/sagas/{}/steps/{}/look", call.saga, call.step))
+    });
+    let mut headers = HeaderMap::with_capacity(all.len() + 1);
+    for (name, value) in all.into_iter().chain(look) {
         let value = HeaderValue::from_str(&value).map_err(|_| {
             Error::new(Code::InvalidInput, format!("no header can have the value of `{name}`"))
         })?;
@@ -306,7 +318,7 @@ mod tests {
 
     #[test]
     fn a_request_says_whose_attempt_it_is() {
-        let headers = headers(&call(Direction::Action)).unwrap();
+        let headers = headers(&call(Direction::Action), Some("https://sagas.example")).unwrap();
         let value = |name: &str| headers[name].to_str().unwrap().to_owned();
         assert_eq!(value("idempotency-key"), "\"01964b2e-7d1c-7a00-8000-0123456789ab/charge\"");
         let trace = value("traceparent");
@@ -314,6 +326,9 @@ mod tests {
         assert_eq!((trace.len(), &trace[52..]), (55, "-01"));
         assert_eq!((value("onewrite-attempt"), value("onewrite-epoch")), ("2".into(), "7".into()));
         assert_eq!(value("onewrite-direction"), "action");
+        let look =
+            "https://sagas.example/v1/sagas/01964b2e-7d1c-7a00-8000-0123456789ab/steps/charge/look";
+        assert_eq!(value("onewrite-look"), look);
         let left: u64 = value("onewrite-deadline-ms").parse().unwrap();
         assert!((29_000..=30_000).contains(&left), "{left}");
         assert_eq!(body(&call(Direction::Action)), "null");

@@ -33,6 +33,8 @@ pub enum Defect {
     OrderWithinLife = 11,
     /// Order is taken from the creation time (H10).
     OrderByTime = 12,
+    /// A saga that a person paused goes on (S37: what an operator decided is not heeded).
+    IgnorePause = 13,
     /// Delivered rows are never deleted (H12: unbounded growth).
     NoRetention = 14,
     /// Commits are acknowledged without reaching the disk (S33).
@@ -67,6 +69,8 @@ pub enum Defect {
     TakeTwice = 29,
     /// Retention does not look whether a saga is a step of one that goes on (S2: its parent starts it anew).
     TrimChildren = 30,
+    /// Retention deletes what is old, whichever sagas it was told to delete (a saga is gone that no archive kept).
+    TrimOthers = 31,
 }
 
 /// The defects planted in one component. Empty, and of size zero, without the `sabotage` feature.

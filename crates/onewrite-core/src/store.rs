@@ -166,6 +166,8 @@ pub enum Op {
         before: Timestamp,
         /// At most so many.
         limit: u32,
+        /// Only those of these that may go; without it, all that may.
+        only: Option<Vec<SagaId>>,
     },
     /// Gives a lease back, so that another member can take it at once.
     Release(Fence),

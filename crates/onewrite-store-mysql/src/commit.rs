@@ -231,7 +231,9 @@ async fn apply(
         Op::DropSignal { saga, signal } => signal::drop(tx, *saga, signal, terms.sabotage).await,
         Op::MatchSignals => signal::match_all(tx).await,
         Op::TrimSignals { limit } => signal::trim(tx, *limit).await,
-        Op::TrimSagas { before, limit } => saga::trim(tx, *before, *limit, terms.sabotage).await,
+        Op::TrimSagas { before, limit, only } => {
+            saga::trim(tx, *before, *limit, only.as_deref(), terms.sabotage).await
+        }
         Op::Release(fence) => {
             let sql = "UPDATE onewrite_lease SET owner = NULL, expires_at = 0 WHERE scope = ? AND `partition` = ? AND epoch = ?";
             execute(tx, sql, binds![&*fence.scope, fence.partition, fence.epoch.cast_signed()])

@@ -15,7 +15,7 @@ use onewrite_core::{
     sabotage::Defect,
     saga::{
         Json,
-        journal::{Arrived, FindSagas, Journal, SavedSaga},
+        journal::{Arrived, FindSagas, Journal, ListSagas, SagaHead, SavedSaga},
     },
     store::{
         Batch, Claim, Claimed, Cursor, Find, Item, LeaseState, Op, Outcome, Page, Read, SinkState,
@@ -290,6 +290,10 @@ impl Store for MysqlStore {
 impl Journal for MysqlStore {
     fn sagas(&self, find: FindSagas) -> BoxFuture<'_, Result<Vec<SavedSaga>>> {
         Box::pin(async move { saga::find(&mut self.engine().await?, &find).await })
+    }
+
+    fn list<'a>(&'a self, which: &'a ListSagas) -> BoxFuture<'a, Result<Vec<SagaHead>>> {
+        Box::pin(async move { saga::heads(&mut self.engine().await?, which).await })
     }
 
     fn arrived(

@@ -201,7 +201,9 @@ async fn apply(
         }
         Op::MatchSignals => signal::match_all(tx).await,
         Op::TrimSignals { limit } => signal::trim(tx, *limit).await,
-        Op::TrimSagas { before, limit } => saga::trim(tx, *before, *limit, terms.sabotage).await,
+        Op::TrimSagas { before, limit, only } => {
+            saga::trim(tx, *before, *limit, only.as_deref(), terms.sabotage).await
+        }
         Op::Release(fence) => execute(
             tx,
             "UPDATE onewrite.lease SET owner = NULL, expires_at = 'epoch' WHERE scope = $1 AND partition = $2 AND epoch = $3",

@@ -11,7 +11,7 @@ use onewrite_core::{
     position::Source,
     saga::{
         Json,
-        journal::{Arrived, FindSagas, Journal, SavedSaga},
+        journal::{Arrived, FindSagas, Journal, ListSagas, SagaHead, SavedSaga},
     },
     store::{
         Batch, Claim, Claimed, Cursor, Find, LeaseState, Outcome, Page, Read, SinkState, Store,
@@ -232,6 +232,10 @@ impl Store for PostgresStore {
 impl Journal for PostgresStore {
     fn sagas(&self, find: FindSagas) -> BoxFuture<'_, Result<Vec<SavedSaga>>> {
         Box::pin(async move { saga::find(&self.engine().await?, &find).await })
+    }
+
+    fn list<'a>(&'a self, which: &'a ListSagas) -> BoxFuture<'a, Result<Vec<SagaHead>>> {
+        Box::pin(async move { saga::heads(&self.engine().await?, which).await })
     }
 
     fn arrived(

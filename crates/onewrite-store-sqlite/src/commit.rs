@@ -150,7 +150,7 @@ fn apply(
         // One writer: a signal sees what waits for it, and what begins to wait sees its signal.
         Op::MatchSignals => Ok(0),
         Op::TrimSignals { limit } => signal::trim(tx, *limit),
-        Op::TrimSagas { before, limit } => saga::trim(tx, *before, *limit, sabotage),
+        Op::TrimSagas { before, limit, only } => saga::trim(tx, *before, *limit, only.as_deref(), sabotage),
         Op::Release(fence) => claim::release(tx, fence),
         Op::Leave { scope, owner } => claim::leave(tx, scope, owner),
         Op::Suspend { sink, reason } => trim::suspend(tx, sink, reason.as_deref()),

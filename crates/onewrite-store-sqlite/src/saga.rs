@@ -1,5 +1,8 @@
 //! Sagas: definitions, rows and journals.
 
+mod heads;
+mod trim;
+
 use onewrite_core::{
     Code, Error, Partition, Result, Text, Timestamp,
     lease::Fence,
@@ -16,6 +19,8 @@ use rusqlite::{
     types::{FromSql, FromSqlResult, ValueRef},
 };
 
+use self::trim::MAY_GO;
+pub(crate) use self::{heads::heads, trim::trim};
 use crate::{claim::execute, error::While, signal, writer::now};
 
 /// Sagas read at most where no limit is asked for.
@@ -129,32 +134,6 @@ fn stand(tx: &Connection, transition: &Transition, standing: &Standing) -> Resul
     )
 }
 
-/// Deletes sagas that ended before `before`, the oldest first and at most `limit`, and their journals.
-pub(crate) fn trim(
-    tx: &Connection,
-    before: Timestamp,
-    limit: u32,
-    sabotage: Sabotage,
-) -> Result<u64> {
-    let gone = tx
-        .prepare_cached(
-            "SELECT id FROM onewrite_saga s
-             WHERE ended_at < ?1 AND (?3 OR parent IS NULL OR NOT EXISTS (
-                 SELECT 1 FROM onewrite_saga p WHERE p.id = unhex(substr(s.parent, 1, 36), '-') AND p.ended_at IS NULL))
-             ORDER BY ended_at LIMIT ?2",
-        )
-        .and_then(|mut statement| {
-            let binds = params![before.0, limit, sabotage.has(Defect::TrimChildren)];
-            statement.query_map(binds, |row| row.get(0))?.collect::<rusqlite::Result<Vec<[u8; 16]>>>()
-        })
-        .during("look for sagas that ended long ago")?;
-    for id in &gone {
-        execute(tx, "DELETE FROM onewrite_saga_journal WHERE saga = ?1", params![id])?;
-        execute(tx, "DELETE FROM onewrite_saga WHERE id = ?1", params![id])?;
-    }
-    Ok(gone.len() as u64)
-}
-
 pub(crate) fn definition(connection: &Connection, id: &str) -> Result<Option<Text>> {
     connection
         .prepare_cached("SELECT definition FROM onewrite_saga_definition WHERE id = ?1")
@@ -179,12 +158,10 @@ pub(crate) fn find(connection: &Connection, find: &FindSagas) -> Result<Vec<Save
 }
 
 fn rows(tx: &Connection, find: &FindSagas) -> Result<Vec<SavedSaga>> {
-    let bound = |limit: &usize| i64::try_from(*limit).unwrap_or(i64::MAX);
     match find {
         FindSagas::Id(id) => read(tx, "WHERE id = ?1", params![id.0.to_be_bytes()]),
         FindSagas::Ids(ids) => {
-            let ids: Vec<String> = ids.iter().map(|id| format!("{:032x}", id.0)).collect();
-            read(tx, "WHERE id IN (SELECT unhex(value) FROM json_each(?1))", [format!("{ids:?}")])
+            read(tx, "WHERE id IN (SELECT unhex(value) FROM json_each(?1))", [hex(ids)])
         }
         FindSagas::Key { name, key } => read(
             tx,
@@ -195,32 +172,43 @@ fn rows(tx: &Connection, find: &FindSagas) -> Result<Vec<SavedSaga>> {
             tx,
             "WHERE partition IN (SELECT value FROM json_each(?1)) AND waits = 'lease' AND ended_at IS NULL AND id > ?2
              ORDER BY id LIMIT ?3",
-            params![list(partitions), after.0.to_be_bytes(), bound(limit)],
+            params![list(partitions), after.0.to_be_bytes(), bound(*limit)],
         ),
         FindSagas::Due { also_signals, partitions, limit } => read(
             tx,
             "WHERE partition IN (SELECT value FROM json_each(?1)) AND waits IN ('timer', iif(?4, 'signal', 'timer')) AND ended_at IS NULL AND due_at <= ?2
              ORDER BY due_at LIMIT ?3",
-            params![list(partitions), now().0, bound(limit), also_signals],
+            params![list(partitions), now().0, bound(*limit), also_signals],
         ),
         FindSagas::Forgotten => read(
             tx,
             "WHERE ended_at IS NULL AND NOT (waits IN ('lease', 'operator') AND due_at IS NULL OR waits IN ('timer', 'signal') AND due_at IS NOT NULL)
              LIMIT ?1",
-            params![bound(&FORGOTTEN_MAX)],
+            params![bound(FORGOTTEN_MAX)],
+        ),
+        FindSagas::Ended { before, limit } => read(
+            tx,
+            &format!("s WHERE {MAY_GO} ORDER BY ended_at LIMIT ?3"),
+            params![before.0, false, bound(*limit)],
         ),
     }
+}
+
+fn bound(limit: usize) -> i64 {
+    i64::try_from(limit).unwrap_or(i64::MAX)
+}
+
+/// Ids as a JSON array of hexadecimal numbers.
+fn hex(ids: &[SagaId]) -> String {
+    let ids: Vec<String> = ids.iter().map(|id| format!("{:032x}", id.0)).collect();
+    format!("{ids:?}")
 }
 
 pub(crate) fn list(partitions: &[Partition]) -> String {
     format!("{partitions:?}")
 }
 
-fn read(
-    tx: &Connection,
-    which: &'static str,
-    binds: impl rusqlite::Params,
-) -> Result<Vec<SavedSaga>> {
+fn read(tx: &Connection, which: &str, binds: impl rusqlite::Params) -> Result<Vec<SavedSaga>> {
     let mut statement = tx.prepare_cached(&format!("{COLUMNS} {which}")).during("read sagas")?;
     let mut rows = statement.query(binds).during("read sagas")?;
     let mut found = Vec::new();
@@ -231,35 +219,41 @@ fn read(
 }
 
 fn saga(row: &Row<'_>) -> Result<SavedSaga> {
-    let text = |index| -> Result<Text> {
-        row.get::<_, Lossy>(index).map(|text| text.0.into()).during("read a saga")
+    let parent = option(row, 13)?;
+    let standing = Standing {
+        due: time(row, 9)?,
+        output: option(row, 10)?.map(Json::trusted),
+        ..Standing::leased(State::Running)
     };
-    let option = |index| -> Result<Option<Json>> {
-        let found: Option<Lossy> = row.get(index).during("read a saga")?;
-        Ok(found.map(|text| Json::trusted(text.0)))
-    };
-    let time = |index| -> Result<Option<Timestamp>> {
-        row.get::<_, Option<i64>>(index).map(|time| time.map(Timestamp)).during("read a saga")
-    };
-    let parent: Option<Lossy> = row.get(13).during("read a saga")?;
-    let standing =
-        Standing { due: time(9)?, output: option(10)?, ..Standing::leased(State::Running) };
     let saga = SavedSaga {
         id: SagaId(u128::from_be_bytes(row.get(0).during("read a saga")?)),
-        name: text(1)?,
-        key: text(2)?,
+        name: text(row, 1)?,
+        key: text(row, 2)?,
         run: number(row.get(3).during("read a saga")?),
         partition: row.get(4).during("read a saga")?,
-        definition: text(5)?,
-        input: option(6)?.unwrap_or(Json::NULL),
+        definition: text(row, 5)?,
+        input: option(row, 6)?.map_or(Json::NULL, Json::trusted),
         standing,
-        started_at: time(11)?.unwrap_or_default(),
-        ended_at: time(12)?,
+        started_at: time(row, 11)?.unwrap_or_default(),
+        ended_at: time(row, 12)?,
         parent: None,
         journal: Vec::new(),
         unreadable: None,
     };
-    Ok(saga.with_words(&text(7)?, &text(8)?, parent.as_ref().map(|text| &*text.0)))
+    Ok(saga.with_words(&text(row, 7)?, &text(row, 8)?, parent.as_deref()))
+}
+
+fn text(row: &Row<'_>, index: usize) -> Result<Text> {
+    row.get::<_, Lossy>(index).map(|text| text.0.into()).during("read a saga")
+}
+
+fn option(row: &Row<'_>, index: usize) -> Result<Option<String>> {
+    let found: Option<Lossy> = row.get(index).during("read a saga")?;
+    Ok(found.map(|text| text.0))
+}
+
+fn time(row: &Row<'_>, index: usize) -> Result<Option<Timestamp>> {
+    row.get::<_, Option<i64>>(index).map(|time| time.map(Timestamp)).during("read a saga")
 }
 
 /// Text of which somebody may have made something else by hand: that concerns its own saga, and no other.

@@ -14,7 +14,7 @@ use onewrite_core::{
     sabotage::Sabotage,
     saga::{
         Json,
-        journal::{Arrived, FindSagas, Journal, SavedSaga},
+        journal::{Arrived, FindSagas, Journal, ListSagas, SagaHead, SavedSaga},
     },
     store::{
         Batch, Claim, Claimed, Cursor, Durability, Find, LeaseState, Outcome, Page, Read,
@@ -228,6 +228,11 @@ impl Store for SqliteStore {
 impl Journal for SqliteStore {
     fn sagas(&self, find: FindSagas) -> BoxFuture<'_, Result<Vec<SavedSaga>>> {
         Box::pin(self.engine_read(move |connection| saga::find(connection, &find)))
+    }
+
+    fn list<'a>(&'a self, which: &'a ListSagas) -> BoxFuture<'a, Result<Vec<SagaHead>>> {
+        let which = which.clone();
+        Box::pin(self.engine_read(move |connection| saga::heads(connection, &which)))
     }
 
     fn arrived(

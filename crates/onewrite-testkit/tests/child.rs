@@ -8,7 +8,7 @@ use onewrite_core::{
     Text, Timestamp,
     sabotage::Sabotage,
     saga::{
-        Checked, Definition, Direction, Ended, Input, Json, Saga, SagaId,
+        Checked, Definition, Direction, Ended, Input, Json, Saga, SagaId, Verb,
         journal::{SavedSaga, SavedTransition, Standing, State as Stands, Waits},
     },
 };
@@ -178,7 +178,11 @@ impl Ship {
             return;
         }
         let (actor, reason) = ("the ship".into(), "ended".into());
-        self.tell(state, Input::Look { step: "ship".into(), actor, reason }, true);
+        self.tell(
+            state,
+            Input::Wanted { verb: Verb::Look { step: "ship".into() }, actor, reason },
+            true,
+        );
     }
 
     fn recover(&self, state: &mut State) {
@@ -281,7 +285,8 @@ impl Model for Ship {
             Action::Time => self.tell(&mut state, Input::Time, false),
             Action::Cancel => {
                 state.cancels -= 1;
-                let cancel = Input::Cancel { actor: "ann".into(), reason: "so".into() };
+                let cancel =
+                    Input::Wanted { verb: Verb::Cancel, actor: "ann".into(), reason: "so".into() };
                 self.tell(&mut state, cancel, false);
             }
             Action::Crash => {

@@ -10,6 +10,7 @@ use onewrite_core::{
     sabotage::{Defect, Sabotage},
     saga::{
         Attempt, Checked, Definition, Direction, Ended, Entry, Input, Json, Saga, SagaId, Step,
+        Verb,
         journal::{SavedSaga, SavedTransition, Standing, State as Stands, Waits},
     },
 };
@@ -35,6 +36,8 @@ struct Budget {
     crashes: u8,
     takeovers: u8,
     cancels: u8,
+    /// A person pauses it, and lets it go on.
+    pauses: u8,
     /// Signals that are sent.
     signals: u8,
     /// Signals that another saga takes.
@@ -136,6 +139,8 @@ enum Action {
     Signal(usize, usize),
     Steal(usize),
     Cancel(usize),
+    Pause(usize),
+    Resume(usize),
     Crash(usize),
 }
 
@@ -189,12 +194,14 @@ impl Sagas {
 
     fn attempt(&self, state: &mut State, at: usize) {
         let Some(owner) = &mut state.owners[at] else { return };
-        let epoch = owner.epoch;
+        let (epoch, mut flights) = (owner.epoch, Vec::new());
         for Attempt { step, direction, number, .. } in owner.saga.committed(now(state.later)) {
             let compensates = direction == Direction::Compensation;
             let flight = Flight { owner: at, epoch, step, compensates, number, reply: None };
-            state.flights.push(flight);
+            flights.push(flight);
         }
+        state.permitted &= flights.is_empty() || !Self::is_paused(state);
+        state.flights.append(&mut flights);
         state.flights.sort_unstable();
     }
 
@@ -230,6 +237,20 @@ impl Sagas {
             state.row = standing;
         }
         self.attempt(state, at);
+    }
+
+    fn steer(&self, state: &mut State, at: usize, verb: Verb) {
+        let input = Input::Wanted { verb, actor: "ann".into(), reason: "so".into() };
+        self.tell(state, at, input);
+    }
+
+    /// Whether a person holds it, as the journal tells.
+    fn is_paused(state: &State) -> bool {
+        Self::entries(state).iter().fold(false, |paused, entry| match entry {
+            Entry::Paused { .. } => true,
+            Entry::Resumed { .. } | Entry::Cancelled { .. } => false,
+            _ => paused,
+        })
     }
 
     fn entries(state: &State) -> Vec<Entry> {
@@ -370,6 +391,12 @@ impl Model for Sagas {
                     if owner.sent.is_none() && state.left.cancels > 0 {
                         actions.push(Action::Cancel(at));
                     }
+                    if owner.sent.is_none() && state.left.pauses > 0 {
+                        actions.push(Action::Pause(at));
+                    }
+                    if owner.sent.is_none() && Self::is_paused(state) {
+                        actions.push(Action::Resume(at));
+                    }
                     if state.left.crashes > 0 && !ended {
                         actions.push(Action::Crash(at));
                     }
@@ -441,9 +468,13 @@ impl Model for Sagas {
             }
             Action::Cancel(at) => {
                 state.left.cancels -= 1;
-                let input = Input::Cancel { actor: "ann".into(), reason: "so".into() };
-                self.tell(&mut state, at, input);
+                self.steer(&mut state, at, Verb::Cancel);
             }
+            Action::Pause(at) => {
+                state.left.pauses -= 1;
+                self.steer(&mut state, at, Verb::Pause);
+            }
+            Action::Resume(at) => self.steer(&mut state, at, Verb::Resume),
             Action::Crash(at) => {
                 state.left.crashes -= 1;
                 state.owners[at] = None;
@@ -590,6 +621,25 @@ fn a_request_to_cancel_keeps_every_promise() {
     let mut model = Sagas::of(PIVOT);
     model.budget = Budget { cancels: 1, aborts: 0, crashes: 1, ..model.budget };
     holds(model);
+}
+
+/// A person holds it at any time, and lets it go on at any later one.
+fn paused() -> Sagas {
+    let mut model = Sagas::of(PIVOT);
+    model.budget = Budget { pauses: 1, crashes: 1, cancels: 1, aborts: 1, ..Budget::default() };
+    model
+}
+
+#[test]
+fn a_saga_that_is_paused_begins_nothing_and_keeps_every_promise() {
+    holds(paused());
+}
+
+#[test]
+fn a_saga_that_goes_on_while_it_is_paused_is_noticed() {
+    let sabotage = Sabotage::default().with(Defect::IgnorePause);
+    let names = violated(Sagas { sabotage, ..paused() });
+    assert!(names.contains(&"nothing is done before its permission"), "{names:?}");
 }
 
 /// Two signals for one step, of which another saga may take one.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Json, SagaId, StepKey};
+use super::{Json, SagaId, StepKey, Verb};
 use crate::{Result, Text, Timestamp};
 
 /// Which way a step is carried out.
@@ -50,7 +50,7 @@ pub enum Ended {
     /// It was not made, for there was nobody to make it: it is tried again, and does not count.
     NotMade(Text),
     /// It is under way elsewhere, and may be for long: it is looked at again once the saga is told to
-    /// ([`Input::Look`]), or after so long. That does not count, and neither does what failed before it.
+    /// ([`Verb::Look`]), or after so long. That does not count, and neither does what failed before it.
     UnderWay {
         /// When it is looked at again at the latest.
         look_in: Duration,
@@ -84,30 +84,16 @@ pub enum Input {
         /// What it brings.
         payload: Json,
     },
-    /// What a step waits for elsewhere has ended.
-    Look {
-        /// The step's name.
-        step: Text,
-        /// Who says so.
-        actor: Text,
-        /// How it ended.
-        reason: Text,
-    },
     /// Its time has come, or may have.
     Time,
     /// This owner carries on what another one left unfinished.
     TakenOver,
     /// This owner leaves, and nothing is in flight here.
     HandBack,
-    /// Somebody wants it compensated.
-    Cancel {
-        /// Who.
-        actor: Text,
-        /// Why.
-        reason: Text,
-    },
-    /// A person lets held steps try again.
-    Resume {
+    /// Somebody wants something of it.
+    Wanted {
+        /// What.
+        verb: Verb,
         /// Who.
         actor: Text,
         /// Why.

@@ -36,26 +36,59 @@ pub struct Checked {
     behind: Vec<Vec<usize>>,
 }
 
+/// Something that is wrong with a definition.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Flaw {
+    /// Where, as a JSON Pointer (RFC 6901) into the definition: `/steps/2/after/0`.
+    pub at: String,
+    /// What is wrong, and how it would be right.
+    pub what: String,
+}
+
+/// What is wrong with a definition, as far as it is known.
+#[derive(Default)]
+struct Flaws(Vec<Flaw>);
+
+impl Flaws {
+    fn add(&mut self, at: impl Into<String>, what: impl Into<String>) {
+        self.0.push(Flaw { at: at.into(), what: what.into() });
+    }
+
+    fn of_step(&mut self, step: usize, field: &str, what: impl Into<String>) {
+        self.add(format!("/steps/{step}/{field}"), what);
+    }
+}
+
 impl Definition {
+    /// Everything that is wrong with it; nothing where it can be run.
+    #[must_use]
+    pub fn flaws(&self) -> Vec<Flaw> {
+        self.looked_through().0
+    }
+
+    /// What is wrong with it, and for each step those before it.
+    fn looked_through(&self) -> (Vec<Flaw>, Vec<Vec<usize>>) {
+        let mut flaws = Flaws::default();
+        names(self, &mut flaws);
+        let before = graph(self, &mut flaws);
+        if flaws.0.is_empty() {
+            let ancestors = ancestors(&before);
+            kinds(self, &ancestors, &mut flaws);
+            mappings(self, &ancestors, &mut flaws);
+        }
+        times(self, &mut flaws);
+        (flaws.0, before)
+    }
+
     /// Looks it through.
     ///
     /// # Errors
     /// [`Code::InvalidSaga`] with everything that is wrong with it.
     pub fn check(self) -> Result<Checked> {
-        let mut flaws = Vec::new();
-        names(&self, &mut flaws);
-        let before = graph(&self, &mut flaws);
-        if flaws.is_empty() {
-            let ancestors = ancestors(&before);
-            kinds(&self, &ancestors, &mut flaws);
-            mappings(&self, &ancestors, &mut flaws);
-        }
-        for step in &self.steps {
-            times(&self, step, &mut flaws);
-        }
+        let (flaws, before) = self.looked_through();
         if !flaws.is_empty() {
-            let flaws = flaws.join("; ");
-            let what = format!("the saga `{}` cannot be run: {flaws}", self.name);
+            let flaws: Vec<String> = flaws.into_iter().map(|flaw| flaw.what).collect();
+            let what = format!("the saga `{}` cannot be run: {}", self.name, flaws.join("; "));
             return Err(Error::new(Code::InvalidSaga, what));
         }
         let mut behind = vec![Vec::new(); before.len()];
@@ -145,47 +178,62 @@ fn fnv(text: &str) -> u64 {
     })
 }
 
-fn names(definition: &Definition, flaws: &mut Vec<String>) {
-    let mut flaws_of_urls = Vec::new();
-    let mut look = |what: &str, name: &str| {
-        let is_plain = |c: char| c.is_ascii_alphanumeric() || "_-.:".contains(c);
-        if name.is_empty() || name.len() > NAME_MAX || !name.chars().all(is_plain) {
-            flaws.push(format!(
-                "{what} `{name}` must have 1 to {NAME_MAX} of the characters a-z A-Z 0-9 _ - . :"
-            ));
-        }
-    };
-    look("its name", &definition.name);
-    for step in &definition.steps {
-        look("the name of step", &step.name);
-        let mut participant = |what: &str, name: &str| match is_url(name) {
-            true if name.len() > URL_MAX || !name.chars().all(|c| c.is_ascii_graphic()) => {
-                flaws_of_urls.push(format!(
-                    "{what} of `{}` is a URL, which has at most {URL_MAX} characters of ASCII and no spaces",
-                    step.name
-                ));
-            }
-            // It is shown where sagas are.
-            true if has_secret(name) => flaws_of_urls.push(format!(
-                "{what} of `{}` is a URL with a user or password, which would be stored and shown",
-                step.name
-            )),
-            true => {}
-            false => look(what, name),
-        };
-        participant("the action", step.action());
-        step.compensated_by().into_iter().for_each(|name| participant("the compensation", name));
-    }
-    flaws.append(&mut flaws_of_urls);
+fn names(definition: &Definition, flaws: &mut Flaws) {
+    name_flaw("its name", &definition.name).into_iter().for_each(|why| flaws.add("/name", why));
+    version(definition, flaws);
     let mut seen = HashSet::new();
-    for step in definition.steps.iter().filter(|step| !seen.insert(&step.name)) {
-        flaws.push(format!("two steps are named `{}`", step.name));
+    for (index, step) in definition.steps.iter().enumerate() {
+        if let Some(why) = name_flaw("the name of step", &step.name) {
+            flaws.of_step(index, "name", why);
+        }
+        if !seen.insert(&step.name) {
+            flaws.of_step(index, "name", format!("two steps are named `{}`", step.name));
+        }
+        let action = step.action.as_deref().map(|name| ("action", "the action", name));
+        let compensation = step.compensated_by();
+        let compensation = compensation.map(|name| ("compensation/by", "the compensation", name));
+        for (field, what, name) in action.into_iter().chain(compensation) {
+            if let Some(why) = participant_flaw(what, name, &step.name) {
+                flaws.of_step(index, field, why);
+            }
+        }
     }
     if definition.steps.is_empty() {
-        flaws.push("it has no steps".into());
+        flaws.add("/steps", "it has no steps");
     }
     if definition.steps.len() > STEPS_MAX {
-        flaws.push(format!("it has more than {STEPS_MAX} steps"));
+        flaws.add("/steps", format!("it has more than {STEPS_MAX} steps"));
+    }
+}
+
+/// What is wrong with a name, if anything is.
+fn name_flaw(what: &str, name: &str) -> Option<String> {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "_-.:".contains(c);
+    let is_good = (1..=NAME_MAX).contains(&name.len()) && name.chars().all(is_plain);
+    (!is_good).then(|| {
+        format!("{what} `{name}` must have 1 to {NAME_MAX} of the characters a-z A-Z 0-9 _ - . :")
+    })
+}
+
+fn version(definition: &Definition, flaws: &mut Flaws) {
+    let Some(version) = &definition.version else { return };
+    name_flaw("its version", version).into_iter().for_each(|why| flaws.add("/version", why));
+}
+
+/// What is wrong with who carries out a step, if anything is.
+fn participant_flaw(what: &str, name: &str, step: &str) -> Option<String> {
+    match is_url(name) {
+        true if name.len() > URL_MAX || !name.chars().all(|c| c.is_ascii_graphic()) => {
+            Some(format!(
+                "{what} of `{step}` is a URL, which has at most {URL_MAX} characters of ASCII and no spaces"
+            ))
+        }
+        // It is shown where sagas are.
+        true if has_secret(name) => Some(format!(
+            "{what} of `{step}` is a URL with a user or password, which would be stored and shown"
+        )),
+        true => None,
+        false => name_flaw(what, name),
     }
 }
 
@@ -202,7 +250,7 @@ pub fn is_url(participant: &str) -> bool {
 }
 
 /// For each step, those before it.
-fn graph(definition: &Definition, flaws: &mut Vec<String>) -> Vec<Vec<usize>> {
+fn graph(definition: &Definition, flaws: &mut Flaws) -> Vec<Vec<usize>> {
     let steps = &definition.steps;
     let find = |name: &String| steps.iter().position(|step| step.name == *name);
     let mut before = vec![Vec::new(); steps.len()];
@@ -210,21 +258,23 @@ fn graph(definition: &Definition, flaws: &mut Vec<String>) -> Vec<Vec<usize>> {
         match &step.after {
             None => before[index].extend(index.checked_sub(1)),
             Some(names) => {
-                for name in names {
+                for (place, name) in names.iter().enumerate() {
                     match find(name) {
                         Some(other) if !before[index].contains(&other) => before[index].push(other),
                         Some(_) => {}
-                        None => flaws.push(format!(
-                            "`{}` comes after `{name}`, which is no step",
-                            step.name
-                        )),
+                        None => flaws.of_step(
+                            index,
+                            &format!("after/{place}"),
+                            format!("`{}` comes after `{name}`, which is no step", step.name),
+                        ),
                     }
                 }
             }
         }
     }
     if let Some(step) = in_circle(&before) {
-        flaws.push(format!("`{}` comes after itself, in a circle", steps[step].name));
+        let what = format!("`{}` comes after itself, in a circle", steps[step].name);
+        flaws.of_step(step, "after", what);
     }
     before
 }
@@ -259,15 +309,16 @@ fn ancestors(before: &[Vec<usize>]) -> Vec<HashSet<usize>> {
 }
 
 /// What cannot be undone comes after everything that may have to be.
-fn kinds(definition: &Definition, ancestors: &[HashSet<usize>], flaws: &mut Vec<String>) {
+fn kinds(definition: &Definition, ancestors: &[HashSet<usize>], flaws: &mut Flaws) {
     let steps = &definition.steps;
     let of = |kind: Kind| {
         steps.iter().enumerate().filter(move |(_, step)| step.kind == kind).map(|(index, _)| index)
     };
     let mut precedes = |first: usize, second: usize, why: &str| {
         if !ancestors[second].contains(&first) {
-            let (first, second) = (&steps[first].name, &steps[second].name);
-            flaws.push(format!("`{first}` must come before `{second}`, {why}"));
+            let (before, behind) = (&steps[first].name, &steps[second].name);
+            let what = format!("`{before}` must come before `{behind}`, {why}");
+            flaws.of_step(second, "after", what);
         }
     };
     for last in of(Kind::Pivot).chain(of(Kind::Retriable)) {
@@ -280,38 +331,46 @@ fn kinds(definition: &Definition, ancestors: &[HashSet<usize>], flaws: &mut Vec<
             precedes(pivot, retriable, "which cannot be undone should the pivot fail");
         }
     }
-    if of(Kind::Pivot).count() > 1 {
-        flaws.push("it has more than one pivot, and only one step can decide".into());
+    if let Some(second) = of(Kind::Pivot).nth(1) {
+        let what = "it has more than one pivot, and only one step can decide";
+        flaws.of_step(second, "kind", what);
     }
-    for step in steps {
-        match &step.compensation {
-            Compensation::By(_) if step.kind == Kind::Retriable => flaws.push(format!(
-                "`{}` has a compensation that would never run: it is tried until it succeeds",
-                step.name
-            )),
-            Compensation::None(reason) if reason.trim().is_empty() => {
-                flaws.push(format!("`{}` has no compensation and does not say why", step.name))
+    for (index, step) in steps.iter().enumerate() {
+        let name = &step.name;
+        let why = match &step.compensation {
+            Compensation::By(_) if step.kind == Kind::Retriable => {
+                format!(
+                    "`{name}` has a compensation that would never run: it is tried until it succeeds"
+                )
             }
-            _ => {}
-        }
+            Compensation::None(reason) if reason.trim().is_empty() => {
+                format!("`{name}` has no compensation and does not say why")
+            }
+            _ => continue,
+        };
+        flaws.of_step(index, "compensation", why);
     }
 }
 
 /// Every pointer leads to the input or to a step that is done by then.
-fn mappings(definition: &Definition, ancestors: &[HashSet<usize>], flaws: &mut Vec<String>) {
+fn mappings(definition: &Definition, ancestors: &[HashSet<usize>], flaws: &mut Flaws) {
     let every: HashSet<usize> = (0..definition.steps.len()).collect();
-    let of_steps = definition.steps.iter().zip(ancestors).filter_map(|(step, known)| {
-        Some((format!("`{}`", step.name), step.input.as_ref()?, known))
+    let steps = || definition.steps.iter().zip(ancestors).enumerate();
+    let of_steps = steps().filter_map(|(index, (step, known))| {
+        let at = format!("/steps/{index}/input");
+        Some((at, format!("`{}`", step.name), step.input.as_ref()?, known))
     });
-    let of_signals = definition.steps.iter().zip(ancestors).filter_map(|(step, known)| {
-        Some((format!("the signal of `{}`", step.name), step.correlation()?, known))
+    let of_signals = steps().filter_map(|(index, (step, known))| {
+        let at = format!("/steps/{index}/wait/signal/correlation");
+        Some((at, format!("the signal of `{}`", step.name), step.correlation()?, known))
     });
-    let of_output = definition.output.iter().map(|output| ("its output".into(), output, &every));
-    for (whose, mapping, known) in of_steps.chain(of_signals).chain(of_output) {
+    let output = definition.output.iter();
+    let of_output = output.map(|output| ("/output".into(), "its output".into(), output, &every));
+    for (at, whose, mapping, known) in of_steps.chain(of_signals).chain(of_output) {
         let pointers = match mapping.pointers() {
             Ok(pointers) => pointers,
             Err(why) => {
-                flaws.push(format!("the mapping of {whose} {why}"));
+                flaws.add(&at, format!("the mapping of {whose} {why}"));
                 continue;
             }
         };
@@ -329,58 +388,83 @@ fn mappings(definition: &Definition, ancestors: &[HashSet<usize>], flaws: &mut V
                 }
             };
             if let Err(why) = leads {
-                flaws.push(format!("{whose} takes what is not there: {why}"));
+                flaws.add(&at, format!("{whose} takes what is not there: {why}"));
             }
         }
     }
 }
 
-fn times(definition: &Definition, step: &Step, flaws: &mut Vec<String>) {
-    let name = &step.name;
-    waits(step, flaws);
-    let whole = [step.step_timeout_ms, definition.timeout_ms];
-    if step.attempt_timeout_ms == 0 || whole.contains(&Some(0)) {
-        flaws.push(format!("a timeout of `{name}` or of the saga is zero"));
+fn times(definition: &Definition, flaws: &mut Flaws) {
+    if definition.timeout_ms == Some(0) {
+        flaws.add("/timeout_ms", "the saga's timeout is zero");
     }
-    let attempts = step.wait.is_none();
-    if attempts && step.step_timeout_ms.is_some_and(|most| most < step.attempt_timeout_ms) {
-        flaws.push(format!("one attempt of `{name}` may take longer than the step"));
-    }
-    let policies =
-        [("retry", step.retry.as_ref()), ("compensation_retry", step.compensation_retry.as_ref())];
-    for (what, policy) in policies {
-        if let Some(why) = policy.and_then(nonsense) {
-            flaws.push(format!("{what} of `{name}` {why}"));
+    for (index, step) in definition.steps.iter().enumerate() {
+        limits(index, step, flaws);
+        waits(index, step, flaws);
+        let retry = ("retry", step.retry.as_ref());
+        let of_compensation = ("compensation_retry", step.compensation_retry.as_ref());
+        for (field, policy) in [retry, of_compensation] {
+            if let Some(why) = policy.and_then(nonsense) {
+                flaws.of_step(index, field, format!("{field} of `{}` {why}", step.name));
+            }
         }
-    }
-    if attempts && step.kind != Kind::Compensatable && step.step_timeout_ms.is_some() {
-        flaws.push(format!("`{name}` has a time limit and no way out when it is over"));
     }
 }
 
-fn waits(step: &Step, flaws: &mut Vec<String>) {
+fn limits(index: usize, step: &Step, flaws: &mut Flaws) {
+    let (name, field) = (&step.name, "step_timeout_ms");
+    if step.attempt_timeout_ms == 0 {
+        flaws.of_step(index, "attempt_timeout_ms", format!("a timeout of `{name}` is zero"));
+    }
+    if step.step_timeout_ms == Some(0) {
+        flaws.of_step(index, field, format!("a timeout of `{name}` is zero"));
+    }
+    if step.wait.is_some() {
+        return;
+    }
+    if step.step_timeout_ms.is_some_and(|most| most < step.attempt_timeout_ms) {
+        let what = format!("one attempt of `{name}` may take longer than the step");
+        flaws.of_step(index, field, what);
+    }
+    if step.kind != Kind::Compensatable && step.step_timeout_ms.is_some() {
+        let what = format!("`{name}` has a time limit and no way out when it is over");
+        flaws.of_step(index, field, what);
+    }
+}
+
+fn waits(index: usize, step: &Step, flaws: &mut Flaws) {
     let name = &step.name;
     let Some(wait) = &step.wait else { return };
     if step.action.is_some() || step.retry.is_some() {
-        flaws.push(format!("`{name}` waits, and is to carry something out as well"));
+        let what = format!("`{name}` waits, and is to carry something out as well");
+        flaws.of_step(index, "wait", what);
     }
     match wait {
-        Wait::ForMs(0) => flaws.push(format!("`{name}` waits for no time at all")),
+        Wait::ForMs(0) => {
+            flaws.of_step(index, "wait/for_ms", format!("`{name}` waits for no time at all"));
+        }
         Wait::ForMs(_) => {}
         Wait::Signal { name: signal, correlation } => {
+            let field = "wait/signal/name";
             if let Err(why) = check_text(signal) {
-                flaws.push(format!("`{name}` waits for a signal whose name {why}"));
+                let what = format!("`{name}` waits for a signal whose name {why}");
+                flaws.of_step(index, field, what);
             }
             if signal.starts_with(OWN) {
-                flaws.push(format!(
+                let what = format!(
                     "`{name}` waits for a signal whose name begins with `{OWN}`, as onewrite's own"
-                ));
+                );
+                flaws.of_step(index, field, what);
             }
             if !matches!(correlation, Mapping::At(_)) {
-                flaws.push(format!("the correlation of `{name}` is not one pointer"));
+                let what = format!("the correlation of `{name}` is not one pointer");
+                flaws.of_step(index, "wait/signal/correlation", what);
             }
             if step.step_timeout_ms.is_none() {
-                flaws.push(format!("`{name}` waits for a signal and has no `step_timeout_ms`: it could wait for ever"));
+                let what = format!(
+                    "`{name}` waits for a signal and has no `step_timeout_ms`: it could wait for ever"
+                );
+                flaws.of_step(index, "wait", what);
             }
         }
     }

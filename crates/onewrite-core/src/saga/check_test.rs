@@ -133,3 +133,25 @@ fn a_wait_without_an_end_or_beside_an_action_is_refused() {
         assert!(said.contains(why), "{bad}: {said}");
     }
 }
+
+#[test]
+fn every_flaw_says_where_it_is() {
+    let step = |rest: &str| format!(r#"{{"name":"b",{NONE},{rest}}}"#);
+    for (rest, at) in [
+        (r#""after":["a","x"]"#, "/steps/1/after/1"),
+        (r#""input":"/steps/b""#, "/steps/1/input"),
+        (r#""action":"a b""#, "/steps/1/action"),
+        (r#""retry":{"factor":0}"#, "/steps/1/retry"),
+        (r#""attempt_timeout_ms":0"#, "/steps/1/attempt_timeout_ms"),
+        (r#""step_timeout_ms":1"#, "/steps/1/step_timeout_ms"),
+        (r#""wait":{"for_ms":0}"#, "/steps/1/wait/for_ms"),
+    ] {
+        let json = saga(&format!("{A},{}", step(rest)));
+        let definition: Definition = serde_json::from_str(&json).unwrap();
+        let found: Vec<String> = definition.flaws().into_iter().map(|flaw| flaw.at).collect();
+        assert_eq!(found, [at], "{rest}");
+        // The pointers lead to something.
+        let value: serde_json::Value = serde_json::from_str(&json).unwrap();
+        assert!(value.pointer(at).is_some(), "{at}");
+    }
+}

@@ -21,6 +21,10 @@ use super::{Mapping, RetryPolicy, Wait};
 pub struct Definition {
     /// Its name: sagas are started, listed and owned under it.
     pub name: String,
+    /// What people call this state of it, where several are in use: `2026-11`. Not looked at by sagas: each
+    /// is run by the text it was started with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
     /// What it does.
     pub steps: Vec<Step>,
     /// What a completed saga answers; without it, `null`.

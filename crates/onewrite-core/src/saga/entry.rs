@@ -91,11 +91,52 @@ pub enum Entry {
         /// How it ended.
         reason: Text,
     },
+    /// A person holds it: nothing of it begins any more, and no time is over.
+    Paused {
+        /// Who.
+        actor: Text,
+        /// Why.
+        reason: Text,
+    },
+    /// A person has a step tried at once, with a new budget.
+    Retried {
+        /// Which step.
+        step: Text,
+        /// Who.
+        actor: Text,
+        /// Why.
+        reason: Text,
+    },
+    /// A person says that a step is done or, while compensating, made good, by whatever means.
+    Skipped {
+        /// Which step.
+        step: Text,
+        /// What it is to have answered.
+        output: Json,
+        /// Who.
+        actor: Text,
+        /// Why.
+        reason: Text,
+    },
+    /// A person wants what was attempted compensated, past the pivot as well.
+    ForceCompensated {
+        /// Who.
+        actor: Text,
+        /// Why.
+        reason: Text,
+    },
+    /// A person says that it is completed, whatever was not done.
+    ForceCompleted {
+        /// Who.
+        actor: Text,
+        /// Why.
+        reason: Text,
+    },
     /// Another owner carries on: what was in flight counts as an attempt with an unknown outcome.
     TakenOver,
     /// Its owner leaves it, with nothing in flight, to whoever owns its partition next.
     HandedBack,
-    /// A person lets held steps try again.
+    /// A person lets held steps try again, and goes on with what was paused.
     Resumed {
         /// Who.
         actor: Text,
@@ -108,7 +149,19 @@ impl Entry {
     /// Whether a saga that goes forward is compensated from here on.
     #[must_use]
     pub fn turns_back(&self) -> bool {
-        matches!(self, Self::Failed { .. } | Self::Cancelled { .. } | Self::Expired)
+        matches!(
+            self,
+            Self::Failed { .. }
+                | Self::Cancelled { .. }
+                | Self::Expired
+                | Self::ForceCompensated { .. }
+        )
+    }
+
+    /// Whether nothing that has not begun by then begins.
+    #[must_use]
+    pub fn stops(&self) -> bool {
+        self.turns_back() || matches!(self, Self::Paused { .. } | Self::ForceCompleted { .. })
     }
 }
 
@@ -133,6 +186,11 @@ mod tests {
         r#""taken_over""#,
         r#""handed_back""#,
         r#"{"resumed":{"actor":"ann","reason":"mended"}}"#,
+        r#"{"paused":{"actor":"ann","reason":"the bank is down"}}"#,
+        r#"{"retried":{"step":"a","actor":"ann","reason":"mended"}}"#,
+        r#"{"skipped":{"step":"a","output":{"hold":7},"actor":"ann","reason":"by hand"}}"#,
+        r#"{"force_compensated":{"actor":"ann","reason":"so"}}"#,
+        r#"{"force_completed":{"actor":"ann","reason":"so"}}"#,
     ];
 
     #[test]

@@ -138,7 +138,15 @@ impl Saga {
                 state.retry_at = None;
                 state.held = false;
             }
-            Entry::Expired | Entry::Cancelled { .. } => self.turn_back(time),
+            Entry::Expired => self.turn_back(time),
+            Entry::Cancelled { .. } | Entry::ForceCompensated { .. } => {
+                self.paused = false;
+                self.turn_back(time);
+            }
+            Entry::ForceCompleted { .. } => self.phase = Phase::Completed,
+            Entry::Paused { .. } => self.paused = true,
+            Entry::Retried { step, .. } => self.state(step)?.begin(time),
+            Entry::Skipped { step, output, .. } => self.skip(step, output, time)?,
             Entry::Overdue => self.overdue = true,
             Entry::TakenOver => {
                 let waiting = self.waiting();
@@ -170,6 +178,7 @@ impl Saga {
                 state.held &= !is_forward;
             }
             Entry::Resumed { .. } => {
+                self.paused = false;
                 self.steps
                     .iter_mut()
                     .filter(|state| state.held)
@@ -177,6 +186,18 @@ impl Saga {
             }
         }
         self.look_for_the_end();
+        Ok(())
+    }
+
+    fn skip(&mut self, step: &str, output: &Json, time: Timestamp) -> Result<()> {
+        let is_forward = self.phase == Phase::Forward;
+        let state = self.state(step)?;
+        state.stage = if is_forward { Stage::Done } else { Stage::Compensated };
+        (state.retry_at, state.held) = (None, false);
+        if is_forward {
+            state.output = Some(output.clone());
+            self.make_ready(time);
+        }
         Ok(())
     }
 

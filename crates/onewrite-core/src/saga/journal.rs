@@ -5,6 +5,7 @@
 
 use serde::Deserialize as _;
 
+pub use super::list::{ListSagas, SagaHead};
 use super::{DefinitionId, Entry, Json, Parent, SagaId};
 use crate::{
     BoxFuture, Code, Error, Partition, Result, Text, Timestamp,
@@ -32,6 +33,14 @@ pub enum State {
     Completed,
     /// Everything that was attempted is compensated.
     Compensated,
+}
+
+impl State {
+    /// Whether nothing more happens to a saga that stands there.
+    #[must_use]
+    pub const fn has_ended(self) -> bool {
+        matches!(self, Self::Completed | Self::Compensated)
+    }
 }
 
 /// The one thing that a saga waits for.
@@ -285,14 +294,8 @@ impl SavedSaga {
     /// and those that are read with it can be.
     #[must_use]
     pub fn with_words(mut self, state: &str, waits: &str, parent: Option<&str>) -> Self {
-        let read = || -> Result<_> {
-            let parent = parent.map(str::parse).transpose()?;
-            Ok((State::parse(state)?, Waits::parse(waits)?, parent))
-        };
-        match read() {
-            Ok((state, waits, parent)) => {
-                (self.standing.state, self.standing.waits, self.parent) = (state, waits, parent);
-            }
+        match read_words(state, waits, parent) {
+            Ok(read) => (self.standing.state, self.standing.waits, self.parent) = read,
             Err(error) => self.unreadable = Some(error.to_string().into()),
         }
         self
@@ -308,6 +311,19 @@ impl SavedSaga {
             None => Ok(self),
         }
     }
+}
+
+/// What the words of a saga's row say.
+///
+/// # Errors
+/// Where one says nothing.
+pub(super) fn read_words(
+    state: &str,
+    waits: &str,
+    parent: Option<&str>,
+) -> Result<(State, Waits, Option<Parent>)> {
+    let parent = parent.map(str::parse).transpose()?;
+    Ok((State::parse(state)?, Waits::parse(waits)?, parent))
 }
 
 /// Which sagas to read.
@@ -345,6 +361,14 @@ pub enum FindSagas {
     /// Unfinished sagas that wait for nothing that could come: there are none, unless something is
     /// broken. At most a hundred.
     Forgotten,
+    /// Those that [`crate::store::Op::TrimSagas`] would delete, the oldest end first: they ended before `before`,
+    /// and so has, or is gone, the saga that one of them is a step of.
+    Ended {
+        /// When they ended at the latest, exclusively.
+        before: Timestamp,
+        /// At most so many.
+        limit: usize,
+    },
 }
 
 /// What a store reads back of sagas.
@@ -362,6 +386,10 @@ pub enum FindSagas {
 pub trait Journal: Store {
     /// Sagas with their journals.
     fn sagas(&self, find: FindSagas) -> BoxFuture<'_, Result<Vec<SavedSaga>>>;
+
+    /// Sagas in a list, the newest first by their ids. One whose row cannot be read is among them, unless
+    /// states are asked for and its own is an odd word.
+    fn list<'a>(&'a self, which: &'a ListSagas) -> BoxFuture<'a, Result<Vec<SagaHead>>>;
 
     /// Signals that have come and that sagas of these partitions wait for, and requests for these sagas, the
     /// oldest first; at most `limit`.

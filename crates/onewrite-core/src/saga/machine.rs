@@ -23,11 +23,6 @@ use crate::{
     sabotage::{Defect, Sabotage},
 };
 
-/// The longest pause before it is looked again whether somebody is there to make an attempt, at first, and
-/// after hours.
-const NOT_MADE_PAUSE: Duration = Duration::from_secs(5);
-const NOT_MADE_PAUSE_MAX: Duration = Duration::from_secs(300);
-
 /// Whether a saga can still be cancelled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Cancelled {
@@ -49,6 +44,8 @@ pub struct Saga {
     pub(super) parent: Option<Parent>,
     pub(super) phase: Phase,
     pub(super) overdue: bool,
+    /// Nothing of it begins until a person lets it go on.
+    pub(super) paused: bool,
     /// Since when it is left to the next owner.
     pub(super) handed_back: Option<Timestamp>,
     pub(super) steps: Vec<StepState>,
@@ -66,7 +63,7 @@ pub struct Saga {
 /// What is known of a saga, and nothing else.
 type Known<'a> = (
     (SagaId, &'a DefinitionId, &'a Json, Timestamp),
-    (Phase, bool, Option<Timestamp>, &'a [StepState]),
+    (Phase, bool, bool, Option<Timestamp>, &'a [StepState]),
     (&'a [Option<(Direction, u32)>], u32, &'a Standing, &'a [usize]),
 );
 
@@ -89,7 +86,7 @@ impl Saga {
     fn known(&self) -> Known<'_> {
         (
             (self.id, self.checked.id(), &self.input, self.started_at),
-            (self.phase, self.overdue, self.handed_back, &self.steps),
+            (self.phase, self.overdue, self.paused, self.handed_back, &self.steps),
             (&self.in_flight, self.version, &self.standing, &self.awaiting),
         )
     }
@@ -112,6 +109,7 @@ impl Saga {
             parent: None,
             phase: Phase::Forward,
             overdue: false,
+            paused: false,
             handed_back: None,
             steps: (0..count).map(|_| StepState::new()).collect(),
             in_flight: vec![None; count],
@@ -176,10 +174,6 @@ impl Saga {
                 entry.or(wakes.then_some(Entry::Woken)).into_iter().collect()
             }
             Input::Time => self.woken(now),
-            Input::Look { step, actor, reason } => {
-                let told = |step| Entry::Told { step, actor, reason };
-                Some(step).filter(|step| self.heeds(step)).map(told).into_iter().collect()
-            }
             Input::Signalled { step, signal, payload } => {
                 self.signalled(step, signal, payload).into_iter().collect()
             }
@@ -188,13 +182,8 @@ impl Saga {
                 let owned = self.standing.waits == Waits::Lease && self.in_flight() == 0;
                 if owned { vec![Entry::HandedBack] } else { Vec::new() }
             }
-            Input::Cancel { actor, reason } => match self.can_cancel() {
-                Cancelled::Yes => vec![Entry::Cancelled { actor, reason }],
-                Cancelled::Already | Cancelled::TooLate => Vec::new(),
-            },
-            Input::Resume { actor, reason } => {
-                let held = self.steps.iter().any(|state| state.held);
-                if held { vec![Entry::Resumed { actor, reason }] } else { Vec::new() }
+            Input::Wanted { verb, actor, reason } => {
+                self.wanted(verb, actor, reason).into_iter().collect()
             }
         };
         for entry in &entries {
@@ -255,34 +244,7 @@ impl Saga {
         })
     }
 
-    /// Nobody was there to make the attempt: the next one has the same number.
-    fn not_made(&self, now: Timestamp, step: usize, jitter: f64, reason: Text) -> Entry {
-        let state = &self.steps[step];
-        // Each costs rows of the journal, so the pauses grow: to a tenth of how long it has been so.
-        let long = state.uncounted_since.map(|since| now.since(since) / 10).unwrap_or_default();
-        let long = long.min(NOT_MADE_PAUSE_MAX);
-        let pause = self.policy(step).pause(u32::MAX, jitter).min(NOT_MADE_PAUSE).max(long);
-        let attempt = state.attempts;
-        Entry::Retrying { step: self.name(step), attempt, at: now.plus(pause), reason }
-    }
-
-    /// It goes on elsewhere, and is well: what failed before it was seen so is forgiven, for it may go on for
-    /// longer than any budget lasts. What was told while this attempt looked may be what it did not see: it
-    /// looks again.
-    fn under_way(&self, now: Timestamp, step: usize, look_in: Duration, reason: Text) -> Entry {
-        let state = &self.steps[step];
-        let at = if state.told { now } else { now.plus(look_in) };
-        Entry::Retrying { step: self.name(step), attempt: 0, at, reason }
-    }
-
-    /// Whether it makes a difference to this step that what it waits for elsewhere has ended.
-    fn heeds(&self, step: &str) -> bool {
-        let Some(step) = self.checked.index_of(step) else { return false };
-        let held = self.phase == Phase::Forward && self.steps[step].held;
-        held || self.runnable().contains(&step)
-    }
-
-    fn policy(&self, step: usize) -> RetryPolicy {
+    pub(super) fn policy(&self, step: usize) -> RetryPolicy {
         let step = &self.checked.steps()[step];
         match self.phase {
             Phase::Compensating => step.compensation_retry(),
@@ -354,7 +316,8 @@ impl Saga {
     }
 
     fn woken(&self, now: Timestamp) -> Vec<Entry> {
-        if self.is_expired(now) {
+        let goes_on = !self.paused;
+        if goes_on && self.is_expired(now) {
             if !self.is_past_pivot() {
                 return vec![Entry::Expired];
             }
@@ -362,14 +325,14 @@ impl Saga {
                 return vec![Entry::Overdue];
             }
         }
-        let waited = self.waited(now);
+        let waited = if goes_on { self.waited(now) } else { Vec::new() };
         if !waited.is_empty() {
             return waited;
         }
         let is_due = |step: &usize| self.steps[*step].retry_at.is_some_and(|at| at <= now);
         let is_left = self.handed_back.is_some() || self.standing != self.stands();
         let outdated = self.standing.waits != Waits::Lease && is_left;
-        if self.runnable().iter().any(is_due) || outdated {
+        if goes_on && self.runnable().iter().any(is_due) || outdated {
             return vec![Entry::Woken];
         }
         Vec::new()
@@ -399,7 +362,9 @@ impl Saga {
     /// The attempts to make now that everything decided is durable.
     pub fn committed(&mut self, now: Timestamp) -> Vec<Attempt> {
         let mut attempts = Vec::new();
-        for step in self.runnable() {
+        let stops = self.paused && !self.sabotage.has(Defect::IgnorePause);
+        let runnable = if stops { Vec::new() } else { self.runnable() };
+        for step in runnable {
             let state = &self.steps[step];
             let waits = state.retry_at.is_some() || self.is_wait(step);
             if self.in_flight[step].is_some() || waits {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Input, SagaId, Signal};
+use super::{Entry, Input, Json, SagaId, Signal};
 use crate::{Result, Text};
 
 /// The name of the signals that are requests: they are about a saga's id, and need nobody who waits.
@@ -33,8 +33,27 @@ pub struct Request {
 pub enum Verb {
     /// Compensate it, unless it is past its pivot.
     Cancel,
-    /// Let held steps try again.
+    /// Let held steps try again, and go on with what was paused.
     Resume,
+    /// Begin nothing more, and let no time be over, until it is resumed. What is in flight ends.
+    Pause,
+    /// Try a step at once, with a new budget: one that is held, or that waits to be tried again.
+    Retry {
+        /// The step's name.
+        step: Text,
+    },
+    /// Go on as if a step, whose turn it is, were done; while compensating, as if it were made good. Its
+    /// compensation runs all the same, should it come to that.
+    Skip {
+        /// The step's name.
+        step: Text,
+        /// What it is to have answered.
+        output: Json,
+    },
+    /// Compensate what was attempted, past the pivot as well. What has no compensation stays as it is.
+    ForceCompensate,
+    /// End it as completed, whatever was not done.
+    ForceComplete,
     /// Look at what this step waits for elsewhere: it has ended.
     Look {
         /// The step's name.
@@ -56,11 +75,23 @@ impl Request {
     #[must_use]
     pub fn input(self) -> Input {
         let Self { verb, actor, reason, .. } = self;
-        match verb {
-            Verb::Cancel => Input::Cancel { actor, reason },
-            Verb::Resume => Input::Resume { actor, reason },
-            Verb::Look { step } => Input::Look { step, actor, reason },
-        }
+        Input::Wanted { verb, actor, reason }
+    }
+
+    /// Whether what was written about the saga says that this was heeded; of what needs no heed, that it was.
+    #[must_use]
+    pub fn is_heeded(&self, journal: &[Entry]) -> bool {
+        let is_it = |entry: &Entry| match (&self.verb, entry) {
+            (Verb::Cancel | Verb::ForceCompensate, entry) => entry.turns_back(),
+            (Verb::Pause, Entry::Paused { .. }) => true,
+            (Verb::Retry { step }, Entry::Retried { step: its, actor, reason })
+            | (Verb::Skip { step, .. }, Entry::Skipped { step: its, actor, reason, .. }) => {
+                step == its && *actor == self.actor && *reason == self.reason
+            }
+            (Verb::ForceComplete, Entry::ForceCompleted { .. }) => true,
+            _ => false,
+        };
+        matches!(self.verb, Verb::Resume | Verb::Look { .. }) || journal.iter().any(is_it)
     }
 }
 
@@ -75,7 +106,8 @@ mod tests {
         let signal = request.signal(SagaId(7)).unwrap();
         assert_eq!(&*signal.correlation, "00000000-0000-0000-0000-000000000007");
         assert_eq!(signal.payload.read::<Request>("a request").unwrap(), request);
-        let input = Input::Cancel { actor: "ann".into(), reason: "so".into() };
+        let (verb, actor) = (Verb::Cancel, "ann".into());
+        let input = Input::Wanted { verb, actor, reason: "so".into() };
         assert_eq!(request.input(), input);
     }
 }

@@ -66,7 +66,7 @@ impl Saga {
 
     pub(super) fn has_attempts_to_make(&self) -> bool {
         let is_one = |step: &usize| self.steps[*step].retry_at.is_none() && !self.is_wait(*step);
-        self.runnable().iter().any(is_one)
+        !self.paused && self.runnable().iter().any(is_one)
     }
 
     /// What a completed saga answers. A pointer that leads nowhere answers `null`.
@@ -82,7 +82,7 @@ impl Saga {
     /// When [`Input::Time`] is due, if it ever is.
     #[must_use]
     pub fn next_time(&self) -> Option<Timestamp> {
-        if self.has_ended() {
+        if self.has_ended() || self.paused {
             return None;
         }
         let time = |step: usize| match self.is_wait(step) {

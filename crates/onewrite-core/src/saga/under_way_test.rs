@@ -1,4 +1,5 @@
 use super::*;
+use crate::saga::uncounted::{NOT_MADE_PAUSE, PAUSE_MAX};
 
 const HOUR: Duration = Duration::from_secs(3_600);
 
@@ -11,9 +12,9 @@ fn under_way() -> Ended {
     Ended::UnderWay { look_in: HOUR, reason: "it sails".into() }
 }
 
-fn look(run: &mut Run, step: &'static str) -> Vec<&'static str> {
+fn look(run: &mut Run, step: &'static str) -> Vec<String> {
     let (actor, reason) = ("the ship".into(), "completed".into());
-    run.give(Input::Look { step: step.into(), actor, reason })
+    run.give(Input::Wanted { verb: Verb::Look { step: step.into() }, actor, reason })
 }
 
 #[test]
@@ -62,7 +63,7 @@ fn what_is_told_during_an_attempt_is_not_forgotten() {
 fn a_compensation_waits_for_what_goes_on_elsewhere() {
     let mut run = Run::of(SHIP);
     run.end("ship", under_way());
-    let cancel = Input::Cancel { actor: "me".into(), reason: "why not".into() };
+    let cancel = Input::Wanted { verb: Verb::Cancel, actor: "me".into(), reason: "why not".into() };
     assert_eq!(run.give(cancel), ["cancelled"]);
     assert_eq!(run.flying(), ["-ship"]);
     assert_eq!(run.end("ship", under_way()), ["retrying"]);
@@ -167,4 +168,39 @@ fn a_look_that_nobody_made_in_time_counts_for_nothing() {
     assert_eq!(run.attempts[0].number, 1);
     // This one may have been made.
     assert_eq!(run.take_over(), ["taken over", "failed"]);
+}
+
+/// Each look costs rows of the journal.
+#[test]
+fn what_goes_on_for_long_is_looked_at_less_often() {
+    let mut run = Run::of(SHIP);
+    let often = || Ended::UnderWay { look_in: Duration::from_secs(1), reason: "it sails".into() };
+    let begin = run.now;
+    let mut looks = 0;
+    while run.now.since(begin) < 24 * HOUR {
+        assert_eq!(run.end("ship", often()), ["retrying"]);
+        let due = run.saga.standing.due.unwrap();
+        let pause = due.since(run.now);
+        assert!(pause >= Duration::from_secs(1) && pause <= Duration::from_secs(300), "{pause:?}");
+        assert_eq!(run.wait(pause), ["woken"]);
+        looks += 1;
+    }
+    assert!(looks < 500, "{looks}");
+}
+
+/// Nobody serves the step for a day: its pauses grow, and with them the journal hardly does.
+#[test]
+fn an_attempt_that_nobody_makes_fills_no_journal() {
+    let mut run = Run::of(DIAMOND);
+    let (begun, mut longest) = (run.now, Duration::ZERO);
+    while run.now.since(begun) < Duration::from_secs(24 * 3_600) {
+        assert_eq!(run.end("a", Ended::NotMade("nobody".into())), ["retrying"]);
+        let pause = run.saga.next_time().unwrap().since(run.now);
+        let limit = (run.now.since(begun) / 10).max(NOT_MADE_PAUSE).min(PAUSE_MAX);
+        assert!(pause <= limit, "{pause:?} after {:?}", run.now.since(begun));
+        longest = longest.max(pause);
+        assert_eq!(run.wait(pause), ["woken"]);
+    }
+    assert_eq!(longest, PAUSE_MAX);
+    assert!(run.journal.len() < 1_000, "{}", run.journal.len());
 }

@@ -14,7 +14,7 @@ fn answer() -> Run {
     run
 }
 
-fn signal(run: &mut Run, step: &str, signal: &'static str) -> Vec<&'static str> {
+fn signal(run: &mut Run, step: &str, signal: &'static str) -> Vec<String> {
     let step = run.saga.checked.index_of(step).unwrap();
     let payload = Json::trusted(r#"{"yes":true}"#);
     run.give(Input::Signalled { step, signal: signal.into(), payload })
@@ -70,7 +70,7 @@ fn waiting_outlives_its_owner_and_counts_no_attempts() {
 #[test]
 fn a_saga_that_waits_can_be_cancelled() {
     let mut run = answer();
-    let cancel = Input::Cancel { actor: "me".into(), reason: "why not".into() };
+    let cancel = Input::Wanted { verb: Verb::Cancel, actor: "me".into(), reason: "why not".into() };
     assert_eq!(run.give(cancel), ["cancelled"]);
     assert_eq!(run.done("ask"), ["compensated"]);
     assert!(run.saga.awaited().is_empty());
@@ -89,7 +89,8 @@ fn behind_the_pivot_a_signal_that_does_not_come_is_for_a_person() {
     assert_eq!(run.wait(Duration::from_secs(1)), ["held"]);
     assert_eq!(run.stands(), (State::NeedsOperator, Waits::Operator));
     assert_eq!(run.saga.awaited().len(), 1, "it may still come");
-    let resume = Input::Resume { actor: "me".into(), reason: "they are late".into() };
+    let resume =
+        Input::Wanted { verb: Verb::Resume, actor: "me".into(), reason: "they are late".into() };
     assert_eq!(run.give(resume), ["resumed"]);
     assert_eq!(run.stands(), (State::Running, Waits::Signal));
     assert_eq!(run.wait(Duration::from_secs(1)), ["held"]);
@@ -152,7 +153,7 @@ fn without_the_signal_that_decides_in_time_it_is_compensated() {
 fn a_saga_that_waits_for_what_decides_can_be_cancelled() {
     let mut run = Run::of(DECISION);
     run.done("ask");
-    let cancel = Input::Cancel { actor: "me".into(), reason: "why not".into() };
+    let cancel = Input::Wanted { verb: Verb::Cancel, actor: "me".into(), reason: "why not".into() };
     assert_eq!(run.give(cancel), ["cancelled"]);
     assert!(signal(&mut run, "word", "s-1").is_empty(), "it is for others");
     assert_eq!(run.done("ask"), ["compensated"]);

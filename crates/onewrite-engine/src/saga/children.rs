@@ -12,15 +12,15 @@ use std::{
 };
 
 use onewrite_core::{
-    Code, Error, Result, Text, Timestamp,
+    Code, Result, Text, Timestamp,
     saga::{
         Call, Checked, Ended, Json, Parent, Request, STANDS, SagaId, Verb,
         journal::{FindSagas, Journal, NewSaga, SavedSaga, Standing, State},
     },
-    store::{Batch, Durability, Item, Op, Outcome},
+    store::Op,
 };
 
-use super::{SagaType, start::First};
+use super::{SagaType, apart, start::First};
 
 /// How often a step looks at its child without being told: as often as a message may be gone unheard.
 const LOOK_EVERY: Duration = STANDS;
@@ -197,15 +197,7 @@ impl ChildStep {
     }
 
     async fn commit(&self, ops: Vec<Op>) -> Result<bool> {
-        let items = vec![Item { fence: None, ops }];
-        let batch = Batch { durability: Durability::Durable, items };
-        match self.children.store.commit(batch).await?.pop() {
-            Some(Outcome::Applied(count)) => Ok(count > 0),
-            Some(Outcome::Failed(error)) => Err(error),
-            Some(Outcome::Fenced) | None => {
-                Err(Error::new(Code::InvariantBroken, "a store refused a write without a lease"))
-            }
-        }
+        apart::commit(&*self.children.store, ops).await
     }
 }
 

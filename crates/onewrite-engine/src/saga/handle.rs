@@ -4,8 +4,9 @@ use std::{sync::Arc, time::Duration};
 
 use onewrite_core::{
     Code, Error, Result, Text,
+    sabotage::Sabotage,
     saga::{
-        Checked, Entry, Input, Json, REQUEST, Request, SagaId, Signal, Verb, check_text,
+        Checked, Definition, Input, Json, REQUEST, Request, Saga, SagaId, Signal, Verb, check_text,
         journal::{FindSagas, Journal, SavedSaga, State},
     },
     store::{Batch, Durability, Item, Op, Outcome as Written},
@@ -16,7 +17,7 @@ use tokio::{
     time::Instant,
 };
 
-use super::plan::SagaType;
+use super::{apart, plan::SagaType, start::First};
 
 /// How often a saga that another process runs is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
@@ -78,11 +79,21 @@ pub(super) enum Command {
 pub struct Sagas {
     store: Arc<dyn Journal>,
     commands: mpsc::UnboundedSender<Command>,
+    /// Whether there is no runner in this process, nor will be.
+    apart: bool,
 }
 
 impl Sagas {
     pub(super) fn new(store: Arc<dyn Journal>, commands: mpsc::UnboundedSender<Command>) -> Self {
-        Self { store, commands }
+        Self { store, commands, apart: false }
+    }
+
+    /// A handle without a runner: what it starts and asks for stands in the store, for whoever runs the sagas
+    /// there. Each start is a commit of its own.
+    #[must_use]
+    pub fn apart(store: Arc<dyn Journal>) -> Self {
+        let (commands, _) = mpsc::unbounded_channel();
+        Self { store, commands, apart: true }
     }
 
     /// Starts a saga about `key`, unless one of this name and key was started before: starting twice is
@@ -223,13 +234,19 @@ impl Sagas {
         let name: Text = checked.definition().name.clone().into();
         loop {
             let id = SagaId(new_id().as_u128());
-            let (reply, answer) = oneshot::channel();
             let find = FindSagas::Key { name: name.clone(), key: key.clone() };
             let (checked, key, input) = (Arc::clone(&checked), key.clone(), input.clone());
-            let watcher = watcher.take();
-            self.ask(Command::Start(Start { id, checked, key, run, input, reply, watcher }))?;
-            if answer.await.map_err(|_| stopped())?? {
-                return Ok(Started { id, is_new: true });
+            let is_new = if self.apart {
+                let (parent, started_at) = (None, self.store.now().await?);
+                let first = First { checked, key, run, input, parent, started_at };
+                apart::start(&*self.store, first, id).await?
+            } else {
+                let ((reply, answer), watcher) = (oneshot::channel(), watcher.take());
+                self.ask(Command::Start(Start { id, checked, key, run, input, reply, watcher }))?;
+                answer.await.map_err(|_| stopped())??
+            };
+            if is_new {
+                return Ok(Started { id, is_new });
             }
             if let Some(known) = self.store.sagas(find).await?.pop() {
                 return Ok(Started { id: known.id, is_new: false });
@@ -325,6 +342,38 @@ impl Sagas {
         self.want(id, Verb::Resume, actor.into(), reason.into()).await
     }
 
+    /// Has something done to a saga by a person's decision, whoever runs it. Returns once it is durable, with
+    /// who and why in the saga's journal.
+    ///
+    /// # Errors
+    /// [`Code::NotFound`]; [`Code::InvalidInput`] where the saga is not in a state for it; [`Code::CommitUnknown`]
+    /// as [`Self::cancel`].
+    pub async fn steer(
+        &self,
+        id: SagaId,
+        verb: Verb,
+        actor: impl Into<Text>,
+        reason: impl Into<Text>,
+    ) -> Result<()> {
+        self.want(id, verb, actor.into(), reason.into()).await
+    }
+
+    /// Lets a step that is under way elsewhere ask now how far it is, whoever runs the saga: whoever carries it
+    /// out says so, and need not be asked often. It changes nothing else, so it may be said by anybody, and
+    /// of a step that asks nobody it means nothing. Returns once it is durable.
+    ///
+    /// # Errors
+    /// As [`Self::cancel`].
+    pub async fn look(
+        &self,
+        id: SagaId,
+        step: impl Into<Text>,
+        actor: impl Into<Text>,
+        reason: impl Into<Text>,
+    ) -> Result<()> {
+        self.want(id, Verb::Look { step: step.into() }, actor.into(), reason.into()).await
+    }
+
     /// Asks the runner here, or whoever runs the saga by a request.
     async fn want(&self, id: SagaId, verb: Verb, actor: Text, reason: Text) -> Result<()> {
         let request = Request { id: new_id().to_string().into(), verb, actor, reason };
@@ -337,8 +386,8 @@ impl Sagas {
             return answered;
         }
         let saved = self.show(id).await?;
-        if saved.ended_at.is_some() {
-            return Err(too_late(id));
+        if let Some(why) = self.refusal(&saved, &request.verb).await? {
+            return Err(refused(id, why));
         }
         self.signal(request.signal(id)?).await?;
         self.heard(id, &request).await
@@ -357,14 +406,31 @@ impl Sagas {
             tokio::time::sleep(LOOK_EVERY).await;
         }
         let saved = self.show(id).await?;
-        let mut turned_back = false;
+        let mut journal = Vec::new();
         for transition in &saved.journal {
-            turned_back |= transition.entries()?.iter().any(Entry::turns_back);
+            journal.extend(transition.entries()?);
         }
-        match request.verb {
-            Verb::Cancel if !turned_back => Err(too_late(id)),
-            Verb::Cancel | Verb::Resume | Verb::Look { .. } => Ok(()),
+        if request.is_heeded(&journal) {
+            return Ok(());
         }
+        match (self.refusal(&saved, &request.verb).await?, &request.verb) {
+            (Some(why), _) => Err(refused(id, why)),
+            // It is being tried.
+            (None, Verb::Retry { .. }) => Ok(()),
+            (None, _) => Err(refused(id, "it was not so far, or past that, when it was asked")),
+        }
+    }
+
+    /// Why nothing would follow, as far as the store tells.
+    async fn refusal(&self, saved: &SavedSaga, verb: &Verb) -> Result<Option<&'static str>> {
+        if saved.ended_at.is_some() {
+            return Ok(Some("it has ended"));
+        }
+        let text = self.store.definition(&saved.definition).await?;
+        let missing =
+            || Error::new(Code::Corrupt, format!("the definition of {} is missing", saved.id));
+        let checked = Arc::new(Definition::parse(&text.ok_or_else(missing)?)?);
+        Ok(Saga::recovered(saved, checked, Sabotage::default())?.refusal(verb))
     }
 
     /// Whether nobody has taken a request yet.
@@ -397,9 +463,8 @@ fn new_id() -> uuid::Uuid {
     uuid::Uuid::now_v7()
 }
 
-pub(super) fn too_late(id: SagaId) -> Error {
-    let what = format!("the saga {id} has passed its pivot or has ended: it is too late");
-    Error::new(Code::InvalidInput, what)
+pub(super) fn refused(id: SagaId, why: &str) -> Error {
+    Error::new(Code::InvalidInput, format!("nothing is changed of the saga {id}: {why}"))
 }
 
 fn stopped() -> Error {

@@ -6,6 +6,8 @@
 //! owner ends is carried on by another once the lease has run out. What it does not: that two processes never act
 //! at the same time. A stalled one may still be waiting for an answer; the step's key makes that harmless.
 
+mod apart;
+mod archive;
 mod attempt;
 mod beside;
 mod children;
@@ -24,6 +26,7 @@ mod start;
 mod transaction;
 mod write;
 
+pub use archive::Archive;
 pub use children::{Child, Children};
 pub use commands::Commands;
 pub use handle::{Outcome, Sagas, Started};

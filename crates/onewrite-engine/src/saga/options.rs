@@ -1,8 +1,10 @@
 //! How sagas are run.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use onewrite_core::sabotage::Sabotage;
+
+use super::archive::Archive;
 
 /// How sagas are run.
 #[derive(Debug, Clone)]
@@ -28,11 +30,14 @@ pub struct SagaOptions {
     /// is answered. What waits meanwhile uses up no attempts. 0 for never.
     pub breaker_after: u32,
     /// Whether others are told, by events of the store's log, which steps are done and compensated and how
-    /// sagas end: `STEP.Completed`, `STEP.Failed`, `STEP.Compensated`, `SAGA.Completed`, `SAGA.Compensated`.
+    /// sagas end: `STEP.Completed`, `STEP.Failed`, `STEP.Compensated`, `STEP.Skipped`, `SAGA.Completed`, `SAGA.Compensated`.
     pub publish: bool,
     /// Sagas that ended longer ago than this are deleted with their journals, and their keys are free again;
     /// one that is a step of another stays until that one has ended. Without it, all are kept.
     pub retention: Option<Duration>,
+    /// Where they go before: every saga that is deleted was kept there at least once, and while it fails none
+    /// is deleted. A process that ends in between, and several processes, may keep one twice.
+    pub archive: Option<Arc<dyn Archive>>,
     /// What the spread of pauses is drawn from; without it, from the system. Tests set it, so that a run
     /// repeats.
     pub seed: Option<u64>,
@@ -55,6 +60,7 @@ impl Default for SagaOptions {
             breaker_after: 20,
             publish: false,
             retention: Some(Duration::from_secs(30 * 24 * 60 * 60)),
+            archive: None,
             seed: None,
             sabotage: Sabotage::from_env(),
         }

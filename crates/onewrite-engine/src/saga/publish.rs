@@ -50,6 +50,9 @@ pub(super) fn events(saga: &Saga, entries: &[Entry]) -> Result<Vec<Op>> {
             }
             Entry::Failed { step, reason, .. } => (step, "Failed", None, Some(&**reason)),
             Entry::Compensated { step, .. } => (step, "Compensated", None, None),
+            Entry::Skipped { step, output, reason, .. } => {
+                (step, "Skipped", Some(output), Some(&**reason))
+            }
             _ => continue,
         };
         ops.push(emit(format!("{step}.{word}"), told(Some(&**step), output, reason))?);

@@ -1,9 +1,18 @@
 //! Retention: sagas that ended long ago leave the store, and signals whose time is over.
 
-use std::time::Duration;
+use std::{panic::AssertUnwindSafe, time::Duration};
 
-use onewrite_core::{Result, saga::journal::Journal, store::Op};
+use futures::FutureExt as _;
+use onewrite_core::{
+    Code, Error, Result, Timestamp,
+    saga::{
+        SagaId,
+        journal::{FindSagas, Journal, SavedSaga},
+    },
+    store::Op,
+};
 
+use super::archive::Archive;
 use crate::{
     Shutdown,
     sweeper::{ago, commit_one, repeat},
@@ -12,11 +21,16 @@ use crate::{
 /// Sagas, or signals, deleted in one transaction at most, so that others do not wait for it.
 const LIMIT: u32 = 500;
 
+/// Sagas archived at once, and then deleted: they are read with all that they hold.
+const ARCHIVED: u32 = 100;
+
 /// Deletes what ended longer ago than `retention`, if that is to be, and signals whose time is over, until the
-/// shutdown; looks for them so often. Several may run; they do not harm each other.
+/// shutdown; looks for them so often. Several may run; they do not harm each other. With an archive, what it
+/// does not keep is not deleted.
 pub(super) async fn run(
     store: &dyn Journal,
     retention: Option<Duration>,
+    archive: Option<&dyn Archive>,
     every: Duration,
     shutdown: &Shutdown,
 ) {
@@ -24,13 +38,39 @@ pub(super) async fn run(
         commit_one(store, Op::TrimSignals { limit: LIMIT })
     });
     let Some(retention) = retention else { return signals.await };
-    let sagas = repeat(u64::from(LIMIT), every, shutdown, || sweep(store, retention));
+    let full = if archive.is_some() { ARCHIVED } else { LIMIT };
+    let sagas = repeat(u64::from(full), every, shutdown, || sweep(store, retention, archive));
     tokio::join!(signals, sagas);
 }
 
-async fn sweep(store: &dyn Journal, retention: Duration) -> Result<u64> {
+async fn sweep(
+    store: &dyn Journal,
+    retention: Duration,
+    archive: Option<&dyn Archive>,
+) -> Result<u64> {
     let before = ago(store.now().await?, retention);
-    let deleted = commit_one(store, Op::TrimSagas { before, limit: LIMIT }).await?;
+    let deleted = match archive {
+        None => commit_one(store, Op::TrimSagas { before, limit: LIMIT, only: None }).await?,
+        Some(archive) => move_to(archive, store, before).await?,
+    };
     metrics::counter!("onewrite_saga_trimmed_total").increment(deleted);
     Ok(deleted)
+}
+
+/// Deletes what the archive has kept. Between the two nothing happens to a saga that has ended.
+async fn move_to(archive: &dyn Archive, store: &dyn Journal, before: Timestamp) -> Result<u64> {
+    let ended = store.sagas(FindSagas::Ended { before, limit: ARCHIVED as usize }).await?;
+    if ended.is_empty() {
+        return Ok(0);
+    }
+    let only: Vec<SagaId> = ended.iter().map(|saga| saga.id).collect();
+    keep(archive, ended).await?;
+    commit_one(store, Op::TrimSagas { before, limit: ARCHIVED, only: Some(only) }).await
+}
+
+/// The archive is the user's code: with a panic it ends this look alone, and not the sagas of this process.
+async fn keep(archive: &dyn Archive, sagas: Vec<SavedSaga>) -> Result<()> {
+    let keeping = AssertUnwindSafe(async { archive.keep(sagas).await });
+    let panicked = |_| Error::new(Code::Stopped, "the archive of sagas panicked");
+    keeping.catch_unwind().await.map_err(panicked)?
 }

@@ -104,10 +104,11 @@ impl SagaRunner {
         let Self { store, options, owner, participants, commands, handle } = self;
         // Whoever holds a handle keeps it working; this one must not.
         drop(handle);
-        let (retention, journal) = (options.retention, Arc::clone(&store));
+        let (retention, archive) = (options.retention, options.archive.clone());
+        let journal = Arc::clone(&store);
         let every = options.poll * WATCHDOG_EVERY;
         let driver = Driver::new(store, options, owner, participants);
-        let sweeper = retention::run(&*journal, retention, every, &shutdown);
+        let sweeper = retention::run(&*journal, retention, archive.as_deref(), every, &shutdown);
         tokio::join!(driver.run(commands, shutdown.clone()), sweeper);
     }
 }

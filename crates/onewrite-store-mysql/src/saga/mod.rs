@@ -4,6 +4,7 @@
 //! hexadecimal numbers: nothing in them can end it, and its text differs each time, so that preparing it
 //! would gain nothing.
 
+mod heads;
 mod read;
 mod trim;
 mod write;
@@ -23,7 +24,7 @@ use onewrite_core::{
 
 #[cfg(test)]
 pub(crate) use self::read::read_test;
-pub(crate) use self::{read::find, trim::trim, write::write_all};
+pub(crate) use self::{heads::heads, read::find, trim::trim, write::write_all};
 use crate::{
     error::While,
     row::{self, binds, execute, now, query_one, quoted},

@@ -11,7 +11,7 @@ use onewrite_core::{
     },
 };
 
-use super::{list, numbers, read_id};
+use super::{list, numbers, read_id, trim::MAY_GO};
 use crate::{
     error::While,
     row::{self, began, binds, query},
@@ -74,6 +74,10 @@ fn which(find: &FindSagas) -> (String, Params) {
             "WHERE ended_at IS NULL AND NOT (waits IN ('lease', 'operator') AND due_at IS NULL OR waits IN ('timer', 'signal') AND due_at IS NOT NULL) LIMIT 100"
                 .to_owned(),
             binds![],
+        ),
+        FindSagas::Ended { before, limit } => (
+            format!("s WHERE {MAY_GO} ORDER BY ended_at LIMIT {limit}"),
+            binds![before.0, false],
         ),
     }
 }

@@ -1,5 +1,6 @@
 //! Sagas: definitions, rows and journals.
 
+mod heads;
 mod read;
 mod trim;
 mod write;
@@ -20,7 +21,7 @@ use onewrite_core::{
 use tokio_postgres::types::{FromSql, IsNull, ToSql, Type, to_sql_checked};
 
 use self::write::{Starts, Transitions, conflict, epoch, is_taken};
-pub(crate) use self::{read::find, trim::trim, write::write_all};
+pub(crate) use self::{heads::heads, read::find, trim::trim, write::write_all};
 use crate::{
     commit::execute,
     error::While,

@@ -10,7 +10,7 @@ use onewrite_core::{
 };
 use tokio_postgres::{Row, types::ToSql};
 
-use super::Id;
+use super::{Id, trim::MAY_GO};
 use crate::{
     error::While,
     row::{self, Time},
@@ -57,6 +57,11 @@ pub(crate) async fn find(client: &Client, find: &FindSagas) -> Result<Vec<SavedS
             read(client, DUE, " ORDER BY s.due_at", &binds).await
         }
         FindSagas::Forgotten => read(client, FORGOTTEN, "", &[]).await,
+        FindSagas::Ended { before, limit } => {
+            let which = format!("s WHERE {MAY_GO} ORDER BY ended_at LIMIT $3");
+            let binds: [&(dyn ToSql + Sync); 3] = [&Time(*before), &false, &bound(limit)];
+            read(client, &which, " ORDER BY s.ended_at", &binds).await
+        }
     }
 }
 

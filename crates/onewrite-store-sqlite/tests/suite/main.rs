@@ -8,6 +8,7 @@ mod broken_inbox;
 mod conformance;
 mod emit;
 mod guard;
+mod list;
 #[cfg(feature = "sqlx")]
 mod sqlx;
 #[cfg(feature = "sqlx")]

@@ -4,7 +4,7 @@ use onewrite_core::{
     Timestamp,
     saga::{
         Parent, SagaId,
-        journal::{FindSagas, Journal, NewSaga, Standing, State, Transition},
+        journal::{FindSagas, Journal, NewSaga, SavedSaga, Standing, State, Transition},
     },
     store::{Item, Op},
 };
@@ -83,7 +83,13 @@ fn end(saga: u128, time: i64) -> Item {
 }
 
 fn trim(before: i64, limit: u32) -> Vec<Item> {
-    let ops = vec![Op::TrimSagas { before: Timestamp(before), limit }];
+    let ops = vec![Op::TrimSagas { before: Timestamp(before), limit, only: None }];
+    vec![Item { fence: None, ops }]
+}
+
+fn trim_only(before: i64, limit: u32, only: &[u128]) -> Vec<Item> {
+    let only = Some(only.iter().copied().map(SagaId).collect());
+    let ops = vec![Op::TrimSagas { before: Timestamp(before), limit, only }];
     vec![Item { fence: None, ops }]
 }
 
@@ -155,4 +161,60 @@ pub async fn started_before_its_successor(fixture: &dyn JournalFixture) {
     let again = vec![start(new(3, "k", running()))];
     same("started before its successor: no other one", words(&commit(store, again).await), "0");
     same("started before its successor: no row is left", there(store).await, vec![(2, 0)]);
+}
+
+async fn ended(store: &dyn Journal, before: i64, limit: usize) -> Vec<SavedSaga> {
+    let find = FindSagas::Ended { before: Timestamp(before), limit };
+    store.sagas(find).await.expect("sagas can be read")
+}
+
+async fn ids(store: &dyn Journal, before: i64, limit: usize) -> Vec<u128> {
+    ended(store, before, limit).await.iter().map(|saga| saga.id.0).collect()
+}
+
+/// What is told of as old enough to be deleted is what retention deletes, with its journal, and stays until then.
+pub async fn about_to_go(fixture: &dyn JournalFixture) {
+    let place = fixture.journals().await;
+    let store = place.journal().await;
+    let store = &*store;
+    apply(store, vec![Op::DefineSaga(definition())]).await;
+    let orphan = Parent { saga: SagaId(9), ..parent() };
+    let orphan = NewSaga { parent: Some(orphan), ..new(3, "9/ship", running()) };
+    let all = [new(1, "k", running()), child(2, running()), orphan, new(4, "d", running())];
+    commit(store, all.map(start).into()).await;
+    commit(store, vec![end(2, 100), end(3, 200), end(4, 150)]).await;
+    same("about to go: nothing is old, or its parent goes on", ids(store, 150, 9).await, vec![]);
+    same("about to go: the oldest end first", ids(store, 201, 9).await, vec![4, 3]);
+    same("about to go: at most so many", ids(store, 201, 1).await, vec![4]);
+    same("about to go: as it is", ended(store, 201, 1).await, vec![find(store, 4).await]);
+    commit(store, vec![end(1, 300)]).await;
+    same("about to go: once its parent has ended", ids(store, 201, 9).await, vec![2, 4, 3]);
+    same("about to go: all are there", there(store).await, vec![(1, 1), (2, 1), (3, 1), (4, 1)]);
+    commit(store, trim(201, 9)).await;
+    same("about to go: the same are gone", there(store).await, vec![(1, 1)]);
+    same("about to go: nothing more", ids(store, 201, 9).await, vec![]);
+}
+
+/// Retention that is told which sagas to delete deletes no others, and of these none that it would not delete.
+pub async fn only_these(fixture: &dyn JournalFixture) {
+    let place = fixture.journals().await;
+    let store = place.journal().await;
+    let store = &*store;
+    apply(store, vec![Op::DefineSaga(definition())]).await;
+    let ship = Parent { saga: SagaId(4), ..parent() };
+    let ship = NewSaga { parent: Some(ship), ..new(5, "4/ship", running()) };
+    let all = [(1, "a"), (2, "b"), (3, "c"), (4, "d")];
+    let mut all: Vec<_> = all.map(|(id, key)| start(new(id, key, running()))).into();
+    all.push(start(ship));
+    commit(store, all).await;
+    commit(store, vec![end(1, 100), end(2, 100), end(3, 300), end(5, 100)]).await;
+    let everything = vec![(1, 1), (2, 1), (3, 1), (4, 0), (5, 1)];
+    same("only these: none", words(&commit(store, trim_only(200, 9, &[])).await), "0");
+    same("only these: all are there", there(store).await, everything);
+    let these = trim_only(200, 9, &[2, 3, 4, 5, 77]);
+    same("only these: what is old of these", words(&commit(store, these).await), "a");
+    let left = vec![(1, 1), (3, 1), (4, 0), (5, 1)];
+    same("only these: not another, and none that stays anyway", there(store).await, left);
+    commit(store, trim_only(400, 1, &[3, 1])).await;
+    same("only these: the oldest of them", there(store).await, vec![(3, 1), (4, 0), (5, 1)]);
 }

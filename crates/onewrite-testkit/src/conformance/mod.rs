@@ -22,6 +22,7 @@ pub mod feed;
 pub mod foreign;
 pub mod inbox;
 pub mod lease;
+pub mod list;
 pub mod log;
 pub mod order;
 pub mod parking;

@@ -78,7 +78,11 @@ macro_rules! journal_cases {
                 as_written journal_first next_version fenced_transition start_once same_text due
                 one_commit taken_once awaits
             }
-            child { its_parent told_with_its_end barred trimmed kept_for_its_parent started_before_its_successor }
+            child {
+                its_parent told_with_its_end barred trimmed kept_for_its_parent
+                started_before_its_successor about_to_go only_these
+            }
+            list { its_head filtered paged }
         );
     };
 }

@@ -2,8 +2,9 @@
 
 pub use onewrite_core::saga::{
     Answer, Barrier, Call, Checked, Command, Compensation, Definition, Direction, Ended, Entry,
-    JSON_MAX, Json, Kind, Mapping, OWN, Parent, Participant, Passage, REPLY, Reply, RetryPolicy,
-    SagaId, Signal, Step, StepKey, Transactional, Wait, barrier, check_text, is_url,
+    Flaw, JSON_MAX, Json, Kind, Mapping, OWN, Parent, Participant, Passage, REPLY, Reply,
+    RetryPolicy, SagaId, Signal, Step, StepKey, Transactional, Verb, Wait, barrier, check_text,
+    is_url,
     journal::{self, Journal, SavedSaga, State, Waits},
 };
 pub use onewrite_engine::saga::*;

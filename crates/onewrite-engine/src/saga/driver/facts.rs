@@ -6,8 +6,7 @@ use onewrite_core::{
     Code, Error, Text, Timestamp,
     sabotage::Defect,
     saga::{
-        Attempt, Call, Cancelled, Direction, Ended, Entry, Input, Json, Participant, SagaId,
-        journal::Waits,
+        Attempt, Call, Direction, Ended, Entry, Input, Json, Participant, SagaId, journal::Waits,
     },
 };
 use tokio::time::Instant;
@@ -16,7 +15,7 @@ use super::{Driver, Fact, Live, Reply, Turn};
 use crate::saga::{
     attempt::{self, How, Report},
     beside::beside,
-    handle::{Command, too_late},
+    handle::{Command, refused},
     participant::Serving,
     write,
 };
@@ -211,7 +210,10 @@ impl Driver {
         let (mut decides, mut is_early) = (false, false);
         while !live.busy {
             let Some(Fact { input, reply, request }) = live.facts.pop_front() else { break };
-            let wants_cancel = matches!(input, Input::Cancel { .. });
+            let verb = match &input {
+                Input::Wanted { verb, .. } => Some(verb.clone()),
+                _ => None,
+            };
             let is_time = matches!(input, Input::Time);
             // Whose signal may have come is not told a time that was not looked at.
             let now = match live.saga.first_deadline().filter(|over| is_time && *over <= now) {
@@ -226,9 +228,9 @@ impl Driver {
             let before = takes.then(|| Box::new(live.saga.clone()));
             let entries = match live.saga.decide(now, input) {
                 Ok(entries) if entries.is_empty() => {
-                    let late = wants_cancel && live.saga.can_cancel() == Cancelled::TooLate;
+                    let refusal = verb.and_then(|verb| live.saga.refusal(&verb));
                     if let Some(reply) = reply {
-                        let _ = reply.send(if late { Err(too_late(id)) } else { Ok(()) });
+                        let _ = reply.send(refusal.map_or(Ok(()), |why| Err(refused(id, why))));
                     }
                     if let Some(signal) = request
                         && self.taking.insert(signal.clone())
@@ -246,8 +248,8 @@ impl Driver {
                 }
             };
             live.replies.extend(reply);
-            if entries.iter().any(Entry::turns_back) {
-                // No action is begun any more, and what may have begun is made good without waiting for it.
+            if entries.iter().any(Entry::stops) {
+                // What waits for its turn does not begin, and nothing waits for what may have begun.
                 live.withdraw();
             }
             let Some(fence) = self.leases.fence(live.partition) else {

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 
 use super::{Driver, Live};
 use crate::saga::{
-    handle::{Outcome, Start, too_late},
+    handle::{Outcome, Start, refused},
     start::{self, First},
     write::{self, Committed, Of, Write},
 };
@@ -365,7 +365,7 @@ impl Driver {
         }
         // Who wanted something of it meanwhile comes too late.
         let replies = live.facts.drain(..).filter_map(|fact| fact.reply);
-        replies.for_each(|reply| drop(reply.send(Err(too_late(id)))));
+        replies.for_each(|reply| drop(reply.send(Err(refused(id, "it has ended")))));
         let outcome = match live.saga.phase() {
             Phase::Completed => {
                 let output = live.saga.standing().output.clone();

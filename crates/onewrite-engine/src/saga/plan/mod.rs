@@ -203,7 +203,8 @@ impl<S: Send + Sync + 'static, I, P> Plan<S, I, P> {
             None => Mapping::input(),
             Some(step) => Mapping::output_of(&step.name),
         };
-        let definition = Definition { name: saga, steps, output: Some(output), timeout_ms: None };
+        let definition =
+            Definition { name: saga, steps, output: Some(output), timeout_ms: None, version: None };
         Finished { definition, actors, of: PhantomData }
     }
 }

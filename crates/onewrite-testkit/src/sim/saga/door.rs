@@ -18,7 +18,7 @@ use onewrite_core::{
     position::Source,
     saga::{
         Json,
-        journal::{Arrived, FindSagas, Journal, SavedSaga},
+        journal::{Arrived, FindSagas, Journal, ListSagas, SagaHead, SavedSaga},
     },
     store::{
         Batch, Claim, Claimed, Cursor, Find, Item, LeaseState, Op, Outcome, Page, Read, SinkState,
@@ -244,6 +244,11 @@ impl Watch for NoWatch {
 impl Journal for Door {
     fn sagas(&self, find: FindSagas) -> BoxFuture<'_, Result<Vec<SavedSaga>>> {
         Box::pin(self.ask(move |inner, now| inner.tables.find(now, &find)))
+    }
+
+    fn list<'a>(&'a self, which: &'a ListSagas) -> BoxFuture<'a, Result<Vec<SagaHead>>> {
+        let which = which.clone();
+        Box::pin(self.ask(move |inner, _| inner.tables.heads(&which)))
     }
 
     fn arrived(

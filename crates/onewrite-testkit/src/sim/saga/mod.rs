@@ -12,6 +12,7 @@ mod participant;
 mod people;
 mod process;
 mod shapes;
+mod shelf;
 mod tables;
 mod world;
 

@@ -1,7 +1,11 @@
 //! What people and machines around the simulated sagas do: start them and wait for them, send signals, cancel,
 //! resume, and pull plugs.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::HashSet,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use onewrite_core::{
     Result,
@@ -107,8 +111,14 @@ async fn deliver(world: &World, signal: &Signal) {
     asked(world, send).await;
 }
 
+fn lock(asked: &Mutex<HashSet<SagaId>>) -> MutexGuard<'_, HashSet<SagaId>> {
+    asked.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// An operator lets held sagas try again: in hope while faults last, with the cause mended afterwards.
 async fn operate(world: Arc<World>) {
+    // Who has asked waits for the answer before it asks again.
+    let asked = Arc::new(Mutex::new(HashSet::new()));
     for round in 0.. {
         tokio::time::sleep(Duration::from_millis(40)).await;
         let healed = world.now() > HEAL;
@@ -131,7 +141,18 @@ async fn operate(world: Arc<World>) {
                 deliver(&world, &signal).await;
             }
             let Some(owner) = world.owner() else { continue };
-            tokio::spawn(async move { owner.sagas.resume(id, "ann", "mended").await });
+            if !lock(&asked).insert(id) {
+                continue;
+            }
+            let asked = Arc::clone(&asked);
+            tokio::spawn(async move {
+                tokio::select! {
+                    biased;
+                    _ = owner.sagas.resume(id, "ann", "mended") => {}
+                    () = owner.process.ended() => {}
+                }
+                lock(&asked).remove(&id);
+            });
         }
     }
 }

@@ -9,12 +9,14 @@ use onewrite_core::{
     saga::{
         Checked, Json, REQUEST, SagaId, Signal,
         journal::{
-            Arrived, Awaited, FindSagas, NewSaga, PARTITIONS, SCOPE, SavedSaga, SavedTransition,
-            Transition, Waits,
+            Arrived, Awaited, FindSagas, ListSagas, NewSaga, PARTITIONS, SCOPE, SagaHead,
+            SavedSaga, SavedTransition, Transition, Waits,
         },
     },
     store::{Claim, Claimed, Item, Op, Outcome},
 };
+
+use super::shelf;
 
 #[derive(Debug, Clone, Default)]
 struct Lease {
@@ -172,6 +174,7 @@ impl Tables {
                 self.signals.retain(|kept| kept.expires_at > now);
                 0
             }
+            Op::TrimSagas { before, limit, only } => self.trim(*before, *limit, only.as_deref()),
             Op::Release(fence) => {
                 let lease = &mut self.leases[usize::from(fence.partition)];
                 if lease.epoch == fence.epoch {
@@ -183,6 +186,14 @@ impl Tables {
             // Nothing else is written of sagas.
             _ => 0,
         }
+    }
+
+    fn trim(&mut self, before: Timestamp, limit: u32, only: Option<&[SagaId]>) -> u64 {
+        let wanted = |saga: &&SavedSaga| only.is_none_or(|only| only.contains(&saga.id));
+        let found = shelf::old(&self.sagas, before).into_iter().filter(wanted);
+        let gone: Vec<SagaId> = found.map(|saga| saga.id).take(limit as usize).collect();
+        self.sagas.retain(|id, _| !gone.contains(id));
+        gone.len() as u64
     }
 
     fn take(&mut self, id: &Text) -> u64 {
@@ -266,7 +277,14 @@ impl Tables {
                 due
             }
             FindSagas::Forgotten => all.filter(|saga| is_forgotten(saga)).cloned().collect(),
+            FindSagas::Ended { before, limit } => {
+                shelf::old(&self.sagas, *before).into_iter().take(*limit).cloned().collect()
+            }
         }
+    }
+
+    pub(super) fn heads(&self, list: &ListSagas) -> Vec<SagaHead> {
+        shelf::heads(&self.sagas, list)
     }
 
     pub(super) fn arrived(

@@ -148,6 +148,7 @@ impl World {
             breaker_after: if rng.random_bool(0.5) { rng.random_range(2..8) } else { 0 },
             // What has ended is judged in the end.
             retention: None,
+            archive: None,
             publish: false,
             seed: None,
             sabotage: options.sabotage,

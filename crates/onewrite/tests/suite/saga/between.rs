@@ -7,7 +7,7 @@ use onewrite::{
     position::Source,
     saga::{
         Journal,
-        journal::{Arrived, FindSagas, SavedSaga},
+        journal::{Arrived, FindSagas, ListSagas, SagaHead, SavedSaga},
     },
     sqlite::SqliteStore,
     store::{
@@ -110,6 +110,10 @@ impl Store for Between {
 impl Journal for Between {
     fn sagas(&self, find: FindSagas) -> BoxFuture<'_, Result<Vec<SavedSaga>>> {
         self.store.sagas(find)
+    }
+
+    fn list<'a>(&'a self, which: &'a ListSagas) -> BoxFuture<'a, Result<Vec<SagaHead>>> {
+        self.store.list(which)
     }
 
     fn arrived(&self, partitions: Vec<u16>, limit: usize) -> BoxFuture<'_, Result<Vec<Arrived>>> {

@@ -28,8 +28,13 @@ fn definition() -> Arc<onewrite::saga::Checked> {
     let mut step = Step::new("drink", Compensation::None("it was poison".into()));
     let quick = RetryPolicy { initial_ms: 1, cap_ms: 1, ..RetryPolicy::attempts(ATTEMPTS) };
     step.retry = Some(quick);
-    let definition =
-        Definition { name: "poison".into(), steps: vec![step], output: None, timeout_ms: None };
+    let definition = Definition {
+        name: "poison".into(),
+        steps: vec![step],
+        output: None,
+        timeout_ms: None,
+        version: None,
+    };
     Arc::new(definition.check().unwrap())
 }
 

@@ -1,10 +1,16 @@
 //! What ended long ago leaves the store, and its key is free again.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use onewrite::{
-    Code, Shutdown, Text,
-    saga::{Outcome, SagaOptions, SagaRunner, Sagas, Signal},
+    BoxFuture, Code, Error, Result, Shutdown, Text,
+    saga::{Archive, Outcome, SagaOptions, SagaRunner, Sagas, SavedSaga, Signal},
     sqlite,
 };
 
@@ -65,6 +71,59 @@ async fn without_retention_it_stays() {
     };
     assert!(!again(None, stays).await);
     assert!(!again(Some(Duration::from_secs(3_600)), stays).await);
+}
+
+/// An archive in memory.
+#[derive(Default)]
+struct Shelf {
+    is_broken: AtomicBool,
+    asked: AtomicUsize,
+    kept: Mutex<Vec<SavedSaga>>,
+}
+
+impl Archive for Shelf {
+    fn keep(&self, sagas: Vec<SavedSaga>) -> BoxFuture<'_, Result<()>> {
+        Box::pin(async move {
+            let asked = self.asked.fetch_add(1, Ordering::Relaxed);
+            if self.is_broken.load(Ordering::Relaxed) {
+                assert!(asked.is_multiple_of(2), "every second time it panics");
+                return Err(Error::new(Code::DiskFull, "keep sagas"));
+            }
+            self.kept.lock().unwrap().extend(sagas);
+            Ok(())
+        })
+    }
+}
+
+/// While the archive fails, whether it says so or panics, what is over stays, and is given to it again.
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_leaves_before_the_archive_has_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let world = World::open(folder.path(), true).await;
+    let store = Arc::new(world::store(folder.path(), sound()));
+    let shelf = Arc::new(Shelf { is_broken: AtomicBool::new(true), ..Shelf::default() });
+    let archive: Arc<dyn Archive> = shelf.clone();
+    let (retention, archive) = (Some(Duration::ZERO), Some(archive));
+    let options = SagaOptions { retention, archive, ..options(sound()) };
+    let runner =
+        SagaRunner::new(store, options, Text::from_static("a")).serve(&order_saga(), &world);
+    let (sagas, shutdown) = (runner.sagas(), Shutdown::default());
+    let task = tokio::spawn(runner.run(shutdown.clone()));
+    let order = order(1);
+    let id = sagas.start(&order_saga(), order.key.clone(), &order).await.unwrap().id;
+    let asked = async || shelf.asked.load(Ordering::Relaxed) > 2;
+    until("the archive's third failure", asked).await;
+    let saved = sagas.show(id).await.expect("what is not kept stays");
+    assert!(saved.ended_at.is_some());
+    shelf.is_broken.store(false, Ordering::Relaxed);
+    until("the end of the saga's time", async || {
+        sagas.show(id).await.is_err_and(|error| error.code() == Code::NotFound)
+    })
+    .await;
+    let kept = shelf.kept.lock().unwrap().clone();
+    assert_eq!(kept, [saved], "it is kept as it was, with its journal");
+    shutdown.begin();
+    task.await.unwrap();
 }
 
 /// Also where sagas are kept for ever: what nobody took is deleted once its time is over.

@@ -1,0 +1,75 @@
+//! What a person wants of a saga: whether it can be had, and what follows.
+
+use super::{Cancelled, Entry, Phase, Saga, Verb, fold::Stage};
+use crate::Text;
+
+impl Saga {
+    /// What follows from what somebody wants; nothing where it is so already, or cannot be ([`Self::refusal`]).
+    pub(super) fn wanted(&self, verb: Verb, actor: Text, reason: Text) -> Option<Entry> {
+        let is_forward = self.phase == Phase::Forward;
+        match verb {
+            Verb::Cancel => {
+                (self.can_cancel() == Cancelled::Yes).then_some(Entry::Cancelled { actor, reason })
+            }
+            Verb::Resume => {
+                let waits = self.paused || self.steps.iter().any(|state| state.held);
+                waits.then_some(Entry::Resumed { actor, reason })
+            }
+            Verb::Look { step } => self.heeds(&step).then_some(Entry::Told { step, actor, reason }),
+            Verb::Pause => (!self.paused).then_some(Entry::Paused { actor, reason }),
+            Verb::Retry { step } => {
+                self.can_retry(&step).then_some(Entry::Retried { step, actor, reason })
+            }
+            Verb::Skip { step, output } => {
+                self.has_turn(&step).then_some(Entry::Skipped { step, output, actor, reason })
+            }
+            Verb::ForceCompensate => {
+                is_forward.then_some(Entry::ForceCompensated { actor, reason })
+            }
+            Verb::ForceComplete => is_forward.then_some(Entry::ForceCompleted { actor, reason }),
+        }
+    }
+
+    /// Why what somebody wants cannot be had, if so.
+    #[must_use]
+    pub fn refusal(&self, verb: &Verb) -> Option<&'static str> {
+        let is_compensating = self.phase == Phase::Compensating;
+        match verb {
+            Verb::Resume | Verb::Look { .. } => None,
+            _ if self.has_ended() => Some("it has ended"),
+            Verb::Cancel => (self.can_cancel() == Cancelled::TooLate)
+                .then_some("it has passed its pivot: it is too late"),
+            Verb::Pause | Verb::ForceCompensate => None,
+            Verb::ForceComplete => {
+                is_compensating.then_some("it is being compensated: skip what cannot be")
+            }
+            // One that is open and waits for nothing is being tried.
+            Verb::Retry { step } | Verb::Skip { step, .. } => {
+                (!self.has_turn(step)).then_some("it is not this step's turn, or it is done")
+            }
+        }
+    }
+
+    fn can_retry(&self, step: &str) -> bool {
+        let Some(step) = self.checked.index_of(step) else { return false };
+        let state = &self.steps[step];
+        self.is_open(step) && (state.held || state.retry_at.is_some())
+    }
+
+    fn has_turn(&self, step: &str) -> bool {
+        self.checked.index_of(step).is_some_and(|step| self.is_open(step))
+    }
+
+    /// Whether it is this step's turn, be it held or not.
+    fn is_open(&self, step: usize) -> bool {
+        let state = &self.steps[step];
+        match self.phase {
+            Phase::Forward => state.attempted && state.stage == Stage::Open,
+            Phase::Compensating => {
+                let behind = self.checked.behind(step);
+                !self.is_made_good(step) && behind.iter().all(|other| self.is_made_good(*other))
+            }
+            Phase::Completed | Phase::Compensated => false,
+        }
+    }
+}
