@@ -6,6 +6,7 @@ mod config;
 mod demo;
 mod http;
 mod report;
+mod saga;
 mod serve;
 
 use std::{io::IsTerminal as _, process::ExitCode};

@@ -9,6 +9,7 @@ mod gap;
 mod guard;
 mod reader;
 mod relay;
+pub(crate) mod saga;
 mod sink;
 mod store;
 mod why;
@@ -45,6 +46,9 @@ enum Verb {
     Relay(relay::RelayArgs),
     /// Coordinate sagas of services in any language, over HTTP.
     Serve(serve::ServeArgs),
+    /// Check and draw definitions of sagas; start, list, show and steer sagas.
+    #[command(subcommand)]
+    Saga(saga::SagaVerb),
     /// List, show, retry or discard parked keys.
     #[command(subcommand)]
     DeadLetter(dead_letter::DeadLetter),
@@ -80,6 +84,7 @@ impl Cli {
             Verb::DemoNode(args) => demo::node::run(args).await?,
             Verb::Relay(args) => relay::run(args).await?,
             Verb::Serve(args) => serve::run(args).await?,
+            Verb::Saga(verb) => return saga::run(verb).await,
             Verb::DeadLetter(verb) => dead_letter::run(verb).await?,
             Verb::Guard(verb) => guard::run(verb).await?,
             Verb::Flow(args) => flow::run(args).await?,

@@ -1,6 +1,6 @@
 //! Who may do what: bearer tokens with roles.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, time::SystemTime};
 
 use axum::http::{HeaderMap, StatusCode, header};
 use onewrite::{Code, Error, Result, Text};
@@ -11,15 +11,51 @@ use super::problem::Problem;
 /// Bytes that a token has at least: fewer can be guessed.
 const TOKEN_MIN: usize = 16;
 
-/// What somebody may do; each includes what stands before it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Role {
+/// What somebody asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Right {
     /// Look at sagas.
-    Reader,
+    Read,
     /// Start sagas, and send signals.
-    Starter,
+    Start,
     /// Cancel and resume them.
+    Steer,
+    /// Say that a step can be looked at.
+    Tell,
+}
+
+/// Who somebody is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Role {
+    /// May look.
+    Reader,
+    /// May start, send signals and look.
+    Starter,
+    /// May say that its work has ended, and nothing else.
+    Participant,
+    /// May do everything.
     Operator,
+}
+
+impl Role {
+    fn read(text: &str) -> Option<Self> {
+        Some(match text {
+            "reader" => Self::Reader,
+            "starter" => Self::Starter,
+            "participant" => Self::Participant,
+            "operator" => Self::Operator,
+            _ => return None,
+        })
+    }
+
+    fn may(self, right: Right) -> bool {
+        match self {
+            Self::Reader => right == Right::Read,
+            Self::Starter => matches!(right, Right::Read | Right::Start),
+            Self::Participant => right == Right::Tell,
+            Self::Operator => true,
+        }
+    }
 }
 
 /// Somebody who has a token.
@@ -28,6 +64,8 @@ struct Holder {
     name: Text,
     role: Role,
     digest: [u8; 32],
+    /// Until when it counts.
+    until: Option<SystemTime>,
 }
 
 /// Who may do what. Without tokens, everybody who reaches this process may do everything.
@@ -37,7 +75,8 @@ pub(crate) struct Access {
 }
 
 impl Access {
-    /// Reads `NAME:ROLE=VARIABLE`: the environment variable holds the token.
+    /// Reads `NAME:ROLE=VARIABLE` or `NAME:ROLE=VARIABLE@TIME`: the environment variable holds the token, which
+    /// counts until that time.
     ///
     /// # Errors
     /// [`Code::InvalidConfig`] when it cannot be read, or the variable holds no token of at least 16 bytes.
@@ -71,8 +110,8 @@ impl Access {
         Ok(())
     }
 
-    /// The name of whoever sent this request, if they have at least this role; none where nobody needs a token.
-    pub(super) fn check(&self, headers: &HeaderMap, role: Role) -> Result<Option<Text>, Problem> {
+    /// The name of whoever sent this request, if they may do this; none where nobody needs a token.
+    pub(super) fn check(&self, headers: &HeaderMap, right: Right) -> Result<Option<Text>, Problem> {
         if self.is_open() {
             return Ok(None);
         }
@@ -90,7 +129,10 @@ impl Access {
         let Some(holder) = self.holders.iter().find(|holder| holder.digest == digest) else {
             return refused(StatusCode::UNAUTHORIZED, "the token is not known");
         };
-        if holder.role < role {
+        if holder.until.is_some_and(|until| until <= SystemTime::now()) {
+            return refused(StatusCode::UNAUTHORIZED, "the token has expired");
+        }
+        if !holder.role.may(right) {
             return refused(StatusCode::FORBIDDEN, "the token is of a role that may not do this");
         }
         Ok(Some(holder.name.clone()))
@@ -101,18 +143,17 @@ fn holder(text: &str) -> Result<Holder> {
     let invalid = |what: String| Error::new(Code::InvalidConfig, what);
     // What was given may be the token itself: it is not repeated.
     let shape = || {
-        invalid(
-            "a token is given as NAME:ROLE=VARIABLE with the role reader, starter or operator"
-                .into(),
-        )
+        let what = "a token is given as NAME:ROLE=VARIABLE or NAME:ROLE=VARIABLE@TIME, with the role reader, starter, participant or operator, and a time such as 2027-01-31T00:00:00Z";
+        invalid(what.into())
     };
     let (who, variable) = text.split_once('=').ok_or_else(shape)?;
     let (name, role) = who.split_once(':').ok_or_else(shape)?;
-    let role = match role {
-        "reader" => Role::Reader,
-        "starter" => Role::Starter,
-        "operator" => Role::Operator,
-        _ => return Err(shape()),
+    let role = Role::read(role).ok_or_else(shape)?;
+    let (variable, until) = match variable.split_once('@') {
+        Some((variable, time)) => {
+            (variable, Some(humantime::parse_rfc3339(time).map_err(|_| shape())?))
+        }
+        None => (variable, None),
     };
     if name.is_empty() || variable.is_empty() {
         return Err(shape());
@@ -124,5 +165,48 @@ fn holder(text: &str) -> Result<Holder> {
         let what = format!("the token in {variable} has fewer than {TOKEN_MIN} bytes");
         return Err(invalid(what));
     }
-    Ok(Holder { name: name.to_owned().into(), role, digest: Sha256::digest(token).into() })
+    Ok(Holder { name: name.to_owned().into(), role, digest: Sha256::digest(token).into(), until })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_role_may_do_its_own() {
+        let rights = [Right::Read, Right::Start, Right::Steer, Right::Tell];
+        for (role, may) in [
+            ("reader", [true, false, false, false]),
+            ("starter", [true, true, false, false]),
+            ("participant", [false, false, false, true]),
+            ("operator", [true, true, true, true]),
+        ] {
+            assert_eq!(rights.map(|right| Role::read(role).unwrap().may(right)), may, "{role}");
+        }
+    }
+
+    #[test]
+    fn a_token_counts_until_its_time() {
+        let token = "a-token-of-some-length";
+        let of = |until| {
+            let (name, digest) = ("ann".into(), Sha256::digest(token).into());
+            Access { holders: vec![Holder { name, role: Role::Reader, digest, until }] }
+        };
+        let mut headers = HeaderMap::new();
+        headers.insert(header::AUTHORIZATION, format!("Bearer {token}").parse().unwrap());
+        let hour = std::time::Duration::from_secs(3_600);
+        let now = SystemTime::now();
+        assert!(of(Some(now + hour)).check(&headers, Right::Read).is_ok());
+        assert!(of(Some(now - hour)).check(&headers, Right::Read).is_err());
+        assert!(of(None).check(&headers, Right::Start).is_err());
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_refused_and_not_repeated() {
+        for bad in ["token", "ann=TOKEN", "ann:boss=TOKEN", ":reader=TOKEN", "ann:reader=PATH@soon"]
+        {
+            let error = holder(bad).unwrap_err();
+            assert_eq!(error.code(), Code::InvalidConfig, "{bad}");
+        }
+    }
 }

@@ -1,22 +1,25 @@
 //! `onewrite serve`: coordinates sagas of services in any language.
 
 mod access;
+mod archive;
+mod definitions;
+mod door;
 mod participants;
 mod problem;
 mod routes;
-mod view;
+mod tls;
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use clap::Args;
 use onewrite::{
     Code, Error, Result, Shutdown,
-    saga::{SagaOptions, SagaRunner},
+    saga::{Archive, SagaOptions, SagaRunner},
     store::Copied,
 };
-use tokio::{net::TcpListener, sync::Semaphore};
+use tokio::sync::Semaphore;
 
-use self::{access::Access, participants::Services, routes::Api};
+use self::{access::Access, definitions::Definitions, participants::Services, routes::Api};
 use crate::{backends, cli, http, report};
 
 #[derive(Debug, Args)]
@@ -31,6 +34,14 @@ pub(crate) struct ServeArgs {
     /// May be given several times.
     #[arg(long, value_name = "NAME=URL")]
     participant: Vec<String>,
+    /// What a participant is shown: its name and the environment variable that holds the bearer token. May be
+    /// given several times.
+    #[arg(long, value_name = "NAME=VARIABLE")]
+    credential: Vec<String>,
+    /// A file with a definition, YAML or JSON, or a folder of such: sagas are started by its name. May be given
+    /// several times.
+    #[arg(long, value_name = "PATH")]
+    definitions: Vec<PathBuf>,
     /// Allow the participants named here to be in private and loopback address ranges.
     #[arg(long)]
     allow_private: bool,
@@ -38,10 +49,55 @@ pub(crate) struct ServeArgs {
     /// reach there what this process can.
     #[arg(long)]
     allow_private_urls: bool,
-    /// Who may do what: a name, a role (reader, starter or operator), and the environment variable that holds the
-    /// bearer token. May be given several times; without one, everybody may do everything.
-    #[arg(long, value_name = "NAME:ROLE=VARIABLE")]
+    /// Who may do what: a name, a role (reader, starter, participant or operator), the environment variable that
+    /// holds the bearer token, and until when it counts. May be given several times; without one, everybody may do
+    /// everything.
+    #[arg(long, value_name = "NAME:ROLE=VARIABLE[@TIME]")]
     token: Vec<String>,
+    /// Where participants reach this server, to say that a step can be looked at.
+    #[arg(long, value_name = "URL")]
+    public_url: Option<String>,
+    /// A chain of certificates in PEM: requests are taken over TLS alone.
+    #[arg(long, requires = "tls_key", value_name = "FILE")]
+    tls_cert: Option<PathBuf>,
+    /// Its private key in PEM.
+    #[arg(long, requires = "tls_cert", value_name = "FILE")]
+    tls_key: Option<PathBuf>,
+    /// Certificates in PEM: only clients that show one which these have signed are let in.
+    #[arg(long, requires = "tls_cert", value_name = "FILE")]
+    client_ca: Option<PathBuf>,
+    /// How long ended sagas are kept, for example 12h or 30d, or `forever`.
+    #[arg(long, default_value = "30d", value_parser = retention)]
+    retention: Retention,
+    /// A folder where ended sagas are kept, as lines of JSON, before they are deleted.
+    #[arg(long, value_name = "FOLDER")]
+    archive: Option<PathBuf>,
+}
+
+/// How long ended sagas are kept; none for ever.
+#[derive(Debug, Clone, Copy)]
+struct Retention(Option<Duration>);
+
+fn retention(text: &str) -> Result<Retention, String> {
+    if text == "forever" {
+        return Ok(Retention(None));
+    }
+    let time = humantime::parse_duration(text);
+    time.map(|time| Retention(Some(time))).map_err(|error| format!("{error}, or `forever`"))
+}
+
+impl ServeArgs {
+    fn tls(&self) -> Result<Option<Arc<rustls::ServerConfig>>> {
+        let (Some(cert), Some(key)) = (&self.tls_cert, &self.tls_key) else { return Ok(None) };
+        let client_ca = self.client_ca.as_deref();
+        tls::config(tls::TlsFiles { cert, key, client_ca }).map(Some)
+    }
+
+    fn options(&self, owner: &str) -> Result<SagaOptions> {
+        let archive = self.archive.as_deref().map(|folder| archive::Files::new(folder, owner));
+        let archive = archive.transpose()?.map(|files| Arc::new(files) as Arc<dyn Archive>);
+        Ok(SagaOptions { retention: self.retention.0, archive, ..SagaOptions::default() })
+    }
 }
 
 pub(crate) async fn run(args: ServeArgs) -> Result<()> {
@@ -52,58 +108,44 @@ pub(crate) async fn run(args: ServeArgs) -> Result<()> {
         let what = format!("{} is not a loopback address, and there are no tokens", args.listen);
         return Err(Error::new(Code::CannotListen, what));
     }
-    let services =
-        Arc::new(Services::new(&args.participant, args.allow_private, args.allow_private_urls)?);
-    let options = SagaOptions::default();
+    let (owner, tls) = (cli::owner(), args.tls()?);
+    let options = args.options(&owner)?;
+    let services = Arc::new(Services::new(&args)?);
+    let definitions = Definitions::read(&args.definitions, &services)?;
     let store = backends::open_journal(&args.store, true, Copied::Refuse).await?;
-    let runner = SagaRunner::new(Arc::clone(&store), options.clone(), cli::owner());
+    let (patience, known) = (options.lease_ttl, definitions.len());
     let finder = Arc::clone(&services);
+    let runner = SagaRunner::new(Arc::clone(&store), options, owner);
     let runner = runner.participants(move |name| finder.find(name));
-    let starts = Arc::new(Semaphore::new(routes::STARTS_MAX));
-    let (sagas, journal) = (runner.sagas(), Arc::clone(&store));
-    let api = Arc::new(Api { sagas, store: journal, services, access, starts });
+    let api = Arc::new(Api {
+        sagas: runner.sagas(),
+        store: Arc::clone(&store),
+        services,
+        access,
+        definitions,
+        starts: Arc::new(Semaphore::new(routes::STARTS_MAX)),
+        requests: Semaphore::new(routes::REQUESTS_MAX),
+    });
     let health = http::routes(vec![store], &shutdown)?;
     let guard = axum::middleware::from_fn_with_state(Arc::clone(&api), routes::guard);
     let routes = routes::routes(api).merge(health).layer(guard);
     let (listener, address) = http::listen(args.listen).await?;
-    report::tell!("serving sagas at http://{address}");
-    let mut running = tokio::spawn(runner.run(shutdown.clone()));
-    let ended = tokio::select! {
-        served = serve(listener, routes, &shutdown, options.lease_ttl) => {
-            // Whatever ended it: what is in flight is waited for.
-            shutdown.begin();
-            let ended = running.await;
-            served?;
-            ended
-        }
-        ended = &mut running => ended,
-    };
+    let scheme = if tls.is_some() { "https" } else { "http" };
+    if known > 0 {
+        report::tell!("read {known} definitions");
+    }
+    report::tell!("serving sagas at {scheme}://{address}");
+    let running = tokio::spawn(runner.run(shutdown.clone()));
+    let serving = door::serve(listener, tls, routes, &shutdown, patience);
+    // Whichever ends first: what is in flight is waited for in both.
+    let ((), ended) = tokio::join!(serving, async {
+        let ended = running.await;
+        shutdown.begin();
+        ended
+    });
     ended.map_err(|error| {
         Error::new(Code::Stopped, "the runner of sagas ended unexpectedly").with_source(error)
     })?;
     report::tell!("drained: the sagas are handed back");
     Ok(())
-}
-
-/// Answers requests until the shutdown; those that were begun are answered, for as long as attempts in flight are
-/// waited for as well.
-async fn serve(
-    listener: TcpListener,
-    routes: axum::Router,
-    shutdown: &Shutdown,
-    patience: Duration,
-) -> Result<()> {
-    let ends = shutdown.clone();
-    let serving =
-        axum::serve(listener, routes).with_graceful_shutdown(async move { ends.begun().await });
-    let late = async {
-        shutdown.begun().await;
-        tokio::time::sleep(patience).await;
-    };
-    tokio::select! {
-        served = serving => {
-            served.map_err(|error| Error::new(Code::Stopped, "answer requests").with_source(error))
-        }
-        () = late => Ok(()),
-    }
 }

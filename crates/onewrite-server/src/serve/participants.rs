@@ -8,61 +8,74 @@ use onewrite::{
     saga::{Call, Checked, Ended, Participant, is_url},
 };
 
+use super::ServeArgs;
+
 /// The services that carry out steps.
 pub(crate) struct Services {
-    /// Those that the server is told, and those that definitions tell: whoever may start a saga must not choose
-    /// what else this machine can reach.
-    ours: HttpParticipants,
+    /// Those that the server is told.
+    named: BTreeMap<String, Service>,
+    /// Those that definitions tell: whoever may start a saga must not choose what else this machine can reach.
     theirs: HttpParticipants,
-    named: BTreeMap<String, String>,
+}
+
+struct Service {
+    url: String,
+    http: HttpParticipants,
 }
 
 impl Services {
-    /// Reads `NAME=URL`.
+    /// Reads who carries out steps.
     ///
     /// # Errors
     /// [`Code::InvalidConfig`] for what cannot be read, [`Code::PrivateAddress`] for an address that may not be
     /// reached.
-    pub(crate) fn new(named: &[String], ours: bool, theirs: bool) -> Result<Self> {
-        let http = |allow_private| {
-            let options = HttpParticipantOptions { allow_private, ..Default::default() };
-            HttpParticipants::new(&options)
+    pub(super) fn new(args: &ServeArgs) -> Result<Self> {
+        let public_url = args.public_url.as_deref().map(public_url).transpose()?;
+        let http = |allow_private, headers| {
+            HttpParticipants::new(&HttpParticipantOptions {
+                allow_private,
+                headers,
+                public_url: public_url.clone(),
+            })
         };
-        let named_by = |text: &String| named_url(text);
-        let all = named.iter().map(named_by).collect::<Result<Vec<_>>>()?;
-        let services = Self { ours: http(ours)?, theirs: http(theirs)?, named: BTreeMap::new() };
+        let mut shown = credentials(&args.credential)?;
         let mut named = BTreeMap::new();
-        for (name, url) in all {
-            services.ours.at(&url)?;
-            if named.insert(name.clone(), url).is_some() {
+        for text in &args.participant {
+            let (name, url) = named_url(text)?;
+            let http = http(args.allow_private, shown.remove(&name).into_iter().collect())?;
+            http.at(&url)?;
+            if named.insert(name.clone(), Service { url, http }).is_some() {
                 let what = format!("the participant `{}` is named twice", name.escape_debug());
                 return Err(Error::new(Code::InvalidConfig, what));
             }
         }
-        Ok(Self { named, ..services })
+        if let Some(name) = shown.keys().next() {
+            let what = format!(
+                "there is a credential for `{}`, which is no participant",
+                name.escape_debug()
+            );
+            return Err(Error::new(Code::InvalidConfig, what));
+        }
+        Ok(Self { named, theirs: http(args.allow_private_urls, Vec::new())? })
     }
 
-    /// Where a participant is: a URL is its own, a name is looked up; of `bank.charge` the first part is a service,
-    /// and what follows stands behind its URL.
-    fn url(&self, name: &str) -> Option<String> {
+    /// Whoever carries out the steps of this name, if they are known: a URL is its own, a name is looked up; of
+    /// `bank.charge` the first part is a service, and what follows stands behind its URL.
+    fn at(&self, name: &str) -> Option<Result<Arc<dyn Participant>>> {
         if is_url(name) {
-            return Some(name.to_owned());
+            return Some(self.theirs.at(name));
         }
-        if let Some(url) = self.named.get(name) {
-            return Some(url.clone());
+        if let Some(Service { url, http }) = self.named.get(name) {
+            return Some(http.at(url));
         }
         let (service, rest) = name.split_once('.')?;
-        let base = self.named.get(service)?;
-        Some(format!("{}/{}", base.trim_end_matches('/'), rest.replace('.', "/")))
+        let Service { url, http } = self.named.get(service)?;
+        Some(http.at(&format!("{}/{}", url.trim_end_matches('/'), rest.replace('.', "/"))))
     }
 
-    fn at(&self, name: &str, url: &str) -> Result<Arc<dyn Participant>> {
-        if is_url(name) { self.theirs.at(url) } else { self.ours.at(url) }
-    }
-
-    /// Whoever carries out the steps of this name.
+    /// As [`Self::at`]; where an address may not be reached, that is the answer.
     pub(crate) fn find(&self, name: &str) -> Option<Arc<dyn Participant>> {
-        match self.at(name, &self.url(name)?) {
+        match self.at(name)? {
             Ok(participant) => Some(participant),
             // Another process may be permitted what this one is not.
             Err(error) => Some(Arc::new(move |_: Call| -> BoxFuture<'static, Ended> {
@@ -78,11 +91,10 @@ impl Services {
             [Some(step.action()).filter(|_| step.wait.is_none()), step.compensated_by()]
         });
         for name in names.flatten() {
-            let url = self.url(name).ok_or_else(|| {
+            self.at(name).ok_or_else(|| {
                 let what = format!("no participant `{name}` is known here: name it with --participant {name}=URL, or give its URL as the action");
                 Error::new(Code::UnknownParticipant, what)
-            })?;
-            self.at(name, &url)?;
+            })??;
         }
         Ok(())
     }
@@ -109,4 +121,36 @@ fn named_url(text: &str) -> Result<(String, String)> {
         ));
     }
     Ok((name, url.to_owned()))
+}
+
+/// Reads `NAME=VARIABLE`, and what the variables hold: the header that each service is shown.
+fn credentials(all: &[String]) -> Result<BTreeMap<String, (String, String)>> {
+    let invalid = |what: String| Err(Error::new(Code::InvalidConfig, what));
+    let mut shown = BTreeMap::new();
+    for text in all {
+        let named = text
+            .split_once('=')
+            .filter(|(name, variable)| !name.is_empty() && !variable.is_empty());
+        // What was given may be the token itself.
+        let Some((name, variable)) = named else {
+            return invalid("a credential is given as NAME=VARIABLE".into());
+        };
+        let Ok(token) = std::env::var(variable) else {
+            return invalid(format!("the environment variable {variable} holds no token"));
+        };
+        let header = ("authorization".to_owned(), format!("Bearer {}", token.trim()));
+        if shown.insert(name.to_owned(), header).is_some() {
+            return invalid(format!("there are two credentials for `{}`", name.escape_debug()));
+        }
+    }
+    Ok(shown)
+}
+
+/// Where participants reach this server.
+fn public_url(url: &str) -> Result<String> {
+    if !is_url(url) || url.contains(['?', '#', '@']) {
+        let what = "--public-url is a URL of http or https without a query, a user or a password";
+        return Err(Error::new(Code::InvalidConfig, what));
+    }
+    Ok(url.trim_end_matches('/').to_owned())
 }

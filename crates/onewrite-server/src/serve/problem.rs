@@ -7,6 +7,7 @@ use axum::{
 use onewrite::{
     Code, Error,
     error::{Certainty, Retry},
+    saga::Flaw,
 };
 use serde_json::json;
 
@@ -14,11 +15,18 @@ use serde_json::json;
 pub(super) struct Problem {
     status: StatusCode,
     error: Error,
+    /// What is wrong with the definition of a saga.
+    flaws: Vec<Flaw>,
 }
 
 impl Problem {
     pub(super) fn new(status: StatusCode, code: Code, what: impl Into<String>) -> Self {
-        Self { status, error: Error::new(code, what) }
+        Self { status, error: Error::new(code, what), flaws: Vec::new() }
+    }
+
+    /// With the places in the definition.
+    pub(super) fn at(self, flaws: Vec<Flaw>) -> Self {
+        Self { flaws, ..self }
     }
 }
 
@@ -38,13 +46,13 @@ impl From<Error> for Problem {
             _ if error.retry() != Retry::Never => StatusCode::SERVICE_UNAVAILABLE,
             _ => StatusCode::INTERNAL_SERVER_ERROR,
         };
-        Self { status, error }
+        Self { status, error, flaws: Vec::new() }
     }
 }
 
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
-        let Self { status, error } = self;
+        let Self { status, error, flaws } = self;
         let code = error.code();
         if status.is_server_error() {
             tracing::warn!(%error, "a request failed");
@@ -56,13 +64,17 @@ impl IntoResponse for Problem {
             detail.push_str(&inner.to_string());
             cause = inner.source();
         }
-        let body = json!({
+        let mut body = json!({
             "type": format!("urn:onewrite:error:{code}"),
             "title": code.cure(),
             "status": status.as_u16(),
             "detail": detail,
             "code": code.as_str(),
         });
+        if !flaws.is_empty() {
+            let error = |flaw: &Flaw| json!({"pointer": format!("/definition{}", flaw.at), "detail": flaw.what});
+            body["errors"] = flaws.iter().map(error).collect();
+        }
         let mut response = (status, body.to_string()).into_response();
         let kind = HeaderValue::from_static("application/problem+json");
         response.headers_mut().insert(header::CONTENT_TYPE, kind);

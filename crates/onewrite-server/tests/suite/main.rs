@@ -18,6 +18,7 @@ mod relay;
 mod restore;
 #[cfg(feature = "sabotage")]
 mod sabotage;
+mod saga;
 mod serve;
 mod servers;
 mod services;

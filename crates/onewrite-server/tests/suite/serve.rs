@@ -18,9 +18,9 @@ const TOKENS: [(&str, &str); 3] = [
 ];
 
 /// A server, or a service, and where it is.
-struct Started {
-    process: Running,
-    url: String,
+pub(crate) struct Started {
+    pub(crate) process: Running,
+    pub(crate) url: String,
 }
 
 fn bank(place: &Place, port: u16, args: &[&str]) -> Started {
@@ -33,7 +33,7 @@ fn bank(place: &Place, port: u16, args: &[&str]) -> Started {
     Started { url: format!("http://127.0.0.1:{port}"), process }
 }
 
-fn serve(place: &Place, listen: SocketAddr, args: &[&str]) -> Started {
+pub(crate) fn serve(place: &Place, listen: SocketAddr, args: &[&str]) -> Started {
     let listen = listen.to_string();
     let own = ["serve", "--store", "sqlite:sagas.db", "--listen", &listen];
     let mut command = place.command(&[&own, args].concat());
@@ -43,7 +43,7 @@ fn serve(place: &Place, listen: SocketAddr, args: &[&str]) -> Started {
     Started { url: line.rsplit(' ').next().unwrap().to_owned(), process }
 }
 
-fn anywhere() -> SocketAddr {
+pub(crate) fn anywhere() -> SocketAddr {
     "127.0.0.1:0".parse().unwrap()
 }
 
@@ -85,7 +85,7 @@ async fn start(client: &Client, url: &str, number: usize) -> String {
     }
 }
 
-trait JsonBody {
+pub(crate) trait JsonBody {
     fn json_body(self, body: &Value) -> Self;
 }
 
@@ -95,7 +95,7 @@ impl JsonBody for reqwest::RequestBuilder {
     }
 }
 
-async fn ask(
+pub(crate) async fn ask(
     client: &Client,
     method: Method,
     url: String,
@@ -110,7 +110,7 @@ async fn ask(
     (status, serde_json::from_str(&text).unwrap_or(Value::Null))
 }
 
-async fn state(client: &Client, url: &str, id: &str) -> String {
+pub(crate) async fn state(client: &Client, url: &str, id: &str) -> String {
     let (status, saga) = ask(client, Method::GET, format!("{url}/v1/sagas/{id}"), None).await;
     assert_eq!(status, 200, "{saga}");
     saga["state"].as_str().unwrap().to_owned()
@@ -214,8 +214,10 @@ async fn starting_twice_is_harmless_and_a_saga_is_shown_and_signalled() {
         tokio::time::sleep(std::time::Duration::from_millis(10)).await;
     }
     let found = format!("{url}/v1/sagas?name=waits&key=k");
-    let (_, saga) = ask(&client, Method::GET, found, None).await;
-    assert_eq!((&saga["id"], &saga["output"]), (&started["id"], &json!({"cents": 1})), "{saga}");
+    let (_, page) = ask(&client, Method::GET, found, None).await;
+    assert_eq!((&page["sagas"][0]["id"], &page["next"]), (&started["id"], &Value::Null), "{page}");
+    let (_, saga) = ask(&client, Method::GET, format!("{url}/v1/sagas/{id}"), None).await;
+    assert_eq!(saga["output"], json!({"cents": 1}), "{saga}");
     assert_eq!(saga["journal"][0]["entries"][0]["signalled"]["step"], "paid", "{saga}");
     let (status, described) =
         ask(&client, Method::GET, format!("{url}/v1/openapi.json"), None).await;
@@ -274,7 +276,42 @@ async fn what_cannot_be_is_refused_with_a_problem() {
             "OW0026",
             "no saga",
         ),
-        (Method::GET, "/v1/sagas?name=s", None, 422, "OW0007", "name=NAME"),
+        (Method::GET, "/v1/sagas?nam=s", None, 422, "OW0007", "nam"),
+        (Method::GET, "/v1/sagas?state=done", None, 422, "OW0007", "needs_operator"),
+        (Method::GET, "/v1/sagas?limit=0", None, 422, "OW0007", "limit"),
+        (Method::GET, "/v1/sagas?started_before=now", None, 422, "OW0007", "a time"),
+        (
+            Method::POST,
+            "/v1/sagas",
+            Some(json!({"definition": "order", "key": "k"})),
+            404,
+            "OW0026",
+            "--definitions",
+        ),
+        (
+            Method::POST,
+            "/v1/sagas",
+            Some(json!({"definition": {"nam": "s"}, "key": "k"})),
+            422,
+            "OW0032",
+            "unknown field",
+        ),
+        (
+            Method::POST,
+            "/v1/sagas/01964b2e-7d1c-7a00-8000-0123456789ab/skip",
+            Some(json!({"reason": "so"})),
+            422,
+            "OW0007",
+            "`step` belongs",
+        ),
+        (
+            Method::POST,
+            "/v1/sagas/01964b2e-7d1c-7a00-8000-0123456789ab/delete",
+            Some(json!({"reason": "so"})),
+            404,
+            "OW0026",
+            "openapi",
+        ),
         (Method::GET, "/v1/saga", None, 404, "OW0026", "openapi"),
         (Method::DELETE, "/v1/sagas", None, 405, "OW0007", "method"),
         (
@@ -398,6 +435,7 @@ async fn who_may_do_what_is_said_by_tokens() {
         ("ann", "NAME:ROLE=VARIABLE"),
         ("ann:king=STEER", "NAME:ROLE=VARIABLE"),
         ("ann:reader=NOWHERE", "NOWHERE"),
+        ("ann:reader=READ@tomorrow", "NAME:ROLE=VARIABLE"),
     ] {
         let run = place.run(&["serve", "--store", "sqlite:sagas.db", "--token", token]);
         run.refused("OW0023", &[word]);

@@ -1,0 +1,232 @@
+//! `onewrite saga list|show`.
+
+use clap::Args;
+use onewrite::{
+    Code, Error, Result, Timestamp,
+    saga::{
+        Entry, SagaId, State,
+        journal::{ListSagas, SavedSaga},
+    },
+};
+
+use crate::{
+    cli::Stores,
+    report,
+    saga::view::{Head, Page, View},
+};
+
+/// Sagas in one list at most.
+const LIMIT_MAX: usize = 1_000;
+
+#[derive(Debug, Args)]
+pub(crate) struct ListArgs {
+    /// Only those of this name.
+    #[arg(long)]
+    name: Option<String>,
+    /// Only those about this.
+    #[arg(long)]
+    key: Option<String>,
+    /// Only those in this state: running, compensating, needs_operator, completed or compensated. May be given
+    /// several times.
+    #[arg(long)]
+    state: Vec<String>,
+    /// Only those that were started so long ago at least: 5m, 2h, 3d.
+    #[arg(long, value_parser = humantime::parse_duration)]
+    older_than: Option<std::time::Duration>,
+    /// At most so many.
+    #[arg(long, default_value_t = 50)]
+    limit: usize,
+    /// Read on behind this one: the last of the list before.
+    #[arg(long)]
+    behind: Option<String>,
+    #[command(flatten)]
+    stores: Stores,
+}
+
+pub(crate) async fn list(args: ListArgs) -> Result<()> {
+    let states = args.state.iter().map(|state| read_state(state)).collect::<Result<_>>()?;
+    let behind = args.behind.as_deref().map(str::parse::<SagaId>).transpose()?;
+    if !(1..=LIMIT_MAX).contains(&args.limit) {
+        let what = format!("--limit is 1 to {LIMIT_MAX}");
+        return Err(Error::new(Code::InvalidInput, what));
+    }
+    let (store, _) = super::open(&args.stores).await?;
+    let started_before = match args.older_than {
+        Some(age) => Some(ago(store.now().await?, age)),
+        None => None,
+    };
+    let which = ListSagas {
+        name: args.name.map(Into::into),
+        key: args.key.map(Into::into),
+        states,
+        started_before,
+        behind,
+        limit: args.limit,
+        ..ListSagas::default()
+    };
+    let found = store.list(&which).await?;
+    let page = Page::of(&found, args.limit);
+    if args.stores.json {
+        let page = serde_json::to_value(&page);
+        report::json(&page.map_err(|error| {
+            Error::new(Code::Corrupt, "show a list of sagas").with_source(error)
+        })?);
+        return Ok(());
+    }
+    let head = ["saga", "name", "key", "run", "state", "waits for", "due", "started", "ended"];
+    report::say!("{}", report::table(head, page.sagas.iter().map(row)));
+    if let Some(next) = page.next {
+        report::tell!("there may be more: --behind {next}");
+    }
+    Ok(())
+}
+
+fn ago(now: Timestamp, age: std::time::Duration) -> Timestamp {
+    let age = i64::try_from(age.as_micros()).unwrap_or(i64::MAX);
+    Timestamp(now.0.saturating_sub(age))
+}
+
+fn read_state(text: &str) -> Result<State> {
+    State::parse(text).map_err(|_| {
+        let what = format!("`{}` is no state of a saga: running, compensating, needs_operator, completed or compensated", text.escape_debug());
+        Error::new(Code::InvalidInput, what)
+    })
+}
+
+fn row(saga: &Head<'_>) -> [String; 9] {
+    let or_none = |text: &Option<String>| text.clone().unwrap_or_default();
+    [
+        saga.id.clone(),
+        saga.name.to_string(),
+        saga.key.to_string(),
+        saga.run.to_string(),
+        saga.state.unwrap_or("unreadable").to_owned(),
+        saga.waits.unwrap_or_default().to_owned(),
+        or_none(&saga.due_at),
+        saga.started_at.clone(),
+        or_none(&saga.ended_at),
+    ]
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ShowArgs {
+    /// The saga's id.
+    id: String,
+    /// Show the input, outputs and what signals brought as well.
+    #[arg(long)]
+    payloads: bool,
+    #[command(flatten)]
+    stores: Stores,
+}
+
+pub(crate) async fn show(args: ShowArgs) -> Result<()> {
+    let id: SagaId = args.id.parse()?;
+    let (_, sagas) = super::open(&args.stores).await?;
+    let saga = sagas.show(id).await?;
+    if args.stores.json {
+        let view = serde_json::to_value(View::of(&saga));
+        report::json(&view.map_err(|error| {
+            Error::new(Code::Corrupt, format!("show the saga {id}")).with_source(error)
+        })?);
+        return Ok(());
+    }
+    head(&saga, args.payloads);
+    let mut rows = Vec::new();
+    for transition in &saga.journal {
+        for entry in transition.entries()? {
+            let (step, what) = told(&entry, args.payloads);
+            let epoch = transition.epoch.to_string();
+            rows.push([
+                transition.version.to_string(),
+                transition.time.to_string(),
+                epoch,
+                step,
+                what,
+            ]);
+        }
+    }
+    report::say!("{}", report::table(["no.", "time", "epoch", "step", "what"], rows));
+    Ok(())
+}
+
+fn head(saga: &SavedSaga, payloads: bool) {
+    let standing = &saga.standing;
+    let mut lines = vec![
+        ("saga", saga.id.to_string()),
+        ("name", saga.name.to_string()),
+        ("key", format!("{} (run {})", saga.key, saga.run)),
+        ("definition", saga.definition.to_string()),
+        ("state", standing.state.as_str().to_owned()),
+        ("started", saga.started_at.to_string()),
+    ];
+    if let Some(ended) = saga.ended_at {
+        lines.push(("ended", ended.to_string()));
+    } else {
+        let due = standing.due.map(|due| format!(", due {due}")).unwrap_or_default();
+        lines.push(("waits for", format!("{}{due}", standing.waits.as_str())));
+    }
+    lines.extend(saga.parent.as_ref().map(|parent| ("step of", parent.to_string())));
+    if payloads {
+        lines.push(("input", saga.input.as_str().to_owned()));
+        lines.extend(standing.output.as_ref().map(|output| ("output", output.as_str().to_owned())));
+    }
+    for (what, value) in lines {
+        report::say!("{what:<11} {}", report::plain(&value));
+    }
+    report::say!("");
+}
+
+/// Which step an entry is about, and what it says.
+fn told(entry: &Entry, payloads: bool) -> (String, String) {
+    let brought = |output: &onewrite::saga::Json| match payloads {
+        true => format!(": {}", output.as_str()),
+        false => String::new(),
+    };
+    let (step, what) = match entry {
+        Entry::Done { step, attempt, output } => {
+            (step.as_ref(), format!("done in attempt {attempt}{}", brought(output)))
+        }
+        Entry::Signalled { step, signal, output } => {
+            (step.as_ref(), format!("the signal {signal} came{}", brought(output)))
+        }
+        Entry::Retrying { step, attempt: 0, at, reason } => {
+            (step.as_ref(), format!("is under way, looked at again at {at}: {reason}"))
+        }
+        Entry::Retrying { step, attempt, at, reason } => {
+            (step.as_ref(), format!("attempt {attempt} failed, tried again at {at}: {reason}"))
+        }
+        Entry::Failed { step, attempt, reason } => {
+            (step.as_ref(), format!("failed in attempt {attempt}: {reason}"))
+        }
+        Entry::Held { step, attempt, reason } => {
+            (step.as_ref(), format!("held for a person after attempt {attempt}: {reason}"))
+        }
+        Entry::Compensated { step, attempt } => {
+            (step.as_ref(), format!("compensated in attempt {attempt}"))
+        }
+        Entry::Told { step, actor, reason } => {
+            (step.as_ref(), format!("told by {actor}: {reason}"))
+        }
+        Entry::Retried { step, actor, reason } => {
+            (step.as_ref(), format!("tried again with a new budget, for {actor}: {reason}"))
+        }
+        Entry::Skipped { step, output, actor, reason } => {
+            (step.as_ref(), format!("skipped by {actor}: {reason}{}", brought(output)))
+        }
+        Entry::Paused { actor, reason } => ("", format!("paused by {actor}: {reason}")),
+        Entry::ForceCompensated { actor, reason } => {
+            ("", format!("compensated in any case, by {actor}: {reason}"))
+        }
+        Entry::ForceCompleted { actor, reason } => {
+            ("", format!("completed as it is, by {actor}: {reason}"))
+        }
+        Entry::Expired => ("", "out of time: what was attempted is compensated".to_owned()),
+        Entry::Overdue => ("", "out of time behind its pivot: it goes on".to_owned()),
+        Entry::Cancelled { actor, reason } => ("", format!("cancelled by {actor}: {reason}")),
+        Entry::Resumed { actor, reason } => ("", format!("resumed by {actor}: {reason}")),
+        Entry::Woken => ("", "its time has come".to_owned()),
+        Entry::TakenOver => ("", "taken over by another process".to_owned()),
+        Entry::HandedBack => ("", "handed back".to_owned()),
+    };
+    (step.to_owned(), what)
+}

@@ -1,0 +1,143 @@
+//! `onewrite saga start|signal`, and what a person decides about a saga.
+
+use std::{path::PathBuf, sync::Arc};
+
+use clap::Args;
+use onewrite::{
+    Code, Error, Result, Text,
+    saga::{Json, OWN, SagaId, Signal, Verb, check_text},
+};
+use serde_json::json;
+
+use super::files;
+use crate::{cli::Stores, report};
+
+#[derive(Debug, Args)]
+pub(crate) struct StartArgs {
+    /// A file with its definition, YAML or JSON; - is standard input.
+    definition: PathBuf,
+    /// What it is about: of one name and key there is one saga, however often it is started.
+    #[arg(long)]
+    key: String,
+    /// What it is given, as JSON.
+    #[arg(long, default_value = "null")]
+    input: String,
+    #[command(flatten)]
+    stores: Stores,
+}
+
+pub(crate) async fn start(args: StartArgs) -> Result<()> {
+    let checked = Arc::new(files::definition(&args.definition)?);
+    let input = Json::parse(args.input, "the saga's input")?;
+    input.check("the saga's input")?;
+    let (_, sagas) = super::open(&args.stores).await?;
+    let started = sagas.start_definition(checked, args.key, input).await?;
+    if args.stores.json {
+        report::json(&json!({"id": started.id.to_string(), "new": started.is_new}));
+    } else if started.is_new {
+        report::say!("started {}", started.id);
+    } else {
+        report::say!("started before: {}", started.id);
+    }
+    Ok(())
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SteerArgs {
+    /// The saga's id.
+    id: String,
+    /// Why: it stands in the saga's journal.
+    #[arg(long)]
+    reason: String,
+    /// Who wants it.
+    #[arg(long, env = "USER", default_value = "operator")]
+    actor: String,
+    #[command(flatten)]
+    stores: Stores,
+}
+
+impl SteerArgs {
+    /// Which saga, by whom and why.
+    fn read(&self) -> Result<(SagaId, Text, Text)> {
+        for (what, text) in [("reason", &self.reason), ("actor", &self.actor)] {
+            check_text(text)
+                .map_err(|why| Error::new(Code::InvalidInput, format!("the {what} {why}")))?;
+        }
+        Ok((self.id.parse()?, self.actor.clone().into(), self.reason.clone().into()))
+    }
+}
+
+/// Has it done, and says so.
+pub(crate) async fn steer(args: SteerArgs, verb: Verb, said: &str) -> Result<()> {
+    let (id, actor, reason) = args.read()?;
+    let (_, sagas) = super::open(&args.stores).await?;
+    sagas.steer(id, verb, actor, reason).await?;
+    crate::cli::done(&format!("the saga {id} {said}"), args.stores.json);
+    Ok(())
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RetryArgs {
+    /// The step's name.
+    #[arg(long)]
+    step: String,
+    #[command(flatten)]
+    steer: SteerArgs,
+}
+
+pub(crate) async fn retry(args: RetryArgs) -> Result<()> {
+    let said = format!("tries `{}` again", args.step);
+    steer(args.steer, Verb::Retry { step: args.step.into() }, &said).await
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SkipArgs {
+    /// The step's name.
+    #[arg(long)]
+    step: String,
+    /// What it is to have answered, as JSON.
+    #[arg(long, default_value = "null")]
+    output: String,
+    #[command(flatten)]
+    steer: SteerArgs,
+}
+
+pub(crate) async fn skip(args: SkipArgs) -> Result<()> {
+    let output = Json::parse(args.output, "the step's output")?;
+    output.check("the step's output")?;
+    let said = format!("goes on without `{}`", args.step);
+    steer(args.steer, Verb::Skip { step: args.step.into(), output }, &said).await
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SignalArgs {
+    /// What it is called.
+    name: String,
+    /// What it is about.
+    correlation: String,
+    /// The same for every repetition: what makes sending it twice harmless.
+    #[arg(long)]
+    id: String,
+    /// What it brings, as JSON.
+    #[arg(long, default_value = "null")]
+    payload: String,
+    #[command(flatten)]
+    stores: Stores,
+}
+
+pub(crate) async fn signal(args: SignalArgs) -> Result<()> {
+    if args.name.starts_with(OWN) {
+        let what = format!("the name of a signal that begins with `{OWN}` is onewrite's own");
+        return Err(Error::new(Code::InvalidInput, what));
+    }
+    let payload = Json::parse(args.payload, "the signal's payload")?;
+    let signal = Signal::new(args.id, args.name, args.correlation).payload(&payload)?;
+    let (_, sagas) = super::open(&args.stores).await?;
+    let is_new = sagas.signal(signal).await?;
+    if args.stores.json {
+        report::json(&json!({"new": is_new}));
+    } else {
+        report::say!("{}", if is_new { "sent" } else { "sent before" });
+    }
+    Ok(())
+}

@@ -1,0 +1,118 @@
+//! A saga, as the API and the verbs show it.
+
+use onewrite::{
+    Text,
+    saga::{
+        Json,
+        journal::{SagaHead, SavedSaga, SavedTransition},
+    },
+};
+use serde::Serialize;
+
+/// A saga with its journal.
+#[derive(Serialize)]
+pub(crate) struct View<'a> {
+    id: String,
+    name: &'a Text,
+    key: &'a Text,
+    run: u32,
+    definition: &'a Text,
+    state: &'static str,
+    waits: &'static str,
+    due_at: Option<String>,
+    started_at: String,
+    ended_at: Option<String>,
+    parent: Option<String>,
+    input: &'a Json,
+    output: Option<&'a Json>,
+    journal: Vec<Line>,
+}
+
+/// A transition.
+#[derive(Serialize)]
+struct Line {
+    version: u32,
+    time: String,
+    epoch: u64,
+    entries: Json,
+}
+
+impl<'a> View<'a> {
+    pub(crate) fn of(saga: &'a SavedSaga) -> Self {
+        let line = |line: &SavedTransition| Line {
+            version: line.version,
+            time: line.time.to_string(),
+            epoch: line.epoch,
+            entries: Json::trusted(line.json.clone()),
+        };
+        Self {
+            id: saga.id.to_string(),
+            name: &saga.name,
+            key: &saga.key,
+            run: saga.run,
+            definition: &saga.definition,
+            state: saga.standing.state.as_str(),
+            waits: saga.standing.waits.as_str(),
+            due_at: saga.standing.due.map(|time| time.to_string()),
+            started_at: saga.started_at.to_string(),
+            ended_at: saga.ended_at.map(|time| time.to_string()),
+            parent: saga.parent.as_ref().map(ToString::to_string),
+            input: &saga.input,
+            output: saga.standing.output.as_ref(),
+            journal: saga.journal.iter().map(line).collect(),
+        }
+    }
+}
+
+/// A saga of a list.
+#[derive(Serialize)]
+pub(crate) struct Head<'a> {
+    pub(crate) id: String,
+    pub(crate) name: &'a Text,
+    pub(crate) key: &'a Text,
+    pub(crate) run: u32,
+    definition: &'a Text,
+    /// None where the row cannot be read.
+    pub(crate) state: Option<&'static str>,
+    pub(crate) waits: Option<&'static str>,
+    pub(crate) due_at: Option<String>,
+    pub(crate) started_at: String,
+    pub(crate) ended_at: Option<String>,
+    parent: Option<String>,
+    pub(crate) unreadable: Option<&'a Text>,
+}
+
+impl<'a> Head<'a> {
+    pub(crate) fn of(saga: &'a SagaHead) -> Self {
+        let readable = saga.unreadable.is_none();
+        Self {
+            id: saga.id.to_string(),
+            name: &saga.name,
+            key: &saga.key,
+            run: saga.run,
+            definition: &saga.definition,
+            state: readable.then(|| saga.state.as_str()),
+            waits: readable.then(|| saga.waits.as_str()),
+            due_at: saga.due.map(|time| time.to_string()),
+            started_at: saga.started_at.to_string(),
+            ended_at: saga.ended_at.map(|time| time.to_string()),
+            parent: saga.parent.as_ref().map(ToString::to_string),
+            unreadable: saga.unreadable.as_ref(),
+        }
+    }
+}
+
+/// A page of a list, the newest first.
+#[derive(Serialize)]
+pub(crate) struct Page<'a> {
+    pub(crate) sagas: Vec<Head<'a>>,
+    /// Where to read on, if there may be more: `behind` of the next page.
+    pub(crate) next: Option<String>,
+}
+
+impl<'a> Page<'a> {
+    pub(crate) fn of(sagas: &'a [SagaHead], limit: usize) -> Self {
+        let next = sagas.last().filter(|_| sagas.len() >= limit).map(|last| last.id.to_string());
+        Self { sagas: sagas.iter().map(Head::of).collect(), next }
+    }
+}

@@ -1,0 +1,400 @@
+//! Definitions in files, and the verbs of operators: on the command line and over HTTP.
+
+use std::sync::{Arc, Mutex};
+
+use axum::{Router, http::HeaderMap, routing::post};
+use onewrite_testkit::certificates::Certificates;
+use reqwest::{Certificate, Client, Identity, Method};
+use serde_json::{Value, json};
+use tokio::task::block_in_place;
+
+use crate::{
+    serve::{JsonBody as _, Started, anywhere, ask, serve, state},
+    support::{PATIENCE, Place, eventually},
+};
+
+const ORDER: &str = "name: order
+steps:
+  - name: charge
+    action: bank.charge
+    compensation: {by: bank.refund}
+    retry: &long {initial_ms: 60000, cap_ms: 60000, attempts_max: null}
+    compensation_retry: *long
+  - name: rest
+    wait: {for_ms: 3600000}
+    compensation: {none: it only waits}
+output: /steps/charge
+";
+
+const STORE: [&str; 2] = ["--store", "sqlite:sagas.db"];
+
+/// The verbs of one saga's operator.
+struct Operator<'a> {
+    place: &'a Place,
+    id: String,
+}
+
+impl<'a> Operator<'a> {
+    /// Starts the saga of `order.yaml` about `key`.
+    fn start(place: &'a Place, key: &str) -> Self {
+        let args = ["saga", "start", "order.yaml", "--key", key, "--json"];
+        let started = place.json(&[&args[..], &STORE].concat());
+        assert_eq!(started["new"], json!(true), "{started}");
+        Self { place, id: started["id"].as_str().unwrap().to_owned() }
+    }
+
+    fn show(&self) -> Value {
+        self.place.json(&[&["saga", "show", &self.id, "--json"][..], &STORE].concat())
+    }
+
+    fn stands(&self) -> (String, String) {
+        let shown = self.show();
+        let text = |name: &str| shown[name].as_str().unwrap().to_owned();
+        (text("state"), text("waits"))
+    }
+
+    fn args<'b>(&'b self, verb: &'b str, more: &[&'b str]) -> Vec<&'b str> {
+        let own = ["saga", verb, &self.id, "--reason", "so", "--actor", "ann"];
+        [&own[..], &STORE, more].concat()
+    }
+
+    fn says(&self, verb: &str, more: &[&str]) {
+        self.place.run(&self.args(verb, more)).ok();
+    }
+
+    fn becomes(&self, expected: (&str, &str)) {
+        eventually(&format!("{expected:?}"), || {
+            let (state, waits) = self.stands();
+            (&*state, &*waits) == expected
+        });
+    }
+}
+
+/// A server whose bank nobody reaches.
+fn without_a_bank(place: &Place) -> Started {
+    place.write("order.yaml", ORDER);
+    let bank = ["--participant", "bank=http://127.0.0.1:1", "--allow-private"];
+    serve(place, anywhere(), &bank)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_operator_decides_on_the_command_line() {
+    let place = Place::new();
+    let server = block_in_place(|| without_a_bank(&place));
+    block_in_place(|| {
+        let saga = Operator::start(&place, "k-1");
+        saga.becomes(("running", "timer"));
+        saga.says("pause", &[]);
+        assert_eq!(saga.stands(), ("running".into(), "operator".into()));
+        saga.says("resume", &[]);
+        saga.becomes(("running", "timer"));
+        saga.says("retry", &["--step", "charge"]);
+        let retried = |shown: &Value| shown["journal"].to_string().contains("retried");
+        assert!(retried(&saga.show()));
+        place.run(&saga.args("skip", &["--step", "rest"])).refused("OW0007", &["turn"]);
+        saga.says("skip", &["--step", "charge", "--output", r#"{"paid":"in cash"}"#]);
+        saga.says("skip", &["--step", "rest"]);
+        saga.becomes(("completed", "nothing"));
+        assert_eq!(saga.show()["output"], json!({"paid": "in cash"}));
+        place.run(&saga.args("pause", &[])).refused("OW0007", &["it has ended"]);
+        let story =
+            place.run(&[&["saga", "show", &saga.id, "--payloads"][..], &STORE].concat()).ok();
+        for word in ["paused by ann: so", "skipped by ann", "in cash", "completed"] {
+            assert!(story.out.contains(word), "{word}: {}", story.out);
+        }
+
+        let saga = Operator::start(&place, "k-2");
+        saga.becomes(("running", "timer"));
+        saga.says("force-compensate", &[]);
+        saga.becomes(("compensating", "timer"));
+        place.run(&saga.args("force-complete", &[])).refused("OW0007", &["being compensated"]);
+        saga.says("skip", &["--step", "charge"]);
+        saga.becomes(("compensated", "nothing"));
+
+        let saga = Operator::start(&place, "k-3");
+        saga.says("force-complete", &[]);
+        saga.becomes(("completed", "nothing"));
+
+        let list = |more: &[&str]| {
+            let page = place.json(&[&["saga", "list", "--json"][..], &STORE, more].concat());
+            let keys = page["sagas"].as_array().unwrap().iter();
+            keys.map(|saga| saga["key"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+        };
+        assert_eq!(list(&[]), ["k-3", "k-2", "k-1"]);
+        assert_eq!(list(&["--state", "compensated"]), ["k-2"]);
+        assert_eq!(list(&["--key", "k-1", "--name", "order"]), ["k-1"]);
+        assert_eq!(list(&["--older-than", "1h"]), [""; 0]);
+        assert_eq!(list(&["--limit", "1", "--behind", &saga.id]), ["k-2"]);
+        let nobody = ["saga", "show", "01964b2e-7d1c-7a00-8000-0123456789ab"];
+        place.run(&[&nobody[..], &STORE].concat()).refused("OW0026", &["no saga"]);
+        place
+            .run(&[&["saga", "list", "--state", "done"][..], &STORE].concat())
+            .refused("OW0007", &["needs_operator"]);
+        server.process.terminate().ok();
+    });
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_operator_decides_over_http() {
+    let (place, client) = (Place::new(), Client::new());
+    let server = block_in_place(|| without_a_bank(&place));
+    let url = &server.url;
+    let saga = block_in_place(|| Operator::start(&place, "k"));
+    let wants = async |verb: &str, body: Value| {
+        let route = format!("{url}/v1/sagas/{}/{verb}", saga.id);
+        ask(&client, Method::POST, route, Some(&body)).await
+    };
+    let why = || json!({"reason": "so", "actor": "ann"});
+    let of = |step: &str| json!({"reason": "so", "actor": "ann", "step": step});
+    block_in_place(|| saga.becomes(("running", "timer")));
+    for (verb, body) in [("pause", why()), ("resume", why()), ("retry", of("charge"))] {
+        assert_eq!(wants(verb, body).await.0, 204, "{verb}");
+    }
+    let (status, problem) = wants("skip", of("rest")).await;
+    assert_eq!((status.as_u16(), &problem["code"]), (422, &json!("OW0007")), "{problem}");
+    assert_eq!(wants("skip", of("charge")).await.0, 204);
+    assert_eq!(wants("force-compensate", why()).await.0, 204);
+    assert_eq!(wants("skip", of("charge")).await.0, 204);
+    assert_eq!(state(&client, url, &saga.id).await, "compensated");
+    let (status, problem) = wants("force-complete", why()).await;
+    assert_eq!((status.as_u16(), &problem["code"]), (422, &json!("OW0007")), "{problem}");
+    block_in_place(|| drop(server.process.terminate().ok()));
+}
+
+#[test]
+fn a_definition_is_checked_and_drawn() {
+    let place = Place::new();
+    place.write("order.yaml", ORDER);
+    place.write("bad.yaml", &ORDER.replace("wait:", "waits:"));
+    place.write("worse.json", "{\"name\": \"s\",\n \"steps\": []}");
+    let good = place.run(&["saga", "check", "order.yaml"]).ok();
+    assert!(good.out.starts_with("order.yaml: good: order@"), "{good:?}");
+    let bad = place.run(&["saga", "check", "order.yaml", "bad.yaml", "worse.json"]);
+    assert_eq!(bad.code, Some(1));
+    assert!(bad.out.contains("bad.yaml:9:5: unknown field `waits`"), "{bad:?}");
+    assert!(bad.out.contains("worse.json:2:2: it has no steps"), "{bad:?}");
+    let told = place.run(&["saga", "check", "bad.yaml", "--json"]);
+    let told: Value = serde_json::from_str(&told.out).unwrap();
+    let mistake = &told[0]["mistakes"][0];
+    assert_eq!((&mistake["line"], &mistake["column"]), (&json!(9), &json!(5)), "{told}");
+    assert_eq!(mistake["at"], "/steps/1/waits");
+    let svg = place.run(&["saga", "graph", "order.yaml"]).ok();
+    assert!(svg.out.starts_with("<svg") && svg.out.contains("bank.refund"), "{}", svg.out);
+    let mermaid = place.run(&["saga", "graph", "order.yaml", "--format", "mermaid"]).ok();
+    assert!(mermaid.out.starts_with("flowchart"), "{}", mermaid.out);
+    place.run(&["saga", "graph", "bad.yaml"]).refused("OW0032", &["bad.yaml:9:5"]);
+    place.run(&["saga", "graph", "missing.yaml"]).refused("OW0007", &["missing.yaml"]);
+    let start =
+        ["saga", "start", "order.yaml", "--key", "k", "--input", "{", "--store", "sqlite:none.db"];
+    place.run(&start).refused("OW0007", &["input"]);
+}
+
+#[test]
+fn the_definition_of_the_book_is_good() {
+    let book = std::fs::read_to_string(crate::services::repository("book/src/serve.md")).unwrap();
+    let block = book.split("```yaml\n").nth(1).unwrap().split("```").next().unwrap();
+    let place = Place::new();
+    place.write("order.yaml", block);
+    let good = place.run(&["saga", "check", "order.yaml"]).ok();
+    assert!(good.out.contains("2 steps"), "{good:?}");
+}
+
+/// The published schema and what is read say the same: every field that one knows the other knows.
+#[test]
+fn the_schema_knows_the_fields_that_are_read() {
+    let place = Place::new();
+    let schema = place.run(&["saga", "schema"]).ok();
+    let schema: Value = serde_json::from_str(&schema.out).unwrap();
+    let fields = |at: &str| {
+        let all = schema.pointer(at).unwrap_or_else(|| panic!("{at}")).as_object().unwrap();
+        let mut all: Vec<String> = all.keys().cloned().collect();
+        all.sort();
+        all
+    };
+    for (at, text) in [
+        ("/properties", "{x: 1}".to_owned()),
+        ("/$defs/step/properties", ORDER.replace("action:", "x:")),
+        ("/$defs/retry/properties", ORDER.replace("initial_ms:", "x:")),
+    ] {
+        place.write("x.yaml", &text);
+        let said = place.run(&["saga", "check", "x.yaml"]).out;
+        let mut read: Vec<&str> = said.split('`').skip(1).step_by(2).skip(1).collect();
+        read.sort_unstable();
+        assert_eq!(read, fields(at), "{said}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_saga_is_started_by_the_name_of_its_definition() {
+    let (place, client) = (Place::new(), Client::new());
+    std::fs::create_dir(place.path("sagas")).unwrap();
+    let rest = "steps:\n  - {name: rest, wait: {for_ms: 1}, compensation: {none: x}}\n";
+    place.write("sagas/a.yaml", &format!("name: nap\nversion: '1'\n{rest}"));
+    place.write("sagas/b.yml", &format!("name: nap\nversion: '2'\n{rest}"));
+    place.write("sagas/c.json", r#"{"name": "break", "steps": [{"name": "rest", "wait": {"for_ms": 1}, "compensation": {"none": "x"}}]}"#);
+    place.write("sagas/notes.txt", "not a definition");
+    let named = ["--definitions", "sagas"];
+    let server = block_in_place(|| serve(&place, anywhere(), &named));
+    let url = format!("{}/v1/sagas", server.url);
+    for (name, status, said) in [
+        ("break", 201, "break"),
+        ("nap@2", 201, "nap"),
+        ("nap", 422, "nap@1, nap@2"),
+        ("nap@3", 422, "nap@1, nap@2"),
+        ("sleep", 404, "sleep"),
+    ] {
+        let body = json!({"definition": name, "key": name});
+        let (found, answer) = ask(&client, Method::POST, url.clone(), Some(&body)).await;
+        assert_eq!(found.as_u16(), status, "{answer}");
+        assert!(answer.to_string().contains(said), "{answer}");
+    }
+    block_in_place(|| drop(server.process.terminate().ok()));
+    place.write("sagas/d.yaml", "name: bad\nsteps: []\n");
+    let serve = |more: &[&str]| place.run(&[&["serve"][..], &STORE, more].concat());
+    serve(&named).refused("OW0032", &["sagas/d.yaml:2:1: it has no steps"]);
+    place.write("sagas/d.yaml", ORDER);
+    serve(&named).refused("OW0034", &["bank.charge"]);
+    place.write("sagas/d.yaml", &format!("name: nap\nversion: '1'\n{rest}"));
+    serve(&named).refused("OW0023", &["nap@1"]);
+    serve(&["--definitions", "nowhere"]).refused("OW0023", &["nowhere"]);
+}
+
+/// Somebody who works for long says that it is done, and is asked at once instead of in an hour.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_works_for_long_says_when_it_is_done() {
+    let (place, client) = (Place::new(), Client::new());
+    let places = Arc::new(Mutex::new(Vec::<String>::new()));
+    let seen = Arc::clone(&places);
+    let act = move |headers: HeaderMap| async move {
+        let mut seen = seen.lock().unwrap();
+        seen.push(headers["onewrite-look"].to_str().unwrap().to_owned());
+        match seen.len() {
+            1 => (
+                axum::http::StatusCode::ACCEPTED,
+                [("onewrite-outcome", "in-progress"), ("retry-after", "3600")],
+            ),
+            _ => (axum::http::StatusCode::OK, [("onewrite-outcome", "done"), ("x-none", "")]),
+        }
+    };
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let yard = format!("yard=http://{}", listener.local_addr().unwrap());
+    tokio::spawn(
+        async move { axum::serve(listener, Router::new().route("/build", post(act))).await },
+    );
+    let listen = crate::support::free_address();
+    let public = format!("http://{listen}/");
+    let args = [
+        "--participant",
+        &yard,
+        "--allow-private",
+        "--public-url",
+        &public,
+        "--token",
+        "yard:participant=START",
+        "--token",
+        "ann:operator=STEER",
+    ];
+    let server = block_in_place(|| serve(&place, listen, &args));
+    let ship = json!({"name": "ship", "steps": [{"name": "build", "action": "yard.build", "compensation": {"none": "x"}}]});
+    let body = json!({"definition": ship, "key": "k"});
+    let request =
+        client.post(format!("{}/v1/sagas", server.url)).bearer_auth("steering-is-for-a-few");
+    let started = request.json_body(&body).send().await.unwrap().text().await.unwrap();
+    let started: Value = serde_json::from_str(&started).unwrap();
+    let show = format!("{}/v1/sagas/{}", server.url, started["id"].as_str().unwrap());
+    let shown = async || {
+        let sent = client.get(&show).bearer_auth("steering-is-for-a-few").send().await.unwrap();
+        serde_json::from_str::<Value>(&sent.text().await.unwrap()).unwrap()
+    };
+    let until = std::time::Instant::now() + PATIENCE;
+    while shown().await["waits"] != "timer" {
+        assert!(std::time::Instant::now() < until, "it is not under way");
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+    let look = places.lock().unwrap()[0].clone();
+    assert!(look.starts_with(&format!("http://{listen}/v1/sagas/")), "{look}");
+    let says = async |token: &str, to: String| {
+        client.post(to).bearer_auth(token).send().await.unwrap().status()
+    };
+    assert_eq!(says("guessed-but-long-enough", look.clone()).await, 401);
+    // Who takes part may do nothing else.
+    assert_eq!(
+        client.get(&show).bearer_auth("starting-is-also-fine").send().await.unwrap().status(),
+        403
+    );
+    assert_eq!(says("starting-is-also-fine", look).await, 204);
+    while shown().await["state"] != "completed" {
+        assert!(std::time::Instant::now() < until, "it is not asked");
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+    block_in_place(|| drop(server.process.terminate().ok()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_that_has_expired_opens_nothing() {
+    let (place, client) = (Place::new(), Client::new());
+    let args = [
+        "--token",
+        "old:reader=READ@2020-01-01T00:00:00Z",
+        "--token",
+        "ann:reader=START@2100-01-01T00:00:00Z",
+    ];
+    let server = block_in_place(|| serve(&place, anywhere(), &args));
+    let get = async |token: &str| {
+        let request = client.get(format!("{}/v1/sagas", server.url)).bearer_auth(token);
+        let answer = request.send().await.unwrap();
+        (answer.status().as_u16(), answer.text().await.unwrap())
+    };
+    let (status, said) = get("reading-is-harmless-0").await;
+    assert!(status == 401 && said.contains("expired"), "{status} {said}");
+    assert_eq!(get("starting-is-also-fine").await.0, 200);
+    block_in_place(|| drop(server.process.terminate().ok()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn over_tls_only_clients_with_a_certificate_are_let_in() {
+    let (place, files) = (Place::new(), Certificates::make());
+    let [ca, cert, key] = ["ca.crt", "server.crt", "server.key"].map(|name| files.file(name));
+    let args = ["--tls-cert", &cert, "--tls-key", &key, "--client-ca", &ca];
+    let server = block_in_place(|| serve(&place, anywhere(), &args));
+    let port = server.url.rsplit(':').next().unwrap().to_owned();
+    assert!(server.url.starts_with("https://"), "{}", server.url);
+    let read = |path: &str| std::fs::read(path).unwrap();
+    let client = || {
+        let trusted = Certificate::from_pem(&read(&ca)).unwrap();
+        Client::builder().use_rustls_tls().add_root_certificate(trusted)
+    };
+    let get = |client: reqwest::ClientBuilder| {
+        client.build().unwrap().get(format!("https://localhost:{port}/v1/sagas")).send()
+    };
+    let both = [read(&key), read(&cert)].concat();
+    let known = get(client().identity(Identity::from_pem(&both).unwrap())).await.unwrap();
+    assert_eq!(known.status(), 200);
+    get(client()).await.unwrap_err();
+    block_in_place(|| drop(server.process.terminate().ok()));
+    let serve = |args: &[&str]| place.run(&[&["serve"][..], &STORE, args].concat());
+    serve(&["--tls-cert", &cert, "--tls-key", "none.key"]).refused("OW0023", &["none.key"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_has_ended_is_archived_and_then_deleted() {
+    let (place, client) = (Place::new(), Client::new());
+    let args = ["--retention", "1ms", "--archive", "old"];
+    let server = block_in_place(|| serve(&place, anywhere(), &args));
+    let nap = json!({"name": "nap", "steps": [{"name": "rest", "wait": {"for_ms": 1}, "compensation": {"none": "x"}}]});
+    let url = format!("{}/v1/sagas", server.url);
+    let body = json!({"definition": nap, "key": "k", "input": {"dream": 1}});
+    let (_, started) = ask(&client, Method::POST, url, Some(&body)).await;
+    block_in_place(|| {
+        eventually("it is gone", || {
+            let list = ["saga", "list", "--json"];
+            place.json(&[&list[..], &STORE].concat())["sagas"] == json!([])
+        });
+        let file = std::fs::read_dir(place.path("old")).unwrap().next().unwrap().unwrap();
+        let text = std::fs::read_to_string(file.path()).unwrap();
+        let kept: Value = serde_json::from_str(text.lines().next().unwrap()).unwrap();
+        assert_eq!((&kept["id"], &kept["input"]), (&started["id"], &json!({"dream": 1})));
+        assert_eq!((&kept["state"], text.lines().count()), (&json!("completed"), 1));
+        server.process.terminate().ok();
+    });
+}
