@@ -11,6 +11,7 @@
 //! receiver's inbox sees to that. Nothing is stored here.
 
 mod address;
+pub mod dtm;
 mod feed;
 mod participant;
 pub mod protocol;

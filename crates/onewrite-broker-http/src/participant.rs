@@ -96,13 +96,18 @@ impl HttpParticipants {
     /// [`Code::InvalidConfig`] for a URL that cannot be used, [`Code::PrivateAddress`] for a private address
     /// that is not allowed.
     pub fn at(&self, url: &str) -> Result<Arc<dyn Participant>> {
+        let (client, url) = self.reach(url)?;
+        let (headers, public_url) = (self.headers.clone(), self.public_url.clone());
+        Ok(Arc::new(HttpParticipant { client, url, headers, public_url }))
+    }
+
+    /// How a URL is reached, if it may be.
+    pub(crate) fn reach(&self, url: &str) -> Result<(Client, Url)> {
         let url = target::parse(url, "a participant")?;
         if !self.allow_private {
             crate::address::check_host(url.host_str().unwrap_or_default())?;
         }
-        let client = self.client(url.scheme() == "https")?;
-        let (headers, public_url) = (self.headers.clone(), self.public_url.clone());
-        Ok(Arc::new(HttpParticipant { client, url, headers, public_url }))
+        Ok((self.client(url.scheme() == "https")?, url))
     }
 
     fn client(&self, secure: bool) -> Result<Client> {

@@ -243,10 +243,10 @@ fn has_secret(url: &str) -> bool {
     place.split(['/', '?', '#']).next().is_some_and(|host| host.contains('@'))
 }
 
-/// Whether a participant is named by where it is.
+/// Whether a participant is named by where it is. (No name has a slash.)
 #[must_use]
 pub fn is_url(participant: &str) -> bool {
-    participant.starts_with("http://") || participant.starts_with("https://")
+    participant.contains("://")
 }
 
 /// For each step, those before it.

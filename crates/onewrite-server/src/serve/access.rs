@@ -3,6 +3,7 @@
 use std::{net::IpAddr, time::SystemTime};
 
 use axum::http::{HeaderMap, StatusCode, header};
+use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use onewrite::{Code, Error, Result, Text};
 use sha2::{Digest as _, Sha256};
 
@@ -117,11 +118,7 @@ impl Access {
         }
         let refused = |status, what| Err(Problem::new(status, Code::Denied, what));
         let token = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
-        let bearer = |value: &'_ str| {
-            let (scheme, token) = value.split_once(' ')?;
-            scheme.eq_ignore_ascii_case("bearer").then(|| token.trim().to_owned())
-        };
-        let Some(token) = token.and_then(bearer) else {
+        let Some(token) = token.and_then(shown) else {
             return refused(StatusCode::UNAUTHORIZED, "a bearer token is needed");
         };
         // What is compared are digests: how long that takes says nothing of a token.
@@ -137,6 +134,19 @@ impl Access {
         }
         Ok(Some(holder.name.clone()))
     }
+}
+
+/// The token that a request shows: as a bearer's, or as the password of anybody, for clients that can be told no
+/// more than a URL.
+fn shown(authorization: &str) -> Option<String> {
+    let (scheme, shown) = authorization.split_once(' ')?;
+    let shown = shown.trim();
+    if scheme.eq_ignore_ascii_case("bearer") {
+        return Some(shown.to_owned());
+    }
+    let pair = BASE64.decode(shown).ok().filter(|_| scheme.eq_ignore_ascii_case("basic"))?;
+    let pair = String::from_utf8(pair).ok()?;
+    pair.split_once(':').map(|(_, token)| token.to_owned())
 }
 
 fn holder(text: &str) -> Result<Holder> {
@@ -199,6 +209,9 @@ mod tests {
         assert!(of(Some(now + hour)).check(&headers, Right::Read).is_ok());
         assert!(of(Some(now - hour)).check(&headers, Right::Read).is_err());
         assert!(of(None).check(&headers, Right::Start).is_err());
+        let basic = format!("Basic {}", BASE64.encode(format!("anybody:{token}")));
+        headers.insert(header::AUTHORIZATION, basic.parse().unwrap());
+        assert!(of(None).check(&headers, Right::Read).is_ok());
     }
 
     #[test]

@@ -4,6 +4,7 @@ mod access;
 mod archive;
 mod definitions;
 mod door;
+mod dtm;
 mod participants;
 mod problem;
 mod routes;
@@ -54,6 +55,9 @@ pub(crate) struct ServeArgs {
     /// everything.
     #[arg(long, value_name = "NAME:ROLE=VARIABLE[@TIME]")]
     token: Vec<String>,
+    /// Answer the clients of dtm at /api/dtmsvr: sagas and two-phase messages.
+    #[arg(long)]
+    dtm: bool,
     /// Where participants reach this server, to say that a step can be looked at.
     #[arg(long, value_name = "URL")]
     public_url: Option<String>,
@@ -128,7 +132,11 @@ pub(crate) async fn run(args: ServeArgs) -> Result<()> {
     });
     let health = http::routes(vec![store], &shutdown)?;
     let guard = axum::middleware::from_fn_with_state(Arc::clone(&api), routes::guard);
-    let routes = routes::routes(api).merge(health).layer(guard);
+    let doors = match args.dtm {
+        true => routes::routes(Arc::clone(&api)).merge(dtm::routes(api)),
+        false => routes::routes(api),
+    };
+    let routes = doors.merge(health).layer(guard);
     let (listener, address) = http::listen(args.listen).await?;
     let scheme = if tls.is_some() { "https" } else { "http" };
     if known > 0 {

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use onewrite::{
     BoxFuture, Code, Error, Result,
-    http::{HttpParticipantOptions, HttpParticipants},
+    http::{HttpParticipantOptions, HttpParticipants, dtm},
     saga::{Call, Checked, Ended, Participant, is_url},
 };
 
@@ -62,6 +62,9 @@ impl Services {
     /// Whoever carries out the steps of this name, if they are known: a URL is its own, a name is looked up; of
     /// `bank.charge` the first part is a service, and what follows stands behind its URL.
     fn at(&self, name: &str) -> Option<Result<Arc<dyn Participant>>> {
+        if let Some(url) = name.strip_prefix(dtm::SCHEME) {
+            return Some(self.theirs.dtm_at(url));
+        }
         if is_url(name) {
             return Some(self.theirs.at(name));
         }
@@ -148,7 +151,8 @@ fn credentials(all: &[String]) -> Result<BTreeMap<String, (String, String)>> {
 
 /// Where participants reach this server.
 fn public_url(url: &str) -> Result<String> {
-    if !is_url(url) || url.contains(['?', '#', '@']) {
+    let is_http = url.starts_with("http://") || url.starts_with("https://");
+    if !is_http || url.contains(['?', '#', '@']) {
         let what = "--public-url is a URL of http or https without a query, a user or a password";
         return Err(Error::new(Code::InvalidConfig, what));
     }

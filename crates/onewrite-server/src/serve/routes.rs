@@ -162,7 +162,7 @@ fn definition_of(api: &Api, given: &Json) -> Result<Arc<Checked>, Problem> {
 }
 
 /// Starts a saga. It goes on where whoever asked has gone, and counts until it is decided.
-async fn started(
+pub(super) async fn started(
     api: &Api,
     checked: Arc<Checked>,
     key: Text,
@@ -369,7 +369,7 @@ async fn not_so() -> Problem {
 }
 
 /// The body of a request, which is JSON and says so: what a page in a browser sends unasked does not.
-async fn body<T: DeserializeOwned>(request: Request) -> Result<T, Problem> {
+pub(super) async fn body<T: DeserializeOwned>(request: Request) -> Result<T, Problem> {
     let kind = request.headers().get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
     let kind = kind.and_then(|kind| kind.split(';').next()).unwrap_or_default();
     if !kind.trim().eq_ignore_ascii_case("application/json") {

@@ -8,6 +8,7 @@ mod consumers;
 mod dead_letter;
 mod demo;
 mod disk;
+mod dtm;
 mod failpoints;
 mod flow;
 mod languages;

@@ -1,0 +1,202 @@
+//! The door of dtm's clients: what they send to `/api/dtmsvr` for sagas and two-phase messages.
+//!
+//! A global transaction is a saga of the name `dtm` about its gid. Differences to dtm, all deliberate: a repeated
+//! submit changes nothing, and of one that has completed it is a success; a branch that cannot be compensated is
+//! held for a person in the end.
+//!
+//! Source: dtm's `dtmsvr/api_http.go` and `dtmsvr/trans_*.go`, version 1.18.
+
+mod body;
+mod query;
+
+use std::{sync::Arc, time::Duration};
+
+use axum::{
+    Router,
+    extract::{Request, State},
+    http::{HeaderMap, StatusCode, header},
+    response::{IntoResponse, Response},
+    routing::{get, post},
+};
+use onewrite::{
+    Code, Error, Text,
+    http::dtm::CHECK,
+    saga::{
+        Json, SagaId, SavedSaga, Verb, check_text,
+        journal::{FindSagas, State as Stands},
+    },
+};
+use serde_json::{Value, json};
+
+use self::body::Global;
+use super::{
+    access::Right,
+    problem::Problem,
+    routes::{self, Api},
+};
+
+/// The name of the sagas that global transactions are.
+const NAME: Text = Text::from_static("dtm");
+
+/// Who steers them, in their journals.
+const ACTOR: &str = "dtm";
+
+/// How long a client may wait for a result.
+const RESULT_WITHIN: Duration = Duration::from_secs(60);
+
+type Answer = Result<Response, Problem>;
+
+pub(super) fn routes(api: Arc<Api>) -> Router {
+    let own = Router::new()
+        .route("/newGid", get(new_gid))
+        .route("/version", get(version))
+        .route("/prepare", post(prepare))
+        .route("/submit", post(submit))
+        .route("/abort", post(abort))
+        .route("/query", get(query::query))
+        .route("/all", get(query::all))
+        .with_state(api);
+    Router::new().nest("/api/dtmsvr", own)
+}
+
+async fn new_gid(State(api): State<Arc<Api>>, headers: HeaderMap) -> Answer {
+    api.access.check(&headers, Right::Start)?;
+    let gid = uuid::Uuid::now_v7().to_string();
+    Ok(answer(StatusCode::OK, &json!({"gid": gid, "dtm_result": "SUCCESS"})))
+}
+
+async fn version() -> Response {
+    answer(StatusCode::OK, &json!({"version": concat!("onewrite ", env!("CARGO_PKG_VERSION"))}))
+}
+
+/// Notes a message before its sender commits.
+async fn prepare(State(api): State<Arc<Api>>, request: Request) -> Answer {
+    api.access.check(request.headers(), Right::Start)?;
+    let global = read(request).await?;
+    if !global.is_message() {
+        return Err(invalid("only messages are prepared here: sagas are submitted at once"));
+    }
+    if let Some(known) = find(&api, &global.gid).await? {
+        return Ok(match known.standing.state {
+            Stands::Running => success(),
+            _ => failure(&format!("it is {}", query::status(&known))),
+        });
+    }
+    start(&api, &global, true).await?;
+    Ok(success())
+}
+
+/// Starts a saga; of a message, says that its sender has committed.
+async fn submit(State(api): State<Arc<Api>>, request: Request) -> Answer {
+    api.access.check(request.headers(), Right::Start)?;
+    let global = read(request).await?;
+    let id = match find(&api, &global.gid).await? {
+        Some(known) => {
+            if let Some(refused) = submit_known(&api, &known).await? {
+                return Ok(refused);
+            }
+            known.id
+        }
+        None => start(&api, &global, false).await?,
+    };
+    if global.wait_result { result(&api, id).await } else { Ok(success()) }
+}
+
+/// What a submit of one that is known means: of a message that was prepared, that it goes on; of all others
+/// nothing more. Returns the refusal, if it comes too late.
+async fn submit_known(api: &Api, known: &SavedSaga) -> Result<Option<Response>, Problem> {
+    match known.standing.state {
+        Stands::Completed => return Ok(None),
+        Stands::Compensating | Stands::Compensated => {
+            return Ok(Some(failure(&format!("it is {}", query::status(known)))));
+        }
+        Stands::Running | Stands::NeedsOperator => {}
+    }
+    if !query::is_prepared(known) {
+        return Ok(None);
+    }
+    let verb = Verb::Skip { step: Text::from_static(CHECK), output: Json::NULL };
+    match api.sagas.steer(known.id, verb, ACTOR, "its sender has committed").await {
+        // It was asked meanwhile, and went on by itself; or back.
+        Err(error) if error.code() == Code::InvalidInput => {
+            let now = api.sagas.show(known.id).await?;
+            let went_back = matches!(query::status(&now), "aborting" | "failed");
+            Ok(went_back.then(|| failure("it was given up before")))
+        }
+        done => done.map(|()| None).map_err(Problem::from),
+    }
+}
+
+/// Gives up a message that was prepared.
+async fn abort(State(api): State<Arc<Api>>, request: Request) -> Answer {
+    api.access.check(request.headers(), Right::Start)?;
+    let global = read(request).await?;
+    if !global.is_message() {
+        return Err(invalid("only messages that were prepared can be given up"));
+    }
+    let Some(known) = find(&api, &global.gid).await? else {
+        return Err(Error::new(Code::NotFound, format!("there is no `{}`", global.gid)).into());
+    };
+    match api.sagas.cancel(known.id, ACTOR, "its sender has not committed").await {
+        Err(error) if error.code() == Code::InvalidInput => {
+            let now = query::status(&api.sagas.show(known.id).await?);
+            Ok(if now == "failed" { success() } else { failure(&format!("it is {now}")) })
+        }
+        done => done.map(|()| success()).map_err(Problem::from),
+    }
+}
+
+async fn start(api: &Arc<Api>, global: &Global, prepared: bool) -> Result<SagaId, Problem> {
+    let checked = Arc::new(global.definition(prepared)?.check()?);
+    api.services.check(&checked)?;
+    let key = global.gid.clone().into();
+    let started = routes::started(api, checked, key, global.input(prepared)?).await?;
+    Ok(started.id)
+}
+
+/// Waits for the end, for a while.
+async fn result(api: &Api, id: SagaId) -> Answer {
+    let ended = tokio::time::timeout(RESULT_WITHIN, api.sagas.ended(id)).await;
+    let ongoing = json!({"dtm_result": "ONGOING"});
+    Ok(match ended.map_err(drop) {
+        Ok(Ok(onewrite::saga::Outcome::Completed(_))) => success(),
+        Ok(Ok(onewrite::saga::Outcome::Compensated)) => failure("it was compensated"),
+        Ok(Err(error)) => return Err(error.into()),
+        Err(()) => answer(StatusCode::TOO_EARLY, &ongoing),
+    })
+}
+
+async fn find(api: &Api, gid: &str) -> Result<Option<SavedSaga>, Problem> {
+    let find = FindSagas::Key { name: NAME, key: gid.to_owned().into() };
+    let found = api.store.sagas(find).await?.pop();
+    Ok(found.map(SavedSaga::readable).transpose()?)
+}
+
+async fn read(request: Request) -> Result<Global, Problem> {
+    let global: Global = routes::body(request).await?;
+    check_text(&global.gid).map_err(|why| invalid(&format!("the gid {why}")))?;
+    if !matches!(&*global.trans_type, "saga" | "msg") {
+        let what = format!(
+            "`{}` is not spoken here: only saga and msg are",
+            global.trans_type.escape_debug()
+        );
+        return Err(invalid(&what));
+    }
+    Ok(global)
+}
+
+fn answer(status: StatusCode, body: &Value) -> Response {
+    (status, [(header::CONTENT_TYPE, "application/json")], body.to_string()).into_response()
+}
+
+fn success() -> Response {
+    answer(StatusCode::OK, &json!({"dtm_result": "SUCCESS"}))
+}
+
+fn failure(message: &str) -> Response {
+    answer(StatusCode::CONFLICT, &json!({"dtm_result": "FAILURE", "message": message}))
+}
+
+fn invalid(what: &str) -> Problem {
+    Error::new(Code::InvalidInput, what).into()
+}
