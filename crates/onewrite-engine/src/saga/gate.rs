@@ -9,6 +9,8 @@ use std::{
 use onewrite_core::retry::Backoff;
 use tokio::time::Instant;
 
+use super::hold::Hold;
+
 /// How long nobody goes in: by how often in a row that was so.
 const SHUT: Backoff = Backoff { initial: Duration::from_secs(1), cap: Duration::from_secs(30) };
 
@@ -25,11 +27,15 @@ pub(super) struct Gates<T> {
     ready: Vec<usize>,
     /// Gates that are shut.
     shut: usize,
+    /// Whom a person holds.
+    holds: Vec<Hold>,
 }
 
 #[derive(Debug)]
 struct Gate<T> {
     name: String,
+    /// A person holds it.
+    is_held: bool,
     inside: usize,
     waiting: VecDeque<T>,
     is_ready: bool,
@@ -49,6 +55,10 @@ struct Shut {
 }
 
 impl<T> Gate<T> {
+    fn is_shut(&self) -> bool {
+        self.is_held || self.shut.is_some()
+    }
+
     /// The one who came first; while the gate is shut, the one who tried least.
     fn next(&mut self, tries: impl Fn(&T) -> u32) -> Option<T> {
         let waiting = self.waiting.iter().map(tries).enumerate();
@@ -61,6 +71,7 @@ impl<T> Gate<T> {
 
     fn is_free(&self, limit: usize, now: Instant) -> bool {
         match &self.shut {
+            _ if self.is_held => false,
             None => self.inside < limit,
             Some(shut) => !shut.is_tried && shut.until <= now,
         }
@@ -76,6 +87,23 @@ impl<T> Gates<T> {
             all: Vec::new(),
             ready: Vec::new(),
             shut: 0,
+            holds: Vec::new(),
+        }
+    }
+
+    /// Whom a person holds from now on: nobody goes in there.
+    pub(super) fn hold(&mut self, holds: Vec<Hold>) {
+        if self.holds == holds {
+            return;
+        }
+        self.holds = holds;
+        for gate in 0..self.all.len() {
+            let held = self.holds.iter().find(|hold| hold.covers(&self.all[gate].name));
+            let (was_held, found) = (self.all[gate].is_held, &mut self.all[gate]);
+            found.is_held = held.is_some();
+            if was_held && !found.is_held {
+                self.look_at(gate);
+            }
         }
     }
 
@@ -87,6 +115,7 @@ impl<T> Gates<T> {
         let gate = self.all.len();
         self.all.push(Gate {
             name: name.to_owned(),
+            is_held: self.holds.iter().any(|hold| hold.covers(name)),
             inside: 0,
             waiting: VecDeque::new(),
             is_ready: false,
@@ -138,7 +167,7 @@ impl<T> Gates<T> {
 
     /// Whether nobody goes in now, but for one that tries alone.
     pub(super) fn is_shut(&self, gate: usize) -> bool {
-        self.all.get(gate).is_some_and(|gate| gate.shut.is_some())
+        self.all.get(gate).is_some_and(Gate::is_shut)
     }
 
     /// The participant answered, be it with a no. Returns whether that opened its gate.
@@ -175,7 +204,7 @@ impl<T> Gates<T> {
 
     /// Keeps those of the waiting at gates that are shut whom `keep` is true of.
     pub(super) fn retain_at_shut(&mut self, keep: impl Fn(&T) -> bool) {
-        for gate in self.all.iter_mut().filter(|gate| gate.shut.is_some()) {
+        for gate in self.all.iter_mut().filter(|gate| gate.is_shut()) {
             gate.waiting.retain(&keep);
         }
     }
@@ -289,6 +318,27 @@ mod tests {
         assert!(gates.answered(bank));
         gates.leave(bank);
         assert_eq!(all(&mut gates, later), [4]);
+    }
+
+    #[test]
+    fn nobody_goes_in_to_whom_a_person_holds() {
+        let (mut gates, now) = (Gates::new(10, 3), Instant::now());
+        let bank = gates.at("bank.charge");
+        let hold = |participant: &'static str| Hold {
+            id: "1".into(),
+            participant: participant.into(),
+            actor: "ann".into(),
+            reason: "so".into(),
+        };
+        gates.arrive(bank, 1);
+        gates.hold(vec![hold("bank")]);
+        let refund = gates.at("bank.refund");
+        gates.arrive(refund, 2);
+        assert_eq!((all(&mut gates, now), gates.is_shut(bank)), (vec![], true));
+        gates.hold(vec![hold("bank.charge")]);
+        assert_eq!(all(&mut gates, now), [2]);
+        gates.hold(Vec::new());
+        assert_eq!(all(&mut gates, now), [1]);
     }
 
     #[test]

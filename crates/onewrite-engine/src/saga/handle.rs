@@ -297,8 +297,7 @@ impl Sagas {
             Some(Written::Failed(error)) => return Err(error),
             Some(Written::Fenced) | None => false,
         };
-        // Without a runner here, another one finds it.
-        let _ = self.ask(Command::Look);
+        self.look_soon();
         Ok(sent)
     }
 
@@ -441,6 +440,15 @@ impl Sagas {
             payload.read::<Request>("a request").is_ok_and(|found| found == *request)
         };
         Ok(found.iter().any(|(_, payload)| is_it(payload)))
+    }
+
+    pub(super) fn store(&self) -> &dyn Journal {
+        &*self.store
+    }
+
+    /// Has a runner here look at what was written; without one, another finds it.
+    pub(super) fn look_soon(&self) {
+        let _ = self.ask(Command::Look);
     }
 
     fn ask(&self, command: Command) -> Result<()> {

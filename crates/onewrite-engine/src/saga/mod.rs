@@ -15,6 +15,7 @@ mod commands;
 mod driver;
 mod gate;
 mod handle;
+mod hold;
 mod leases;
 mod options;
 mod participant;
@@ -30,6 +31,7 @@ pub use archive::Archive;
 pub use children::{Child, Children};
 pub use commands::Commands;
 pub use handle::{Outcome, Sagas, Started};
+pub use hold::Hold;
 pub use options::SagaOptions;
 pub use participant::Participants;
 pub use plan::{

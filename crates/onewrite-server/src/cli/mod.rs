@@ -7,6 +7,7 @@ mod explain;
 mod flow;
 mod gap;
 mod guard;
+mod participant;
 mod reader;
 mod relay;
 pub(crate) mod saga;
@@ -49,6 +50,9 @@ enum Verb {
     /// Check and draw definitions of sagas; start, list, show and steer sagas.
     #[command(subcommand)]
     Saga(saga::SagaVerb),
+    /// Hold a participant of sagas that is down, and release it.
+    #[command(subcommand)]
+    Participant(participant::ParticipantVerb),
     /// List, show, retry or discard parked keys.
     #[command(subcommand)]
     DeadLetter(dead_letter::DeadLetter),
@@ -85,6 +89,7 @@ impl Cli {
             Verb::Relay(args) => relay::run(args).await?,
             Verb::Serve(args) => serve::run(args).await?,
             Verb::Saga(verb) => return saga::run(verb).await,
+            Verb::Participant(verb) => participant::run(verb).await?,
             Verb::DeadLetter(verb) => dead_letter::run(verb).await?,
             Verb::Guard(verb) => guard::run(verb).await?,
             Verb::Flow(args) => flow::run(args).await?,

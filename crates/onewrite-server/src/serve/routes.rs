@@ -79,6 +79,8 @@ pub(super) fn routes(api: Arc<Api>) -> Router {
         .route("/v1/sagas/{id}/{verb}", post(steer))
         .route("/v1/sagas/{id}/steps/{step}/look", post(look))
         .route("/v1/signals", post(signal))
+        .route("/v1/holds", post(hold).get(holds))
+        .route("/v1/holds/release", post(release))
         .route("/v1/openapi.json", get(describe))
         .route("/v1/schema.json", get(schema))
         .fallback(nothing)
@@ -318,6 +320,47 @@ async fn look(
     check_text(&step).map_err(|why| invalid(&format!("the step {why}")))?;
     api.sagas.look(saga_id(&id)?, step, actor, "it asks to be looked at").await?;
     Ok(StatusCode::NO_CONTENT.into_response())
+}
+
+/// A participant to be held, or released.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct OfParticipant {
+    participant: Text,
+    reason: Text,
+    #[serde(default)]
+    actor: Option<Text>,
+}
+
+impl OfParticipant {
+    async fn read(api: &Api, request: Request) -> Result<(Text, Text, Text), Problem> {
+        let holder = api.access.check(request.headers(), Right::Steer)?;
+        let Self { participant, reason, actor } = body(request).await?;
+        let actor = holder.or(actor).unwrap_or(Text::from_static("anonymous"));
+        for (what, text) in [("participant", &participant), ("reason", &reason), ("actor", &actor)]
+        {
+            check_text(text).map_err(|why| invalid(&format!("the {what} {why}")))?;
+        }
+        Ok((participant, actor, reason))
+    }
+}
+
+async fn hold(State(api): State<Arc<Api>>, request: Request) -> Answer {
+    let (participant, actor, reason) = OfParticipant::read(&api, request).await?;
+    let is_new = api.sagas.hold(participant, actor, reason).await?;
+    Ok(json(StatusCode::OK, &serde_json::json!({ "new": is_new })))
+}
+
+async fn release(State(api): State<Arc<Api>>, request: Request) -> Answer {
+    let (participant, actor, reason) = OfParticipant::read(&api, request).await?;
+    let was_held = api.sagas.release(&participant, actor, reason).await?;
+    Ok(json(StatusCode::OK, &serde_json::json!({ "held": was_held })))
+}
+
+async fn holds(State(api): State<Arc<Api>>, headers: HeaderMap) -> Answer {
+    api.access.check(&headers, Right::Read)?;
+    let holds = api.sagas.holds().await?;
+    Ok(json(StatusCode::OK, &serde_json::json!({ "holds": holds })))
 }
 
 /// A signal to be sent.

@@ -161,6 +161,67 @@ async fn an_operator_decides_over_http() {
     block_in_place(|| drop(server.process.terminate().ok()));
 }
 
+/// Nothing is asked of who is held, by any process; what waits goes on once it is released.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_participant_is_held_and_released() {
+    let (place, client) = (Place::new(), Client::new());
+    let asked = Arc::new(Mutex::new(0));
+    let count = Arc::clone(&asked);
+    let act = move || async move {
+        *count.lock().unwrap() += 1;
+        [("onewrite-outcome", "done")]
+    };
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let bank = format!("bank=http://{}", listener.local_addr().unwrap());
+    let routes = Router::new().route("/charge", post(act));
+    tokio::spawn(async move { axum::serve(listener, routes).await });
+    let server =
+        block_in_place(|| serve(&place, anywhere(), &["--participant", &bank, "--allow-private"]));
+    let url = &server.url;
+    let verb = |name: &str| {
+        let args = ["participant", name, "bank", "--reason", "it is down", "--actor", "ann"];
+        block_in_place(|| place.json(&[&args[..], &STORE, &["--json"]].concat()))
+    };
+    assert_eq!(verb("hold")["done"], "bank is held");
+    assert_eq!(verb("hold")["done"], "bank was held before");
+    let (_, held) = ask(&client, Method::GET, format!("{url}/v1/holds"), None).await;
+    assert_eq!(
+        (&held["holds"][0]["participant"], &held["holds"][0]["actor"]),
+        (&json!("bank"), &json!("ann"))
+    );
+    // A process that starts now knows of it before it asks anybody.
+    block_in_place(|| drop(server.process.terminate().ok()));
+    let server =
+        block_in_place(|| serve(&place, anywhere(), &["--participant", &bank, "--allow-private"]));
+    let url = &server.url;
+    let charge = json!({"name": "s", "steps": [{"name": "charge", "action": "bank.charge", "compensation": {"none": "x"}}]});
+    let body = json!({"definition": charge, "key": "k"});
+    let (_, started) = ask(&client, Method::POST, format!("{url}/v1/sagas"), Some(&body)).await;
+    let id = started["id"].as_str().unwrap();
+    // Another one that asks somebody else goes through meanwhile: there was time enough.
+    let nap = json!({"name": "nap", "steps": [{"name": "rest", "wait": {"for_ms": 1500}, "compensation": {"none": "x"}}]});
+    let body = json!({"definition": nap, "key": "k"});
+    let (_, other) = ask(&client, Method::POST, format!("{url}/v1/sagas"), Some(&body)).await;
+    let other = other["id"].as_str().unwrap();
+    let until = std::time::Instant::now() + PATIENCE;
+    while state(&client, url, other).await != "completed" {
+        assert!(std::time::Instant::now() < until, "it is not over");
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+    assert_eq!((state(&client, url, id).await, *asked.lock().unwrap()), ("running".into(), 0));
+    let why = json!({"participant": "bank", "reason": "it is back"});
+    let (_, released) =
+        ask(&client, Method::POST, format!("{url}/v1/holds/release"), Some(&why)).await;
+    assert_eq!(released["held"], json!(true));
+    while state(&client, url, id).await != "completed" {
+        assert!(std::time::Instant::now() < until, "it is not asked");
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+    assert_eq!(*asked.lock().unwrap(), 1);
+    assert_eq!(verb("release")["done"], "bank was not held");
+    block_in_place(|| drop(server.process.terminate().ok()));
+}
+
 #[test]
 fn a_definition_is_checked_and_drawn() {
     let place = Place::new();

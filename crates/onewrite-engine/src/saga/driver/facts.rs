@@ -94,7 +94,10 @@ impl Driver {
                 }
             }
             Command::Want { id, input, reply } => self.steer(id, input, reply).await,
-            Command::Look => self.look_soon(),
+            Command::Look => {
+                self.holds_at = Instant::now();
+                self.look_soon();
+            }
         }
     }
 

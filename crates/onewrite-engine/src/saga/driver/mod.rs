@@ -171,6 +171,8 @@ pub(super) struct Driver {
     reload: Vec<SagaId>,
     renew_at: Instant,
     poll_at: Instant,
+    /// When it is looked next which participants are held.
+    holds_at: Instant,
     /// When it is looked next whether anything was forgotten.
     watch_at: Instant,
     /// Nothing is written before this, after so many failures.
@@ -237,6 +239,7 @@ impl Driver {
             reload: Vec::new(),
             renew_at: now,
             poll_at: now,
+            holds_at: now,
             watch_at,
             pause: (now, 0),
             apart: 0,
@@ -298,6 +301,7 @@ impl Driver {
             tracing::warn!(%error, "signals were not looked for; what waits for one waits on");
             self.match_at = Instant::now() + self.options.poll;
         }
+        self.look_for_holds().await;
         self.fire();
         self.gates.reopen(Instant::now());
         self.try_refused();

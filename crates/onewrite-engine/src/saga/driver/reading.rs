@@ -18,10 +18,13 @@ use onewrite_core::{
 use tokio::time::Instant;
 
 use super::{Driver, Fact, WATCHDOG_EVERY, batch};
-use crate::saga::write;
+use crate::saga::{hold, write};
 
 /// Sagas read at once.
 const PAGE: usize = 500;
+
+/// It is looked which participants are held in the time of so many looks for due sagas.
+const HOLDS_EVERY: u32 = 5;
 
 /// Definitions remembered at most.
 const DEFINITIONS_MAX: usize = 1_000;
@@ -30,6 +33,18 @@ const DEFINITIONS_MAX: usize = 1_000;
 const PASSED_OVER_MAX: usize = 20 * PAGE;
 
 impl Driver {
+    /// Learns which participants a person holds. Where that cannot be read, those stay held that were.
+    pub(super) async fn look_for_holds(&mut self) {
+        if Instant::now() < self.holds_at {
+            return;
+        }
+        self.holds_at = Instant::now() + self.options.poll * HOLDS_EVERY;
+        match hold::holds(&*self.store).await {
+            Ok(holds) => self.gates.hold(holds),
+            Err(error) => tracing::warn!(%error, "it is not known which participants are held"),
+        }
+    }
+
     pub(super) async fn take_up(&mut self, take: bool) -> Result<()> {
         while let Some(id) = self.reload.last().copied() {
             if !self.live.contains_key(&id) {

@@ -74,7 +74,7 @@ pub(crate) async fn run(verb: SagaVerb) -> Result<ExitCode> {
 }
 
 /// The one store named, and what asks whoever runs its sagas.
-async fn open(stores: &Stores) -> Result<(Arc<dyn Journal>, Sagas)> {
+pub(crate) async fn open(stores: &Stores) -> Result<(Arc<dyn Journal>, Sagas)> {
     let urls = stores.urls()?;
     let [url] = urls.as_slice() else {
         let what = "this verb works on one store: name it with --store URL";
