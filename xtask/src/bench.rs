@@ -20,6 +20,10 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         let words = ["build", "--release", "-q", "-p", "onewrite-mock-kafka"];
         workspace::run(workspace::cargo().args(words))?;
     }
+    if options.name.as_deref() == Some("serve") {
+        let words = ["build", "--release", "-q", "-p", "onewrite-server"];
+        workspace::run(workspace::cargo().args(words))?;
+    }
     start(&[], options)
 }
 

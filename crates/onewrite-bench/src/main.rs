@@ -15,6 +15,7 @@ mod mariadb;
 mod postgres;
 mod report;
 mod saga;
+mod serve;
 mod soak;
 mod writers;
 
@@ -39,6 +40,8 @@ enum Command {
     Brokers(brokers::Options),
     /// The order saga of four steps.
     Saga(saga::Options),
+    /// Sagas of four steps over HTTP, at `onewrite serve`.
+    Serve(serve::Options),
     /// One hazard for minutes.
     Soak(soak::Options),
     /// A child process of a soak.
@@ -87,6 +90,7 @@ async fn main() -> ExitCode {
         Command::Mariadb(options) => mariadb::run(options).await,
         Command::Brokers(options) => brokers::run(options).await,
         Command::Saga(options) => saga::run(options).await,
+        Command::Serve(options) => serve::run(options).await,
         Command::Soak(options) => soak::run(options).await,
         Command::Writer(options) => soak::write(options).await,
     };

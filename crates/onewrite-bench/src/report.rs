@@ -12,7 +12,7 @@ enum Is {
 }
 
 /// A target, with the section and the name of the figure that it is about.
-const TARGETS: [(&str, &str, &str, Is); 12] = [
+const TARGETS: [(&str, &str, &str, Is); 14] = [
     ("emit_ratio", "emit", "ratio", Is::AtLeast(0.6)),
     ("relay_memory", "drain", "memory_per_s", Is::AtLeast(200_000.0)),
     ("relay_http", "drain", "http_per_s", Is::AtLeast(60_000.0)),
@@ -24,6 +24,8 @@ const TARGETS: [(&str, &str, &str, Is); 12] = [
     ("sagas_sqlite_256", "sqlite", "completed_256_per_s", Is::AtLeast(15_000.0)),
     ("sagas_sqlite_1_p50_ms", "sqlite", "completed_1_p50_ms", Is::AtMost(1.0)),
     ("sagas_postgres_256", "postgres", "completed_256_per_s", Is::AtLeast(4_700.0)),
+    ("sagas_http_64", "sqlite", "http_64_per_s", Is::AtLeast(2_500.0)),
+    ("sagas_http_1_p50_ms", "sqlite", "http_1_p50_ms", Is::AtMost(4.0)),
     ("tansu_publish_ratio", "brokers", "tansu_ratio", Is::AtLeast(0.5)),
 ];
 

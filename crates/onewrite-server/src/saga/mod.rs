@@ -1,5 +1,6 @@
 //! Sagas as they are read from files and shown: what the verbs and the server share.
 
+pub(crate) mod bulk;
 pub(crate) mod file;
 pub(crate) mod graph;
 pub(crate) mod tree;

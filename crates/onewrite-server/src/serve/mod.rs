@@ -5,9 +5,10 @@ mod archive;
 mod definitions;
 mod door;
 mod dtm;
-mod participants;
+pub(crate) mod participants;
 mod problem;
 mod routes;
+mod steer;
 mod tls;
 
 use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
@@ -20,8 +21,17 @@ use onewrite::{
 };
 use tokio::sync::Semaphore;
 
-use self::{access::Access, definitions::Definitions, participants::Services, routes::Api};
+use self::{
+    access::Access,
+    definitions::Definitions,
+    participants::{ParticipantArgs, Services},
+    routes::Api,
+};
 use crate::{backends, cli, http, report};
+
+/// What a lease may hold for: shorter, and a pause of the machine loses it; longer, and sagas wait for the dead.
+const LEASE_MIN: Duration = Duration::from_millis(500);
+const LEASE_MAX: Duration = Duration::from_secs(600);
 
 #[derive(Debug, Args)]
 pub(crate) struct ServeArgs {
@@ -31,25 +41,12 @@ pub(crate) struct ServeArgs {
     /// Where to listen. Beyond loopback tokens are needed.
     #[arg(long, default_value = "127.0.0.1:8480")]
     listen: SocketAddr,
-    /// A service that carries out steps: an action `bank` is asked at its URL, `bank.charge` at URL/charge.
-    /// May be given several times.
-    #[arg(long, value_name = "NAME=URL")]
-    participant: Vec<String>,
-    /// What a participant is shown: its name and the environment variable that holds the bearer token. May be
-    /// given several times.
-    #[arg(long, value_name = "NAME=VARIABLE")]
-    credential: Vec<String>,
+    #[command(flatten)]
+    participants: ParticipantArgs,
     /// A file with a definition, YAML or JSON, or a folder of such: sagas are started by its name. May be given
     /// several times.
     #[arg(long, value_name = "PATH")]
     definitions: Vec<PathBuf>,
-    /// Allow the participants named here to be in private and loopback address ranges.
-    #[arg(long)]
-    allow_private: bool,
-    /// Allow the URLs of definitions to lead into private and loopback address ranges: whoever may start a saga can
-    /// reach there what this process can.
-    #[arg(long)]
-    allow_private_urls: bool,
     /// Who may do what: a name, a role (reader, starter, participant or operator), the environment variable that
     /// holds the bearer token, and until when it counts. May be given several times; without one, everybody may do
     /// everything.
@@ -70,6 +67,9 @@ pub(crate) struct ServeArgs {
     /// Certificates in PEM: only clients that show one which these have signed are let in.
     #[arg(long, requires = "tls_cert", value_name = "FILE")]
     client_ca: Option<PathBuf>,
+    /// How long a lease holds without renewal: sagas of a server that died wait for a third more at most.
+    #[arg(long, default_value = "10s", value_parser = humantime::parse_duration)]
+    lease: Duration,
     /// How long ended sagas are kept, for example 12h or 30d, or `forever`.
     #[arg(long, default_value = "30d", value_parser = retention)]
     retention: Retention,
@@ -100,7 +100,12 @@ impl ServeArgs {
     fn options(&self, owner: &str) -> Result<SagaOptions> {
         let archive = self.archive.as_deref().map(|folder| archive::Files::new(folder, owner));
         let archive = archive.transpose()?.map(|files| Arc::new(files) as Arc<dyn Archive>);
-        Ok(SagaOptions { retention: self.retention.0, archive, ..SagaOptions::default() })
+        if !(LEASE_MIN..=LEASE_MAX).contains(&self.lease) {
+            let what = "--lease is between 500ms and 10min";
+            return Err(Error::new(Code::InvalidConfig, what));
+        }
+        let (retention, lease_ttl) = (self.retention.0, self.lease);
+        Ok(SagaOptions { retention, archive, lease_ttl, ..SagaOptions::default() })
     }
 }
 
@@ -114,7 +119,7 @@ pub(crate) async fn run(args: ServeArgs) -> Result<()> {
     }
     let (owner, tls) = (cli::owner(), args.tls()?);
     let options = args.options(&owner)?;
-    let services = Arc::new(Services::new(&args)?);
+    let services = Arc::new(Services::new(&args.participants, args.public_url.as_deref())?);
     let definitions = Definitions::read(&args.definitions, &services)?;
     let store = backends::open_journal(&args.store, true, Copied::Refuse).await?;
     let (patience, known) = (options.lease_ttl, definitions.len());

@@ -2,13 +2,32 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
+use clap::Args;
 use onewrite::{
     BoxFuture, Code, Error, Result,
     http::{HttpParticipantOptions, HttpParticipants, dtm},
     saga::{Call, Checked, Ended, Participant, is_url},
 };
 
-use super::ServeArgs;
+/// Who carries out steps.
+#[derive(Debug, Args)]
+pub(crate) struct ParticipantArgs {
+    /// A service that carries out steps: an action `bank` is asked at its URL, `bank.charge` at URL/charge.
+    /// May be given several times.
+    #[arg(long, value_name = "NAME=URL")]
+    pub(crate) participant: Vec<String>,
+    /// What a participant is shown: its name and the environment variable that holds the bearer token. May be
+    /// given several times.
+    #[arg(long, value_name = "NAME=VARIABLE")]
+    pub(crate) credential: Vec<String>,
+    /// Allow the participants named here to be in private and loopback address ranges.
+    #[arg(long)]
+    pub(crate) allow_private: bool,
+    /// Allow the URLs of definitions to lead into private and loopback address ranges: whoever may start a saga can
+    /// reach there what this process can.
+    #[arg(long)]
+    pub(crate) allow_private_urls: bool,
+}
 
 /// The services that carry out steps.
 pub(crate) struct Services {
@@ -29,8 +48,8 @@ impl Services {
     /// # Errors
     /// [`Code::InvalidConfig`] for what cannot be read, [`Code::PrivateAddress`] for an address that may not be
     /// reached.
-    pub(super) fn new(args: &ServeArgs) -> Result<Self> {
-        let public_url = args.public_url.as_deref().map(public_url).transpose()?;
+    pub(crate) fn new(args: &ParticipantArgs, url: Option<&str>) -> Result<Self> {
+        let public_url = url.map(public_url).transpose()?;
         let http = |allow_private, headers| {
             HttpParticipants::new(&HttpParticipantOptions {
                 allow_private,

@@ -16,8 +16,8 @@ use axum::{
 use onewrite::{
     Code, Text, Timestamp,
     saga::{
-        Checked, Definition, JSON_MAX, Json, OWN, SagaId, Sagas, Signal, State as SagaState, Verb,
-        check_text,
+        Checked, Definition, JSON_MAX, Json, OWN, Outcome, SagaId, Sagas, Signal,
+        State as SagaState, check_text,
         journal::{Journal, ListSagas},
     },
 };
@@ -29,6 +29,7 @@ use super::{
     definitions::Definitions,
     participants::Services,
     problem::Problem,
+    steer,
 };
 use crate::saga::{
     SCHEMA,
@@ -46,6 +47,9 @@ pub(super) const STARTS_MAX: usize = 1_024;
 
 /// Requests on their way at most, of any kind.
 pub(super) const REQUESTS_MAX: usize = 2_048;
+
+/// How long an answer may wait for the end of a saga.
+const WAIT_MAX: Duration = Duration::from_secs(60);
 
 /// How long the body of a request may take to come.
 const BODY_WITHIN: Duration = Duration::from_secs(30);
@@ -70,17 +74,18 @@ pub(super) struct Api {
     pub(super) requests: Semaphore,
 }
 
-type Answer = Result<Response, Problem>;
+pub(super) type Answer = Result<Response, Problem>;
 
 pub(super) fn routes(api: Arc<Api>) -> Router {
     Router::new()
         .route("/v1/sagas", post(start).get(list))
         .route("/v1/sagas/{id}", get(show))
-        .route("/v1/sagas/{id}/{verb}", post(steer))
-        .route("/v1/sagas/{id}/steps/{step}/look", post(look))
+        .route("/v1/sagas/{id}/{verb}", post(steer::one))
+        .route("/v1/bulk/{verb}", post(steer::many))
+        .route("/v1/sagas/{id}/steps/{step}/look", post(steer::look))
         .route("/v1/signals", post(signal))
-        .route("/v1/holds", post(hold).get(holds))
-        .route("/v1/holds/release", post(release))
+        .route("/v1/holds", post(steer::hold).get(steer::holds))
+        .route("/v1/holds/release", post(steer::release))
         .route("/v1/openapi.json", get(describe))
         .route("/v1/schema.json", get(schema))
         .fallback(nothing)
@@ -121,6 +126,9 @@ struct Start {
     key: Text,
     #[serde(default)]
     input: Option<Json>,
+    /// For how long the answer waits for the saga's end, in milliseconds.
+    #[serde(default)]
+    wait_ms: u64,
 }
 
 #[derive(Serialize)]
@@ -129,11 +137,16 @@ struct Started {
     name: String,
     key: Text,
     new: bool,
+    /// How it ended, if it has while the answer waited.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    state: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    output: Option<Json>,
 }
 
 async fn start(State(api): State<Arc<Api>>, request: Request) -> Answer {
     api.access.check(request.headers(), Right::Start)?;
-    let Start { definition, key, input } = body(request).await?;
+    let Start { definition, key, input, wait_ms } = body(request).await?;
     let input = input.unwrap_or(Json::NULL);
     input.check("the saga's input")?;
     let checked = definition_of(&api, &definition)?;
@@ -141,13 +154,33 @@ async fn start(State(api): State<Arc<Api>>, request: Request) -> Answer {
     let name = checked.definition().name.clone();
     let started = started(&api, checked, key.clone(), input).await?;
     let status = if started.is_new { StatusCode::CREATED } else { StatusCode::OK };
+    let (state, output) = end(&api, started.id, wait_ms).await?;
     let id = started.id.to_string();
     let place = HeaderValue::from_str(&format!("/v1/sagas/{id}"));
-    let mut response = json(status, &Started { id, name, key, new: started.is_new });
+    let mut response = json(status, &Started { id, name, key, new: started.is_new, state, output });
     if let Ok(place) = place {
         response.headers_mut().insert(header::LOCATION, place);
     }
     Ok(response)
+}
+
+/// How a saga ended, if it does within this time.
+async fn end(
+    api: &Api,
+    id: SagaId,
+    wait_ms: u64,
+) -> Result<(Option<&'static str>, Option<Json>), Problem> {
+    if wait_ms == 0 {
+        return Ok((None, None));
+    }
+    let patience = Duration::from_millis(wait_ms).min(WAIT_MAX);
+    Ok(match tokio::time::timeout(patience, api.sagas.ended(id)).await {
+        Ok(ended) => match ended? {
+            Outcome::Completed(output) => (Some(SagaState::Completed.as_str()), Some(output)),
+            Outcome::Compensated => (Some(SagaState::Compensated.as_str()), None),
+        },
+        Err(_) => (None, None),
+    })
 }
 
 /// The definition that a start names, or brings.
@@ -191,7 +224,7 @@ pub(super) async fn started(
 /// Which sagas.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Which {
+pub(super) struct Which {
     name: Option<Text>,
     key: Option<Text>,
     /// States, with commas between them.
@@ -203,14 +236,15 @@ struct Which {
 }
 
 impl Which {
-    fn read(self) -> Result<ListSagas, Problem> {
+    /// The same, at most so many.
+    pub(super) fn read(self, most: usize) -> Result<ListSagas, Problem> {
         let Self { name, key, state, started_from, started_before, behind, limit } = self;
         for text in [&name, &key].into_iter().flatten() {
             check_text(text).map_err(|why| invalid(&format!("the name or key {why}")))?;
         }
-        let limit = limit.unwrap_or(LIMIT);
-        if !(1..=LIMIT_MAX).contains(&limit) {
-            return Err(invalid(&format!("`limit` is 1 to {LIMIT_MAX}")));
+        let limit = limit.unwrap_or(if most > LIMIT_MAX { most } else { LIMIT });
+        if !(1..=most).contains(&limit) {
+            return Err(invalid(&format!("`limit` is 1 to {most}")));
         }
         let states = state.iter().flat_map(|all| all.split(',')).map(|one| {
             let unknown = |_| invalid("`state` is one or more of running, compensating, needs_operator, completed and compensated, with commas between");
@@ -239,7 +273,7 @@ async fn list(
 ) -> Answer {
     api.access.check(&headers, Right::Read)?;
     let Query(which) = which.map_err(|error| invalid(&error.body_text()))?;
-    let which = which.read()?;
+    let which = which.read(LIMIT_MAX)?;
     let found = api.store.list(&which).await?;
     Ok(json(StatusCode::OK, &Page::of(&found, which.limit)))
 }
@@ -248,119 +282,6 @@ async fn show(State(api): State<Arc<Api>>, headers: HeaderMap, Path(id): Path<St
     api.access.check(&headers, Right::Read)?;
     let saga = api.sagas.show(saga_id(&id)?).await?;
     Ok(json(StatusCode::OK, &View::of(&saga)))
-}
-
-/// What somebody decides about a saga, why, and who, where that is not known by a token.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Steer {
-    #[serde(default)]
-    actor: Option<Text>,
-    reason: Text,
-    /// The step that it is about.
-    #[serde(default)]
-    step: Option<Text>,
-    /// What a step that is skipped is to have answered.
-    #[serde(default)]
-    output: Option<Json>,
-}
-
-impl Steer {
-    /// What is to be done, by the last part of the route.
-    fn verb(&mut self, name: &str) -> Result<Verb, Problem> {
-        let (step, output) = (self.step.take(), self.output.take());
-        let of_step = matches!(name, "retry" | "skip");
-        if step.is_some() != of_step || output.is_some() && name != "skip" {
-            return Err(invalid("`step` belongs to retry and skip, and `output` to skip"));
-        }
-        let output = output.unwrap_or(Json::NULL);
-        output.check("the step's output")?;
-        Ok(match (name, step) {
-            ("cancel", _) => Verb::Cancel,
-            ("pause", _) => Verb::Pause,
-            ("resume", _) => Verb::Resume,
-            ("retry", Some(step)) => Verb::Retry { step },
-            ("skip", Some(step)) => Verb::Skip { step, output },
-            ("force-compensate", _) => Verb::ForceCompensate,
-            ("force-complete", _) => Verb::ForceComplete,
-            _ => {
-                let what = "there is no such route: see /v1/openapi.json";
-                return Err(Problem::new(StatusCode::NOT_FOUND, Code::NotFound, what));
-            }
-        })
-    }
-}
-
-async fn steer(
-    State(api): State<Arc<Api>>,
-    Path((id, name)): Path<(String, String)>,
-    request: Request,
-) -> Answer {
-    let holder = api.access.check(request.headers(), Right::Steer)?;
-    let mut steer: Steer = body(request).await?;
-    let verb = steer.verb(&name)?;
-    // Whose token it is is not for the request to say.
-    let actor = holder.or(steer.actor).unwrap_or(Text::from_static("anonymous"));
-    for (what, text) in [("the reason", &steer.reason), ("the actor", &actor)] {
-        check_text(text)
-            .map_err(|why| invalid(&format!("{what} {why}; it stands in the saga's journal")))?;
-    }
-    api.sagas.steer(saga_id(&id)?, verb, actor, steer.reason).await?;
-    Ok(StatusCode::NO_CONTENT.into_response())
-}
-
-/// Somebody who carries out a step has come further, or to an end: the step asks again now, and not later.
-async fn look(
-    State(api): State<Arc<Api>>,
-    headers: HeaderMap,
-    Path((id, step)): Path<(String, String)>,
-) -> Answer {
-    let holder = api.access.check(&headers, Right::Tell)?;
-    let actor = holder.unwrap_or(Text::from_static("participant"));
-    check_text(&step).map_err(|why| invalid(&format!("the step {why}")))?;
-    api.sagas.look(saga_id(&id)?, step, actor, "it asks to be looked at").await?;
-    Ok(StatusCode::NO_CONTENT.into_response())
-}
-
-/// A participant to be held, or released.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct OfParticipant {
-    participant: Text,
-    reason: Text,
-    #[serde(default)]
-    actor: Option<Text>,
-}
-
-impl OfParticipant {
-    async fn read(api: &Api, request: Request) -> Result<(Text, Text, Text), Problem> {
-        let holder = api.access.check(request.headers(), Right::Steer)?;
-        let Self { participant, reason, actor } = body(request).await?;
-        let actor = holder.or(actor).unwrap_or(Text::from_static("anonymous"));
-        for (what, text) in [("participant", &participant), ("reason", &reason), ("actor", &actor)]
-        {
-            check_text(text).map_err(|why| invalid(&format!("the {what} {why}")))?;
-        }
-        Ok((participant, actor, reason))
-    }
-}
-
-async fn hold(State(api): State<Arc<Api>>, request: Request) -> Answer {
-    let (participant, actor, reason) = OfParticipant::read(&api, request).await?;
-    let is_new = api.sagas.hold(participant, actor, reason).await?;
-    Ok(json(StatusCode::OK, &serde_json::json!({ "new": is_new })))
-}
-
-async fn release(State(api): State<Arc<Api>>, request: Request) -> Answer {
-    let (participant, actor, reason) = OfParticipant::read(&api, request).await?;
-    let was_held = api.sagas.release(&participant, actor, reason).await?;
-    Ok(json(StatusCode::OK, &serde_json::json!({ "held": was_held })))
-}
-
-async fn holds(State(api): State<Arc<Api>>, headers: HeaderMap) -> Answer {
-    api.access.check(&headers, Right::Read)?;
-    let holds = api.sagas.holds().await?;
-    Ok(json(StatusCode::OK, &serde_json::json!({ "holds": holds })))
 }
 
 /// A signal to be sent.
@@ -434,15 +355,15 @@ pub(super) async fn body<T: DeserializeOwned>(request: Request) -> Result<T, Pro
     })
 }
 
-fn saga_id(text: &str) -> Result<SagaId, Problem> {
+pub(super) fn saga_id(text: &str) -> Result<SagaId, Problem> {
     Ok(text.parse::<SagaId>()?)
 }
 
-fn invalid(what: &str) -> Problem {
+pub(super) fn invalid(what: &str) -> Problem {
     onewrite::Error::new(Code::InvalidInput, what).into()
 }
 
-fn json(status: StatusCode, value: &impl Serialize) -> Response {
+pub(super) fn json(status: StatusCode, value: &impl Serialize) -> Response {
     match serde_json::to_string(value) {
         Ok(text) => (status, [(header::CONTENT_TYPE, "application/json")], text).into_response(),
         Err(error) => {

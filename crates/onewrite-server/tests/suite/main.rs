@@ -13,6 +13,7 @@ mod failpoints;
 mod flow;
 mod languages;
 mod leaving;
+mod nodes;
 mod orchestration;
 mod peer;
 mod relay;

@@ -161,6 +161,43 @@ async fn an_operator_decides_over_http() {
     block_in_place(|| drop(server.process.terminate().ok()));
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn the_same_is_decided_about_many() {
+    let (place, client) = (Place::new(), Client::new());
+    let server = block_in_place(|| without_a_bank(&place));
+    let url = &server.url;
+    block_in_place(|| {
+        let keys: Vec<String> = (0..8).map(|n| format!("k-{n}")).collect();
+        let sagas: Vec<Operator<'_>> =
+            keys.iter().map(|key| Operator::start(&place, key)).collect();
+        sagas.iter().for_each(|saga| saga.becomes(("running", "timer")));
+        fn bulk<'a>(args: &[&'a str]) -> Vec<&'a str> {
+            [&["saga", "bulk"], args, &["--reason", "so"], &STORE].concat()
+        }
+        let json = |args: &[&str]| place.json(&[&bulk(args)[..], &["--json"]].concat());
+        let paused = json(&["pause", "--name", "order", "--limit", "5"]);
+        assert_eq!((&paused["done"], &paused["refused"]), (&json!(5), &json!(0)), "{paused}");
+        let next = paused["next"].as_str().unwrap();
+        assert_eq!(json(&["pause", "--name", "order", "--behind", next])["done"], json!(3));
+        sagas.iter().for_each(|saga| assert_eq!(saga.stands().1, "operator"));
+        let refused = json(&["skip", "--step", "rest", "--state", "running"]);
+        assert_eq!((&refused["done"], &refused["refused"]), (&json!(0), &json!(8)), "{refused}");
+        assert_eq!(refused["why"].as_array().unwrap().len(), 8);
+        place.run(&bulk(&["pause"])).refused("OW0007", &["say which"]);
+        place.run(&bulk(&["retry", "--name", "order"])).refused("OW0007", &["--step"]);
+    });
+    let why = json!({"reason": "so", "actor": "ann"});
+    let cancel = |query: &str| format!("{url}/v1/bulk/cancel{query}");
+    let (status, problem) = ask(&client, Method::POST, cancel(""), Some(&why)).await;
+    assert_eq!(status, 422, "{problem}");
+    let (status, done) =
+        ask(&client, Method::POST, cancel("?state=running&key=k-3"), Some(&why)).await;
+    assert_eq!((status.as_u16(), &done["done"]), (200, &json!(1)), "{done}");
+    let (status, done) = ask(&client, Method::POST, cancel("?state=running"), Some(&why)).await;
+    assert_eq!((status.as_u16(), &done["done"]), (200, &json!(7)), "{done}");
+    block_in_place(|| drop(server.process.terminate().ok()));
+}
+
 /// Nothing is asked of who is held, by any process; what waits goes on once it is released.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_participant_is_held_and_released() {
@@ -304,10 +341,12 @@ async fn a_saga_is_started_by_the_name_of_its_definition() {
         ("nap@3", 422, "nap@1, nap@2"),
         ("sleep", 404, "sleep"),
     ] {
-        let body = json!({"definition": name, "key": name});
+        let body = json!({"definition": name, "key": name, "wait_ms": 30_000});
         let (found, answer) = ask(&client, Method::POST, url.clone(), Some(&body)).await;
         assert_eq!(found.as_u16(), status, "{answer}");
         assert!(answer.to_string().contains(said), "{answer}");
+        let ended = if status == 201 { json!("completed") } else { Value::Null };
+        assert_eq!(answer["state"], ended, "{answer}");
     }
     block_in_place(|| drop(server.process.terminate().ok()));
     place.write("sagas/d.yaml", "name: bad\nsteps: []\n");
@@ -458,4 +497,50 @@ async fn what_has_ended_is_archived_and_then_deleted() {
         assert_eq!((&kept["state"], text.lines().count()), (&json!("completed"), 1));
         server.process.terminate().ok();
     });
+}
+
+/// Stubs bear everything; a service that is not idempotent is named, and so is what a check finds.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_definition_is_tried_with_everything_that_can_go_wrong() {
+    let place = Place::new();
+    place.write("order.yaml", ORDER);
+    block_in_place(|| {
+        let stubs = place.json(&["saga", "test", "order.yaml", "--input", r#"{"n":1}"#, "--json"]);
+        let runs = stubs["runs"].as_array().unwrap();
+        assert_eq!((runs.len(), &stubs["caught"]), (8, &json!(0)), "{stubs}");
+        let ended = |fault: &str| {
+            let run = runs.iter().find(|run| run["fault"].as_str().unwrap().contains(fault));
+            run.unwrap()["ended"].as_str().unwrap().to_owned()
+        };
+        assert_eq!(
+            (ended("nothing goes wrong"), ended("says no")),
+            ("completed".into(), "compensated".into())
+        );
+        let checked = place.run(&[
+            "saga",
+            "test",
+            "order.yaml",
+            "--check",
+            "test $ONEWRITE_STATE = completed || { echo something is left; exit 1; }",
+        ]);
+        assert_eq!(checked.code, Some(1));
+        assert!(checked.out.contains("something is left"), "{checked:?}");
+        place
+            .run(&["saga", "test", "order.yaml", "--stub", "nobody=1"])
+            .refused("OW0007", &["--stub"]);
+    });
+    let count = Arc::new(Mutex::new(0));
+    let act = move || async move {
+        let mut count = count.lock().unwrap();
+        *count += 1;
+        ([("onewrite-outcome", "done")], count.to_string())
+    };
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let bank = format!("bank=http://{}", listener.local_addr().unwrap());
+    let routes = Router::new().route("/{step}", post(act));
+    tokio::spawn(async move { axum::serve(listener, routes).await });
+    let args = ["saga", "test", "order.yaml", "--participant", &bank, "--allow-private"];
+    let caught = block_in_place(|| place.run(&args));
+    assert_eq!(caught.code, Some(1), "{caught:?}");
+    assert!(caught.out.contains("`charge` is not idempotent"), "{caught:?}");
 }

@@ -34,8 +34,12 @@ fn bank(place: &Place, port: u16, args: &[&str]) -> Started {
 }
 
 pub(crate) fn serve(place: &Place, listen: SocketAddr, args: &[&str]) -> Started {
+    serve_on(place, "sqlite:sagas.db", listen, args)
+}
+
+pub(crate) fn serve_on(place: &Place, store: &str, listen: SocketAddr, args: &[&str]) -> Started {
     let listen = listen.to_string();
-    let own = ["serve", "--store", "sqlite:sagas.db", "--listen", &listen];
+    let own = ["serve", "--store", store, "--listen", &listen];
     let mut command = place.command(&[&own, args].concat());
     command.envs(TOKENS);
     let process = Running::of(command);

@@ -48,8 +48,11 @@ mod run;
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use onewrite_core::saga::{SagaId, Signal, journal::Journal};
-use onewrite_engine::saga::{Outcome, SagaType};
+use onewrite_core::{
+    Error,
+    saga::{Checked, Definition, Json, SagaId, Signal, journal::Journal},
+};
+use onewrite_engine::saga::{Outcome, SagaRunner, SagaType};
 use serde::{Serialize, de::DeserializeOwned};
 
 pub use self::fault::Fault;
@@ -164,37 +167,82 @@ impl EveryFault {
         I: Serialize,
         O: DeserializeOwned,
     {
-        let definition = saga.checked().definition();
-        let last = last_to_fail(definition).map(|step| step.name.clone());
-        let mut blows = vec![Blow::default()];
-        for step in &definition.steps {
-            let faults = Fault::ALL.into_iter().filter(|fault| fault.can_happen_to(step));
-            blows.extend(faults.map(|fault| {
-                let fails = last.clone().filter(|_| fault == Fault::CompensatedTwice);
-                Blow::new(fault, &step.name, fails)
-            }));
-        }
+        let input = Json::of(input, "the saga's input").map_err(|error| untried(&error))?;
         let mut report = Report { runs: Vec::new() };
-        for (number, blow) in blows.into_iter().enumerate() {
-            let (step, fault) = (blow.step.clone(), blow.fault.unwrap_or(Fault::None));
+        for (number, blow) in blows(saga.checked().definition()).into_iter().enumerate() {
             let services = services().await;
-            let run = self.one(number, saga, &services, input, Arc::new(blow));
-            let ended = match tokio::time::timeout(PATIENCE, run).await {
-                Ok(ended) => ended.map_err(|error| error.to_string()),
-                Err(_) => Err(format!("it has not ended in {PATIENCE:?}")),
-            };
-            let checked = match ended {
-                Ok((saga, outcome)) => {
-                    let ran = Ran { fault, step: step.clone(), saga, outcome };
-                    check(&services, &ran).await.map(|()| ran.is_completed())
-                }
-                Err(what) => Err(what),
-            };
-            match checked {
-                Ok(completed) => report.runs.push((step, fault, completed)),
-                Err(what) => return Err(Caught { step, fault, what }),
-            }
+            let serve = |runner: SagaRunner| runner.serve(saga, &services);
+            let ran = self.ended(number, (saga.checked(), &serve), &input, blow).await?;
+            let (step, fault) = (ran.step.clone(), ran.fault);
+            let caught = |what| Caught { step: step.clone(), fault, what };
+            let ran = ran.read().map_err(|error| caught(error.to_string()))?;
+            check(&services, &ran).await.map_err(caught)?;
+            report.runs.push((step, fault, ran.is_completed()));
         }
         Ok(report)
+    }
+
+    /// As [`Self::run`], of a definition whose participants are found by name, and goes on behind what is caught.
+    /// Each run begins with `serve`, and `told` is told how each ended.
+    pub async fn run_definition(
+        &self,
+        checked: &Checked,
+        serve: &(dyn Fn(SagaRunner) -> SagaRunner + Sync),
+        input: &Json,
+        mut told: impl AsyncFnMut(Result<Ran<Json>, Caught>),
+    ) {
+        for (number, blow) in blows(checked.definition()).into_iter().enumerate() {
+            told(self.ended(number, (checked, serve), input, blow).await).await;
+        }
+    }
+
+    /// How a run with this blow ended.
+    async fn ended(
+        &self,
+        number: usize,
+        of: (&Checked, &(dyn Fn(SagaRunner) -> SagaRunner + Sync)),
+        input: &Json,
+        blow: Blow,
+    ) -> Result<Ran<Json>, Caught> {
+        let (step, fault) = (blow.step.clone(), blow.fault.unwrap_or(Fault::None));
+        let run = self.one(number, of, input.clone(), Arc::new(blow));
+        let ended = match tokio::time::timeout(PATIENCE, run).await {
+            Ok(ended) => ended.map_err(|error| error.to_string()),
+            Err(_) => Err(format!("it has not ended in {PATIENCE:?}")),
+        };
+        match ended {
+            Ok((saga, outcome)) => Ok(Ran { fault, step, saga, outcome }),
+            Err(what) => Err(Caught { step, fault, what }),
+        }
+    }
+}
+
+/// Nothing, and then everything that can go wrong at each step.
+fn blows(definition: &Definition) -> Vec<Blow> {
+    let last = last_to_fail(definition).map(|step| step.name.clone());
+    let mut blows = vec![Blow::default()];
+    for step in &definition.steps {
+        let faults = Fault::ALL.into_iter().filter(|fault| fault.can_happen_to(step));
+        blows.extend(faults.map(|fault| {
+            let fails = last.clone().filter(|_| fault == Fault::CompensatedTwice);
+            Blow::new(fault, &step.name, fails)
+        }));
+    }
+    blows
+}
+
+fn untried(error: &Error) -> Caught {
+    Caught { step: String::new(), fault: Fault::None, what: error.to_string() }
+}
+
+impl Ran<Json> {
+    /// With its output read.
+    fn read<O: DeserializeOwned>(self) -> onewrite_core::Result<Ran<O>> {
+        let Self { fault, step, saga, outcome } = self;
+        let outcome = match outcome {
+            Outcome::Completed(output) => Outcome::Completed(output.read("the saga's output")?),
+            Outcome::Compensated => Outcome::Compensated,
+        };
+        Ok(Ran { fault, step, saga, outcome })
     }
 }

@@ -13,10 +13,9 @@ use onewrite_core::{
 };
 use onewrite_engine::{
     Shutdown,
-    saga::{Outcome, SagaOptions, SagaRunner, SagaType, Sagas},
+    saga::{Outcome, SagaOptions, SagaRunner, Sagas},
 };
 use onewrite_store_sqlite::{Options, SqliteStore};
-use serde::{Serialize, de::DeserializeOwned};
 use tokio::task::JoinHandle;
 
 use super::{
@@ -38,19 +37,13 @@ struct Running {
 
 impl EveryFault {
     /// Runs the saga to its end.
-    pub(super) async fn one<S, I, O>(
+    pub(super) async fn one(
         &self,
         number: usize,
-        saga: &SagaType<S, I, O>,
-        services: &Arc<S>,
-        input: &I,
+        (checked, serve): (&Checked, &(dyn Fn(SagaRunner) -> SagaRunner + Sync)),
+        input: Json,
         blow: Arc<Blow>,
-    ) -> Result<(SagaId, Outcome<O>)>
-    where
-        S: Send + Sync + 'static,
-        I: Serialize,
-        O: DeserializeOwned,
-    {
+    ) -> Result<(SagaId, Outcome)> {
         let folder = tempfile::tempdir().map_err(no_folder)?;
         let store: Arc<dyn Journal> = match &self.store {
             Some(store) => Arc::clone(store),
@@ -60,11 +53,10 @@ impl EveryFault {
         let key = format!("run-{number}-{:016x}", rand::random::<u64>());
         let begin = |life: &str| {
             let owner = format!("{key}/{life}").into();
-            Running::begin(&store, saga, services, &blow, owner)
+            Running::begin(&store, serve, &blow, owner)
         };
         let mut running = begin("first");
-        let input = Json::of(input, "the saga's input")?;
-        let checked = quick(saga.checked().definition(), &blow)?;
+        let checked = quick(checked.definition(), &blow)?;
         let id = running.sagas.start_definition(checked, key.clone(), input).await?.id;
         for signal in &self.signals {
             let mut signal = signal.clone();
@@ -83,32 +75,23 @@ impl EveryFault {
         };
         blow.arrive(PATIENCE).await;
         running.stop().await;
-        Ok((
-            id,
-            match outcome {
-                Outcome::Completed(output) => Outcome::Completed(output.read("the saga's output")?),
-                Outcome::Compensated => Outcome::Compensated,
-            },
-        ))
+        Ok((id, outcome))
     }
 }
 
 impl Running {
-    fn begin<S: Send + Sync + 'static, I, O>(
+    fn begin(
         store: &Arc<dyn Journal>,
-        saga: &SagaType<S, I, O>,
-        services: &Arc<S>,
+        serve: &(dyn Fn(SagaRunner) -> SagaRunner + Sync),
         blow: &Arc<Blow>,
         owner: Text,
     ) -> Self {
         let options = SagaOptions { poll: Duration::from_millis(10), ..SagaOptions::default() };
         let (elsewhere, stored) = (Arc::clone(blow), Arc::clone(blow));
-        let runner = SagaRunner::new(Arc::clone(store), options, owner.clone())
-            .serve(saga, services)
-            .around(
-                move |inner| Arc::new(Interposed { inner, blow: Arc::clone(&elsewhere) }),
-                move |inner| Arc::new(Interposed { inner, blow: Arc::clone(&stored) }),
-            );
+        let runner = serve(SagaRunner::new(Arc::clone(store), options, owner.clone())).around(
+            move |inner| Arc::new(Interposed { inner, blow: Arc::clone(&elsewhere) }),
+            move |inner| Arc::new(Interposed { inner, blow: Arc::clone(&stored) }),
+        );
         let (sagas, shutdown) = (runner.sagas(), Shutdown::default());
         let task = tokio::spawn(runner.run(shutdown.clone()));
         Self { owner, sagas, shutdown, task }

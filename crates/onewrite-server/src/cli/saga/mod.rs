@@ -1,5 +1,7 @@
 //! `onewrite saga …`: definitions in files, and the sagas of a store.
 
+mod bulk;
+mod faults;
 mod files;
 mod show;
 mod steer;
@@ -25,6 +27,8 @@ pub(crate) enum SagaVerb {
     Graph(files::GraphArgs),
     /// Print the JSON Schema of definitions, for editors.
     Schema,
+    /// Run a definition once for each step and each thing that can go wrong there.
+    Test(faults::TestArgs),
     /// Start a saga; whoever runs the sagas of the store carries it out.
     Start(steer::StartArgs),
     /// List sagas, the newest first.
@@ -45,6 +49,8 @@ pub(crate) enum SagaVerb {
     ForceCompensate(steer::SteerArgs),
     /// End a saga as completed, whatever was not done.
     ForceComplete(steer::SteerArgs),
+    /// Decide the same about many sagas.
+    Bulk(bulk::BulkArgs),
     /// Send a signal to the saga that waits for it, now or later.
     Signal(steer::SignalArgs),
 }
@@ -54,6 +60,7 @@ pub(crate) async fn run(verb: SagaVerb) -> Result<ExitCode> {
         SagaVerb::Check(args) => return files::check(&args),
         SagaVerb::Graph(args) => files::graph(&args)?,
         SagaVerb::Schema => files::schema(),
+        SagaVerb::Test(args) => return faults::test(args).await,
         SagaVerb::Start(args) => steer::start(args).await?,
         SagaVerb::List(args) => show::list(args).await?,
         SagaVerb::Show(args) => show::show(args).await?,
@@ -68,6 +75,7 @@ pub(crate) async fn run(verb: SagaVerb) -> Result<ExitCode> {
         SagaVerb::ForceComplete(args) => {
             steer::steer(args, Verb::ForceComplete, "is completed").await?;
         }
+        SagaVerb::Bulk(args) => bulk::run(args).await?,
         SagaVerb::Signal(args) => steer::signal(args).await?,
     }
     Ok(ExitCode::SUCCESS)

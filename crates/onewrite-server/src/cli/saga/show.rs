@@ -4,7 +4,7 @@ use clap::Args;
 use onewrite::{
     Code, Error, Result, Timestamp,
     saga::{
-        Entry, SagaId, State,
+        Entry, Journal, SagaId, State,
         journal::{ListSagas, SavedSaga},
     },
 };
@@ -18,8 +18,9 @@ use crate::{
 /// Sagas in one list at most.
 const LIMIT_MAX: usize = 1_000;
 
+/// Which sagas.
 #[derive(Debug, Args)]
-pub(crate) struct ListArgs {
+pub(crate) struct Filter {
     /// Only those of this name.
     #[arg(long)]
     name: Option<String>,
@@ -33,37 +34,49 @@ pub(crate) struct ListArgs {
     /// Only those that were started so long ago at least: 5m, 2h, 3d.
     #[arg(long, value_parser = humantime::parse_duration)]
     older_than: Option<std::time::Duration>,
-    /// At most so many.
-    #[arg(long, default_value_t = 50)]
-    limit: usize,
     /// Read on behind this one: the last of the list before.
     #[arg(long)]
     behind: Option<String>,
+}
+
+impl Filter {
+    /// Whether it leaves anything out.
+    pub(crate) fn is_some(&self) -> bool {
+        let Self { name, key, state, older_than, .. } = self;
+        name.is_some() || key.is_some() || !state.is_empty() || older_than.is_some()
+    }
+
+    /// The same, by the store's clock, and at most so many.
+    pub(crate) async fn read(self, store: &dyn Journal, limit: usize) -> Result<ListSagas> {
+        let states = self.state.iter().map(|state| read_state(state)).collect::<Result<_>>()?;
+        let behind = self.behind.as_deref().map(str::parse::<SagaId>).transpose()?;
+        let started_before = match self.older_than {
+            Some(age) => Some(ago(store.now().await?, age)),
+            None => None,
+        };
+        let (name, key) = (self.name.map(Into::into), self.key.map(Into::into));
+        Ok(ListSagas { name, key, states, started_before, behind, limit, ..ListSagas::default() })
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ListArgs {
+    #[command(flatten)]
+    filter: Filter,
+    /// At most so many.
+    #[arg(long, default_value_t = 50)]
+    limit: usize,
     #[command(flatten)]
     stores: Stores,
 }
 
 pub(crate) async fn list(args: ListArgs) -> Result<()> {
-    let states = args.state.iter().map(|state| read_state(state)).collect::<Result<_>>()?;
-    let behind = args.behind.as_deref().map(str::parse::<SagaId>).transpose()?;
     if !(1..=LIMIT_MAX).contains(&args.limit) {
         let what = format!("--limit is 1 to {LIMIT_MAX}");
         return Err(Error::new(Code::InvalidInput, what));
     }
     let (store, _) = super::open(&args.stores).await?;
-    let started_before = match args.older_than {
-        Some(age) => Some(ago(store.now().await?, age)),
-        None => None,
-    };
-    let which = ListSagas {
-        name: args.name.map(Into::into),
-        key: args.key.map(Into::into),
-        states,
-        started_before,
-        behind,
-        limit: args.limit,
-        ..ListSagas::default()
-    };
+    let which = args.filter.read(&*store, args.limit).await?;
     let found = store.list(&which).await?;
     let page = Page::of(&found, args.limit);
     if args.stores.json {

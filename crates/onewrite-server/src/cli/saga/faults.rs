@@ -1,0 +1,262 @@
+//! `onewrite saga test FILE`: everything that can go wrong at each step does, one thing in each run.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    path::PathBuf,
+    process::{ExitCode, Stdio},
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use clap::Args;
+use onewrite::{
+    BoxFuture, Code, Error, Result,
+    saga::{Call, Checked, Direction, Ended, Json, Participant, SagaRunner, StepKey, is_url},
+};
+use onewrite_testkit::saga::{Caught, EveryFault, Ran};
+use serde_json::{Value, json};
+
+use super::files;
+use crate::{
+    report,
+    serve::participants::{ParticipantArgs, Services},
+};
+
+#[derive(Debug, Args)]
+pub(crate) struct TestArgs {
+    /// A file with the definition, YAML or JSON; - is standard input.
+    file: PathBuf,
+    /// What the saga is given, as JSON.
+    #[arg(long, default_value = "null")]
+    input: String,
+    #[command(flatten)]
+    participants: ParticipantArgs,
+    /// What the stub of a step answers, as JSON; without it, what it was given. A stub stands in for each participant
+    /// that is neither named nor a URL.
+    #[arg(long, value_name = "STEP=JSON")]
+    stub: Vec<String>,
+    /// A command that looks at the services after each run, and fails when something is there that should not be, or
+    /// is not there: ONEWRITE_STATE says how the saga ended, ONEWRITE_SAGA which one it was, ONEWRITE_STEP and
+    /// ONEWRITE_FAULT what went wrong.
+    #[arg(long)]
+    check: Option<String>,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs all and prints what came of each; fails when anything was caught.
+pub(crate) async fn test(args: TestArgs) -> Result<ExitCode> {
+    let checked = files::definition(&args.file)?;
+    let input = Json::parse(args.input.clone(), "the saga's input")?;
+    input.check("the saga's input")?;
+    let found = participants(&checked, &args)?;
+    let mut runs = Vec::new();
+    let seen = Arc::new(Seen::default());
+    let serve = |runner: SagaRunner| {
+        found.iter().fold(runner, |runner, (name, inner)| {
+            let (inner, seen) = (Arc::clone(inner), Arc::clone(&seen));
+            runner.participant(name.clone(), Arc::new(Watched { inner, seen }))
+        })
+    };
+    let told = async |ended: Result<Ran<Json>, Caught>| {
+        let run = Run::of(ended, &seen, args.check.as_deref()).await;
+        if !args.json {
+            report::tell!("{}", report::plain(&run.sentence()));
+        }
+        runs.push(run);
+    };
+    EveryFault::default().run_definition(&checked, &serve, &input, told).await;
+    let caught = runs.iter().filter(|run| run.wrong.is_some()).count();
+    if args.json {
+        report::json(
+            &json!({"runs": runs.iter().map(Run::to_json).collect::<Value>(), "caught": caught}),
+        );
+    } else {
+        report::say!(
+            "{}",
+            report::table(
+                ["step", "what went wrong", "ended", "caught"],
+                runs.iter().map(Run::row)
+            )
+        );
+        report::say!("{} runs, {caught} caught", runs.len());
+    }
+    Ok(if caught == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// One run.
+struct Run {
+    step: String,
+    fault: String,
+    /// How the saga ended, if it did.
+    ended: Option<&'static str>,
+    /// What is wrong.
+    wrong: Option<String>,
+}
+
+impl Run {
+    async fn of(ended: Result<Ran<Json>, Caught>, seen: &Seen, check: Option<&str>) -> Self {
+        let contradiction = seen.take();
+        match ended {
+            Ok(ran) => {
+                let state = if ran.is_completed() { "completed" } else { "compensated" };
+                let checked = match check {
+                    Some(command) => checked(command, &ran, state).await,
+                    None => None,
+                };
+                let (step, fault) = (ran.step, ran.fault.to_string());
+                Self { step, fault, ended: Some(state), wrong: contradiction.or(checked) }
+            }
+            Err(caught) => {
+                let what = contradiction.unwrap_or(caught.what);
+                let (step, fault) = (caught.step, caught.fault.to_string());
+                Self { step, fault, ended: None, wrong: Some(what) }
+            }
+        }
+    }
+
+    fn sentence(&self) -> String {
+        let of = if self.step.is_empty() { String::new() } else { format!("`{}`: ", self.step) };
+        let ended = self.ended.unwrap_or("has not ended");
+        match &self.wrong {
+            Some(wrong) => format!("{of}{}: {ended}: {wrong}", self.fault),
+            None => format!("{of}{}: {ended}", self.fault),
+        }
+    }
+
+    fn row(&self) -> [String; 4] {
+        let ended = self.ended.unwrap_or("not").to_owned();
+        [self.step.clone(), self.fault.clone(), ended, self.wrong.clone().unwrap_or_default()]
+    }
+
+    fn to_json(&self) -> Value {
+        json!({"step": self.step, "fault": self.fault, "ended": self.ended, "caught": self.wrong})
+    }
+}
+
+/// What the user's command says against it.
+async fn checked(command: &str, ran: &Ran<Json>, state: &str) -> Option<String> {
+    let mut shell = tokio::process::Command::new("sh");
+    shell.args(["-c", command]).stdin(Stdio::null());
+    shell.env("ONEWRITE_STATE", state).env("ONEWRITE_SAGA", ran.saga.to_string());
+    shell.env("ONEWRITE_STEP", &ran.step).env("ONEWRITE_FAULT", ran.fault.to_string());
+    match shell.output().await {
+        Ok(done) if done.status.success() => None,
+        Ok(done) => {
+            let said = [done.stdout, done.stderr].concat();
+            let said = String::from_utf8_lossy(&said).trim().to_owned();
+            Some(if said.is_empty() { format!("the check failed: {}", done.status) } else { said })
+        }
+        Err(error) => Some(format!("the check cannot be run: {error}")),
+    }
+}
+
+/// Who carries out each action and compensation: a service, or a stub.
+fn participants(
+    checked: &Checked,
+    args: &TestArgs,
+) -> Result<BTreeMap<String, Arc<dyn Participant>>> {
+    let services = Services::new(&args.participants, None)?;
+    let outputs = stubs(&args.stub, checked)?;
+    let mut found: BTreeMap<String, Arc<dyn Participant>> = BTreeMap::new();
+    for step in checked.steps() {
+        let action = Some(step.action()).filter(|_| step.wait.is_none());
+        for name in [action, step.compensated_by()].into_iter().flatten() {
+            let stub = || Arc::new(Stub { outputs: outputs.clone() }) as Arc<dyn Participant>;
+            let known = services.find(name);
+            if is_url(name) && known.is_none() {
+                let what = format!("nobody can be asked at `{}`", name.escape_debug());
+                return Err(Error::new(Code::UnknownParticipant, what));
+            }
+            found.insert(name.to_owned(), known.unwrap_or_else(stub));
+        }
+    }
+    Ok(found)
+}
+
+fn stubs(all: &[String], checked: &Checked) -> Result<HashMap<String, Json>> {
+    let mut outputs = HashMap::new();
+    for text in all {
+        let known = text.split_once('=').filter(|(step, _)| checked.index_of(step).is_some());
+        let Some((step, output)) = known else {
+            let what = format!(
+                "--stub is STEP=JSON, with a step of the definition: `{}`",
+                text.escape_debug()
+            );
+            return Err(Error::new(Code::InvalidInput, what));
+        };
+        outputs.insert(step.to_owned(), Json::parse(output.to_owned(), "the stub's answer")?);
+    }
+    Ok(outputs)
+}
+
+/// Stands in for a participant: answers the same to each attempt, and does nothing.
+struct Stub {
+    outputs: HashMap<String, Json>,
+}
+
+impl Participant for Stub {
+    fn act(&self, call: Call) -> BoxFuture<'static, Ended> {
+        let said = self.outputs.get(&*call.step).cloned().unwrap_or(call.input);
+        Box::pin(std::future::ready(Ended::Done(said)))
+    }
+}
+
+/// What was answered under each key, and the first contradiction.
+#[derive(Default)]
+struct Seen(Mutex<(HashMap<StepKey, Json>, Option<String>)>);
+
+impl Seen {
+    /// An answer under a key that was answered before has to be the same.
+    fn note(&self, call: &Call, ended: &Ended) {
+        let mut seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let (known, contradiction) = &mut *seen;
+        let wrong = match (known.get(&call.key), ended) {
+            (None, Ended::Done(output)) => {
+                known.insert(call.key.clone(), output.clone());
+                return;
+            }
+            // What a compensation answers goes nowhere.
+            (Some(before), Ended::Done(now))
+                if call.direction == Direction::Action && before != now =>
+            {
+                format!(
+                    "`{}` is not idempotent: under one key it answered {} and then {}",
+                    call.step,
+                    before.as_str(),
+                    now.as_str()
+                )
+            }
+            (Some(_), Ended::Aborted(reason)) => {
+                format!(
+                    "`{}` is not idempotent: it was done, and then said no under the same key: {reason}",
+                    call.step
+                )
+            }
+            _ => return,
+        };
+        contradiction.get_or_insert(wrong);
+    }
+
+    /// The contradiction of a run, which is over.
+    fn take(&self) -> Option<String> {
+        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner)).1
+    }
+}
+
+/// A participant whose answers are noted.
+struct Watched {
+    inner: Arc<dyn Participant>,
+    seen: Arc<Seen>,
+}
+
+impl Participant for Watched {
+    fn act(&self, call: Call) -> BoxFuture<'static, Ended> {
+        let (inner, seen) = (Arc::clone(&self.inner), Arc::clone(&self.seen));
+        Box::pin(async move {
+            let ended = inner.act(call.clone()).await;
+            seen.note(&call, &ended);
+            ended
+        })
+    }
+}

@@ -1,0 +1,106 @@
+//! One decision about many sagas.
+
+use std::sync::Arc;
+
+use futures::{StreamExt as _, stream};
+use onewrite::{
+    Result, Text,
+    saga::{
+        Journal, SagaId, Sagas, Verb,
+        journal::{ListSagas, SagaHead},
+    },
+};
+use serde::Serialize;
+
+/// Sagas that one request may be about at most.
+pub(crate) const LIMIT_MAX: usize = 10_000;
+
+/// Sagas that are asked at the same time.
+const AT_ONCE: usize = 64;
+
+/// Sagas read at once.
+const PAGE: usize = 1_000;
+
+/// Refusals that are told, of any number.
+const TOLD_MAX: usize = 20;
+
+/// What came of it.
+#[derive(Debug, Default, Serialize)]
+pub(crate) struct Bulk {
+    /// Sagas that heeded it.
+    pub(crate) done: usize,
+    /// Sagas of which nothing was changed.
+    pub(crate) refused: usize,
+    /// Some of these, and why.
+    pub(crate) why: Vec<Refused>,
+    /// Where to read on, if there may be more.
+    pub(crate) next: Option<String>,
+}
+
+/// A saga of which nothing was changed.
+#[derive(Debug, Serialize)]
+pub(crate) struct Refused {
+    pub(crate) saga: String,
+    pub(crate) why: String,
+}
+
+/// Has the same done to all sagas of a list, the newest first, and at most to as many as it says.
+///
+/// # Errors
+/// What the store says while it lists. What becomes of each saga is told.
+pub(crate) async fn steer(
+    store: &Arc<dyn Journal>,
+    sagas: &Sagas,
+    mut which: ListSagas,
+    verb: &Verb,
+    (actor, reason): (&Text, &Text),
+) -> Result<Bulk> {
+    let (mut bulk, mut left) = (Bulk::default(), which.limit.min(LIMIT_MAX));
+    while left > 0 {
+        which.limit = left.min(PAGE);
+        let page = store.list(&which).await?;
+        let (count, last) = (page.len(), page.last().map(|saga| saga.id));
+        let asked = page.into_iter().filter(|saga| saga.ended_at.is_none()).map(|saga| {
+            let (verb, actor, reason) = (verb.clone(), actor.clone(), reason.clone());
+            async move { (saga.id, one(sagas, saga, verb, actor, reason).await) }
+        });
+        let mut answers = stream::iter(asked).buffer_unordered(AT_ONCE);
+        while let Some((id, answer)) = answers.next().await {
+            bulk.note(id, answer);
+        }
+        left -= count;
+        if count < which.limit {
+            return Ok(bulk);
+        }
+        which.behind = last;
+    }
+    bulk.next = which.behind.map(|last| last.to_string());
+    Ok(bulk)
+}
+
+async fn one(
+    sagas: &Sagas,
+    saga: SagaHead,
+    verb: Verb,
+    actor: Text,
+    reason: Text,
+) -> Result<(), String> {
+    if let Some(why) = saga.unreadable {
+        return Err(why.to_string());
+    }
+    sagas.steer(saga.id, verb, actor, reason).await.map_err(|error| error.to_string())
+}
+
+impl Bulk {
+    fn note(&mut self, saga: SagaId, answer: Result<(), String>) {
+        match answer {
+            Ok(()) => self.done += 1,
+            Err(why) => {
+                self.refused += 1;
+                if self.why.len() < TOLD_MAX {
+                    self.why.push(Refused { saga: saga.to_string(), why });
+                }
+            }
+        }
+    }
+}
