@@ -4,6 +4,7 @@
 use std::{
     io::{BufRead as _, BufReader},
     net::SocketAddr,
+    path::Path,
     process::{Child, Command, Stdio},
     sync::atomic::{AtomicU64, Ordering},
     time::{Duration, Instant},
@@ -90,11 +91,14 @@ async fn service() -> Result<SocketAddr> {
 struct Server(Child);
 
 impl Server {
-    fn start(store: &str, service: SocketAddr) -> Result<(Self, String)> {
+    fn start(store: &str, service: SocketAddr, folder: &Path) -> Result<(Self, String)> {
+        let definition = folder.join("order.json");
+        std::fs::write(&definition, order().to_string())?;
         let program = std::env::current_exe()?.with_file_name("onewrite");
         let mut command = Command::new(&program);
         command.args(["serve", "--store", store, "--listen", "127.0.0.1:0", "--allow-private"]);
         command.args(["--participant", &format!("shop=http://{service}")]);
+        command.arg("--definitions").arg(definition);
         let started = command.stderr(Stdio::piped()).stdout(Stdio::null()).spawn();
         let mut child = started.with_context(|| format!("start {}", program.display()))?;
         let mut lines = BufReader::new(child.stderr.take().context("what it says")?).lines();
@@ -133,7 +137,8 @@ async fn measure(
     service: SocketAddr,
     options: &Options,
 ) -> Result<()> {
-    let (server, url) = Server::start(store, service)?;
+    let folder = crate::folder()?;
+    let (server, url) = Server::start(store, service, folder.path())?;
     let time = Duration::from_secs(options.seconds);
     for clients in &options.concurrency {
         let before = server.cpu_seconds()?;
@@ -179,12 +184,16 @@ async fn drive(url: &str, clients: usize, time: Duration) -> Result<Latencies> {
 }
 
 fn start(number: u64) -> Value {
+    let order = json!({"customer": "customer-17", "sku": "book", "quantity": 1, "cents": 1_500});
+    json!({"definition": "order", "key": format!("order-{number}"), "input": order, "wait_ms": 60_000})
+}
+
+/// What is run.
+fn order() -> Value {
     let step = |name: &str| {
         let (action, undo) = (format!("shop.{name}"), format!("shop.undo_{name}"));
         json!({"name": name, "action": action, "compensation": {"by": undo}})
     };
     let steps = ["pay", "reserve", "schedule", "confirm"].map(step);
-    let order = json!({"customer": "customer-17", "sku": "book", "quantity": 1, "cents": 1_500});
-    json!({"definition": {"name": "order", "steps": steps}, "key": format!("order-{number}"), "input": order,
-        "wait_ms": 60_000})
+    json!({"name": "order", "steps": steps})
 }

@@ -33,13 +33,14 @@ use std::{
     time::{Duration, Instant},
 };
 
+use bytes::Bytes;
 use onewrite_core::{
     BoxFuture, Code, Error, Result, Text,
     saga::{Call, Direction, Ended, JSON_MAX, Json, Participant},
 };
 use reqwest::{
     Client, Response, Url,
-    header::{CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER},
+    header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER},
 };
 use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
@@ -155,32 +156,46 @@ fn body(call: &Call) -> String {
     }
 }
 
+// The headers of an attempt, made once: there are many attempts.
+static KEY: HeaderName = HeaderName::from_static("idempotency-key");
+static TRACE: HeaderName = HeaderName::from_static("traceparent");
+static SAGA: HeaderName = HeaderName::from_static("onewrite-saga");
+static STEP: HeaderName = HeaderName::from_static("onewrite-step");
+static LOOK: HeaderName = HeaderName::from_static("onewrite-look");
+static DIRECTION: HeaderName = HeaderName::from_static("onewrite-direction");
+static ATTEMPT: HeaderName = HeaderName::from_static("onewrite-attempt");
+static EPOCH: HeaderName = HeaderName::from_static("onewrite-epoch");
+static DEADLINE: HeaderName = HeaderName::from_static("onewrite-deadline-ms");
+
 fn headers(call: &Call, public_url: Option<&str>) -> Result<HeaderMap> {
     let direction = match call.direction {
         Direction::Action => "action",
         Direction::Compensation => "compensation",
     };
     let left = call.deadline.saturating_duration_since(Instant::now()).as_millis();
-    let all = [
-        ("content-type", "application/json".to_owned()),
-        ("idempotency-key", format!("\"{}\"", call.key)),
-        ("traceparent", traceparent(call)),
-        ("onewrite-saga", call.saga.to_string()),
-        ("onewrite-step", call.step.to_string()),
-        ("onewrite-direction", direction.to_owned()),
-        ("onewrite-attempt", call.attempt.to_string()),
-        ("onewrite-epoch", call.epoch.to_string()),
-        ("onewrite-deadline-ms", left.to_string()),
+    let mut headers = HeaderMap::with_capacity(10);
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(&DIRECTION, HeaderValue::from_static(direction));
+    let look =
+        public_url.map(|url| format!("{url}/v1/sagas/{}/steps/{}/look", call.saga, call.step));
+    let texts = [
+        (&KEY, Some(format!("\"{}\"", call.key.as_str()))),
+        (&TRACE, Some(traceparent(call))),
+        (&SAGA, Some(call.saga.to_string())),
+        (&STEP, Some(call.step.to_string())),
+        (&LOOK, look),
     ];
-    let look = public_url.map(|url| {
-        ("onewrite-look", format!("{url}/v1/sagas/{}/steps/{}/look", call.saga, call.step))
-    });
-    let mut headers = HeaderMap::with_capacity(all.len() + 1);
-    for (name, value) in all.into_iter().chain(look) {
-        let value = HeaderValue::from_str(&value).map_err(|_| {
+    for (name, text) in texts {
+        let Some(text) = text else { continue };
+        let value = HeaderValue::from_maybe_shared(Bytes::from(text)).map_err(|_| {
             Error::new(Code::InvalidInput, format!("no header can have the value of `{name}`"))
         })?;
         headers.insert(name, value);
+    }
+    let numbers = [(&ATTEMPT, u64::from(call.attempt)), (&EPOCH, call.epoch)];
+    let left = (&DEADLINE, u64::try_from(left).unwrap_or(u64::MAX));
+    for (name, number) in numbers.into_iter().chain([left]) {
+        headers.insert(name, number.into());
     }
     Ok(headers)
 }
@@ -302,7 +317,6 @@ fn look_in(headers: &HeaderMap) -> Duration {
 #[cfg(test)]
 mod tests {
     use onewrite_core::saga::{SagaId, StepKey};
-    use reqwest::header::HeaderName;
 
     use super::*;
 
