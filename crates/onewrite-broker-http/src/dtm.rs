@@ -100,7 +100,8 @@ impl Participant for DtmBranch {
             };
             let (status, can_say_no) = (answer.status().as_u16(), op == "msg" || op == "action");
             let can_say_no = can_say_no && (is_check || branch.trans_type == "saga");
-            outcome(&from, status, &start_of(answer).await, can_say_no, interval)
+            let body = whole(answer).await;
+            outcome(&from, status, body.as_deref(), can_say_no, interval)
         })
     }
 }
@@ -134,21 +135,30 @@ fn headers(branch: &Branch) -> HeaderMap {
     headers
 }
 
-/// The beginning of an answer; what breaks off is known by its status.
-async fn start_of(mut answer: reqwest::Response) -> String {
+/// The body of an answer, if all of it came and it is no longer than what is looked at.
+async fn whole(mut answer: reqwest::Response) -> Option<String> {
     let mut body = Vec::new();
-    while let Ok(Some(chunk)) = answer.chunk().await {
-        let room = ANSWER_MAX - body.len();
-        body.extend_from_slice(&chunk[..chunk.len().min(room)]);
-        if body.len() == ANSWER_MAX {
-            break;
+    while let Some(chunk) = answer.chunk().await.ok()? {
+        if body.len() + chunk.len() > ANSWER_MAX {
+            return None;
         }
+        body.extend_from_slice(&chunk);
     }
-    String::from_utf8_lossy(&body).into_owned()
+    Some(String::from_utf8_lossy(&body).into_owned())
 }
 
 /// What an answer means.
-fn outcome(from: &str, status: u16, body: &str, can_say_no: bool, interval: Duration) -> Ended {
+///
+/// One that broke off is known by its status where that alone says so, and otherwise not at all: it may have been
+/// a no.
+fn outcome(
+    from: &str,
+    status: u16,
+    body: Option<&str>,
+    can_say_no: bool,
+    interval: Duration,
+) -> Ended {
+    let (is_whole, body) = (body.is_some(), body.unwrap_or_default());
     let said = || -> Text {
         let said = body.trim();
         if said.is_empty() {
@@ -165,7 +175,7 @@ fn outcome(from: &str, status: u16, body: &str, can_say_no: bool, interval: Dura
         (_, true) if body.contains("ONGOING") => {
             Ended::UnderWay { look_in: interval, reason: said() }
         }
-        (_, true) if !body.contains("FAILURE") => Ended::Done(Json::NULL),
+        (_, true) if is_whole && !body.contains("FAILURE") => Ended::Done(Json::NULL),
         _ => Ended::Unknown(format!("{from} answered {status}").into()),
     }
 }
@@ -177,14 +187,15 @@ mod tests {
     #[test]
     fn an_answer_means_what_it_does_to_dtm() {
         let second = Duration::from_secs(1);
-        let of =
-            |status, body: &str, can_say_no| match outcome("x", status, body, can_say_no, second) {
-                Ended::Done(_) => "done",
-                Ended::Aborted(_) => "no",
-                Ended::UnderWay { .. } => "goes on",
-                Ended::Unknown(_) => "unknown",
-                Ended::NotMade(_) => "not made",
-            };
+        let of = |status, body: Option<&str>, can_say_no| match outcome(
+            "x", status, body, can_say_no, second,
+        ) {
+            Ended::Done(_) => "done",
+            Ended::Aborted(_) => "no",
+            Ended::UnderWay { .. } => "goes on",
+            Ended::Unknown(_) => "unknown",
+            Ended::NotMade(_) => "not made",
+        };
         for (status, body, action, compensation) in [
             (200, "", "done", "done"),
             (200, r#"{"dtm_result":"SUCCESS"}"#, "done", "done"),
@@ -197,11 +208,20 @@ mod tests {
             (404, "", "unknown", "unknown"),
         ] {
             assert_eq!(
-                (of(status, body, true), of(status, body, false)),
+                (of(status, Some(body), true), of(status, Some(body), false)),
                 (action, compensation),
                 "{status} {body}"
             );
         }
+    }
+
+    #[test]
+    fn what_broke_off_may_have_been_a_no() {
+        let second = Duration::from_secs(1);
+        let of = |status| outcome("x", status, None, true, second);
+        assert!(matches!(of(200), Ended::Unknown(_)));
+        assert!(matches!(of(409), Ended::Aborted(_)));
+        assert!(matches!(of(425), Ended::UnderWay { .. }));
     }
 
     #[test]

@@ -1,9 +1,11 @@
 //! The validator: refuses a definition that could not be run to a known end.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use super::{
-    Compensation, Definition, Kind, Mapping, RetryPolicy, Step, Wait, check_text, mapping::step_of,
+    Compensation, Definition, Kind, Mapping, RetryPolicy, Step, Wait, check_text,
+    flaw::{Flaw, Flaws, shortened},
+    mapping::step_of,
 };
 use crate::{Code, Error, Result, Text};
 
@@ -11,7 +13,7 @@ use crate::{Code, Error, Result, Text};
 pub const STEPS_MAX: usize = 1_000;
 
 /// Characters that a name may have at most.
-const NAME_MAX: usize = 128;
+pub(super) const NAME_MAX: usize = 128;
 
 /// What the names of signals begin with that are not users'.
 pub const OWN: &str = "onewrite.";
@@ -36,40 +38,15 @@ pub struct Checked {
     behind: Vec<Vec<usize>>,
 }
 
-/// Something that is wrong with a definition.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Flaw {
-    /// Where, as a JSON Pointer (RFC 6901) into the definition: `/steps/2/after/0`.
-    pub at: String,
-    /// What is wrong, and how it would be right.
-    pub what: String,
-}
-
-/// What is wrong with a definition, as far as it is known.
-#[derive(Default)]
-struct Flaws(Vec<Flaw>);
-
-impl Flaws {
-    fn add(&mut self, at: impl Into<String>, what: impl Into<String>) {
-        self.0.push(Flaw { at: at.into(), what: what.into() });
-    }
-
-    fn of_step(&mut self, step: usize, field: &str, what: impl Into<String>) {
-        self.add(format!("/steps/{step}/{field}"), what);
-    }
-}
-
 impl Definition {
-    /// Everything that is wrong with it; nothing where it can be run.
-    #[must_use]
-    pub fn flaws(&self) -> Vec<Flaw> {
-        self.looked_through().0
-    }
-
     /// What is wrong with it, and for each step those before it.
     fn looked_through(&self) -> (Vec<Flaw>, Vec<Vec<usize>>) {
         let mut flaws = Flaws::default();
         names(self, &mut flaws);
+        if !flaws.0.is_empty() {
+            // What is too long, or too much, is not looked at any closer.
+            return (flaws.0, Vec::new());
+        }
         let before = graph(self, &mut flaws);
         if flaws.0.is_empty() {
             let ancestors = ancestors(&before);
@@ -85,11 +62,22 @@ impl Definition {
     /// # Errors
     /// [`Code::InvalidSaga`] with everything that is wrong with it.
     pub fn check(self) -> Result<Checked> {
+        let name = shortened(&self.name);
+        self.check_all()?.map_err(|flaws| {
+            let flaws: Vec<String> = flaws.into_iter().map(|flaw| flaw.what).collect();
+            let what = format!("the saga `{name}` cannot be run: {}", flaws.join("; "));
+            Error::new(Code::InvalidSaga, what)
+        })
+    }
+
+    /// Looks it through, and says of each flaw where it is: a hundred at most.
+    ///
+    /// # Errors
+    /// [`Code::InvalidSaga`] when it has no JSON form.
+    pub fn check_all(self) -> Result<Result<Checked, Vec<Flaw>>> {
         let (flaws, before) = self.looked_through();
         if !flaws.is_empty() {
-            let flaws: Vec<String> = flaws.into_iter().map(|flaw| flaw.what).collect();
-            let what = format!("the saga `{}` cannot be run: {}", self.name, flaws.join("; "));
-            return Err(Error::new(Code::InvalidSaga, what));
+            return Ok(Err(flaws));
         }
         let mut behind = vec![Vec::new(); before.len()];
         for (step, all) in before.iter().enumerate() {
@@ -100,7 +88,7 @@ impl Definition {
         })?;
         let id = format!("{}@{:016x}", self.name, fnv(&json)).into();
         let names = self.steps.iter().map(|step| step.name.clone().into()).collect();
-        Ok(Checked { definition: self, id, json: json.into(), names, before, behind })
+        Ok(Ok(Checked { definition: self, id, json: json.into(), names, before, behind }))
     }
 
     /// Reads a definition from JSON and looks it through.
@@ -211,6 +199,7 @@ fn name_flaw(what: &str, name: &str) -> Option<String> {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "_-.:".contains(c);
     let is_good = (1..=NAME_MAX).contains(&name.len()) && name.chars().all(is_plain);
     (!is_good).then(|| {
+        let name = shortened(name);
         format!("{what} `{name}` must have 1 to {NAME_MAX} of the characters a-z A-Z 0-9 _ - . :")
     })
 }
@@ -246,17 +235,26 @@ fn has_secret(url: &str) -> bool {
 /// Whether a participant is named by where it is. (No name has a slash.)
 #[must_use]
 pub fn is_url(participant: &str) -> bool {
-    participant.contains("://")
+    let is_scheme = |c: char| c.is_ascii_alphanumeric() || "+-.".contains(c);
+    participant
+        .split_once("://")
+        .is_some_and(|(scheme, _)| !scheme.is_empty() && scheme.chars().all(is_scheme))
 }
 
 /// For each step, those before it.
 fn graph(definition: &Definition, flaws: &mut Flaws) -> Vec<Vec<usize>> {
     let steps = &definition.steps;
-    let find = |name: &String| steps.iter().position(|step| step.name == *name);
+    let places: HashMap<&str, usize> =
+        steps.iter().enumerate().map(|(place, step)| (&*step.name, place)).collect();
+    let find = |name: &String| places.get(&**name).copied();
     let mut before = vec![Vec::new(); steps.len()];
     for (index, step) in steps.iter().enumerate() {
         match &step.after {
             None => before[index].extend(index.checked_sub(1)),
+            Some(names) if names.len() > STEPS_MAX => {
+                let what = format!("`{}` comes after more than {STEPS_MAX} steps", step.name);
+                flaws.of_step(index, "after", what);
+            }
             Some(names) => {
                 for (place, name) in names.iter().enumerate() {
                     match find(name) {
@@ -265,7 +263,11 @@ fn graph(definition: &Definition, flaws: &mut Flaws) -> Vec<Vec<usize>> {
                         None => flaws.of_step(
                             index,
                             &format!("after/{place}"),
-                            format!("`{}` comes after `{name}`, which is no step", step.name),
+                            format!(
+                                "`{}` comes after `{}`, which is no step",
+                                step.name,
+                                shortened(name)
+                            ),
                         ),
                     }
                 }

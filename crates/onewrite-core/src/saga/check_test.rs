@@ -148,10 +148,28 @@ fn every_flaw_says_where_it_is() {
     ] {
         let json = saga(&format!("{A},{}", step(rest)));
         let definition: Definition = serde_json::from_str(&json).unwrap();
-        let found: Vec<String> = definition.flaws().into_iter().map(|flaw| flaw.at).collect();
+        let flaws = definition.check_all().unwrap().unwrap_err();
+        let found: Vec<String> = flaws.into_iter().map(|flaw| flaw.at).collect();
         assert_eq!(found, [at], "{rest}");
         // The pointers lead to something.
         let value: serde_json::Value = serde_json::from_str(&json).unwrap();
         assert!(value.pointer(at).is_some(), "{at}");
+    }
+}
+
+/// What a stranger sends costs no more than its own size.
+#[test]
+fn what_is_too_much_is_not_looked_at_closely() {
+    let long = "n".repeat(500_000);
+    let empty = vec!["\"\""; 100_000].join(",");
+    let named = saga(&format!(r#"{{"name":"{long}","after":[{empty}],{NONE}}}"#));
+    let many = saga(&vec![A; 14_000].join(","));
+    let behind = saga(&format!(r#"{{"name":"b","after":[{empty}],{NONE}}}"#));
+    let unknown = saga(&format!(r#"{{"name":"b","after":["{long}"],{NONE}}}"#));
+    for json in [named, many, behind, unknown] {
+        assert!(flaw(&json).len() < 50_000);
+    }
+    for bad in ["http:/user:pw@host/x?://", "://x", "a b://x"] {
+        assert!(!is_url(bad), "{bad}");
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Entry, Input, Json, SagaId, Signal};
+use super::{Direction, Entry, Input, Json, SagaId, Signal};
 use crate::{Result, Text};
 
 /// The name of the signals that are requests: they are about a saga's id, and need nobody who waits.
@@ -49,6 +49,9 @@ pub enum Verb {
         step: Text,
         /// What it is to have answered.
         output: Json,
+        /// Which way: of a saga that has turned since, it is refused. Its action unless it is said.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        direction: Option<Direction>,
     },
     /// Compensate what was attempted, past the pivot as well. What has no compensation stays as it is.
     ForceCompensate,
@@ -83,7 +86,9 @@ impl Request {
     pub fn is_heeded(&self, journal: &[Entry]) -> bool {
         let is_it = |entry: &Entry| match (&self.verb, entry) {
             (Verb::Cancel | Verb::ForceCompensate, entry) => entry.turns_back(),
-            (Verb::Pause, Entry::Paused { .. }) => true,
+            (Verb::Pause, Entry::Paused { actor, reason }) => {
+                *actor == self.actor && *reason == self.reason
+            }
             (Verb::Retry { step }, Entry::Retried { step: its, actor, reason })
             | (Verb::Skip { step, .. }, Entry::Skipped { step: its, actor, reason, .. }) => {
                 step == its && *actor == self.actor && *reason == self.reason
@@ -91,7 +96,13 @@ impl Request {
             (Verb::ForceComplete, Entry::ForceCompleted { .. }) => true,
             _ => false,
         };
-        matches!(self.verb, Verb::Resume | Verb::Look { .. }) || journal.iter().any(is_it)
+        self.needs_no_heed() || journal.iter().any(is_it)
+    }
+
+    /// Whether nothing need follow from it: what was to go on may go on already.
+    #[must_use]
+    pub fn needs_no_heed(&self) -> bool {
+        matches!(self.verb, Verb::Resume | Verb::Look { .. })
     }
 }
 

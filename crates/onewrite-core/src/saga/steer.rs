@@ -1,6 +1,6 @@
 //! What a person wants of a saga: whether it can be had, and what follows.
 
-use super::{Cancelled, Entry, Phase, Saga, Verb, fold::Stage};
+use super::{Cancelled, Direction, Entry, Phase, Saga, Verb, fold::Stage};
 use crate::Text;
 
 impl Saga {
@@ -9,7 +9,8 @@ impl Saga {
         let is_forward = self.phase == Phase::Forward;
         match verb {
             Verb::Cancel => {
-                (self.can_cancel() == Cancelled::Yes).then_some(Entry::Cancelled { actor, reason })
+                let can = self.can_cancel() == Cancelled::Yes || self.is_paused_on_its_way_back();
+                can.then_some(Entry::Cancelled { actor, reason })
             }
             Verb::Resume => {
                 let waits = self.paused || self.steps.iter().any(|state| state.held);
@@ -20,11 +21,13 @@ impl Saga {
             Verb::Retry { step } => {
                 self.can_retry(&step).then_some(Entry::Retried { step, actor, reason })
             }
-            Verb::Skip { step, output } => {
-                self.has_turn(&step).then_some(Entry::Skipped { step, output, actor, reason })
+            Verb::Skip { step, output, direction } => {
+                let can = self.goes(direction) && self.has_turn(&step);
+                can.then_some(Entry::Skipped { step, output, actor, reason })
             }
             Verb::ForceCompensate => {
-                is_forward.then_some(Entry::ForceCompensated { actor, reason })
+                let can = is_forward || self.is_paused_on_its_way_back();
+                can.then_some(Entry::ForceCompensated { actor, reason })
             }
             Verb::ForceComplete => is_forward.then_some(Entry::ForceCompleted { actor, reason }),
         }
@@ -43,10 +46,26 @@ impl Saga {
             Verb::ForceComplete => {
                 is_compensating.then_some("it is being compensated: skip what cannot be")
             }
+            Verb::Skip { direction, .. } if !self.goes(*direction) => {
+                Some("it has turned back since")
+            }
             // One that is open and waits for nothing is being tried.
             Verb::Retry { step } | Verb::Skip { step, .. } => {
                 (!self.has_turn(step)).then_some("it is not this step's turn, or it is done")
             }
+        }
+    }
+
+    /// Whoever cancels it wants its compensations to go on.
+    fn is_paused_on_its_way_back(&self) -> bool {
+        self.paused && self.phase == Phase::Compensating
+    }
+
+    /// Whether it goes this way now.
+    fn goes(&self, direction: Option<Direction>) -> bool {
+        match direction.unwrap_or(Direction::Action) {
+            Direction::Action => self.phase == Phase::Forward,
+            Direction::Compensation => self.phase == Phase::Compensating,
         }
     }
 

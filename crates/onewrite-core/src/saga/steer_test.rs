@@ -5,7 +5,12 @@ fn want(run: &mut Run, verb: Verb) -> Vec<String> {
 }
 
 fn skip(step: &'static str) -> Verb {
-    Verb::Skip { step: step.into(), output: Json::trusted("\"by hand\"") }
+    skip_of(step, Direction::Action)
+}
+
+fn skip_of(step: &'static str, direction: Direction) -> Verb {
+    let (step, output) = (step.into(), Json::trusted("\"by hand\""));
+    Verb::Skip { step, output, direction: Some(direction) }
 }
 
 fn retry(step: &'static str) -> Verb {
@@ -49,6 +54,16 @@ fn who_cancels_what_is_paused_wants_it_compensated() {
     assert_eq!(want(&mut run, Verb::Cancel), ["cancelled"]);
     run.take_over();
     assert_eq!(run.flying(), ["-charge"]);
+    // Also where it turned back by itself meanwhile.
+    let mut run = Run::of(ORDER);
+    want(&mut run, Verb::Pause);
+    run.end("reserve", Ended::Aborted("sold out".into()));
+    assert_eq!(
+        (run.flying(), want(&mut run, Verb::Cancel)),
+        (vec![], vec!["cancelled".to_owned()])
+    );
+    assert_eq!(run.flying(), ["-reserve"]);
+    assert_eq!(want(&mut run, Verb::Cancel), [""; 0]);
 }
 
 #[test]
@@ -76,8 +91,11 @@ fn what_is_skipped_counts_as_done_and_as_made_good() {
     let input = run.attempts[0].input.clone().unwrap();
     assert_eq!(input.as_str(), r#"[{"order":17},"by hand"]"#);
     run.end("charge", Ended::Aborted("no money".into()));
-    assert_eq!(want(&mut run, skip("reserve")), [""; 0], "what came after is made good first");
-    assert_eq!(want(&mut run, skip("charge")), ["skipped"]);
+    assert!(run.saga.refusal(&skip("charge")).is_some(), "that was its action");
+    assert_eq!(want(&mut run, skip("charge")), [""; 0], "its compensation is not lost");
+    let back = |step| skip_of(step, Direction::Compensation);
+    assert_eq!(want(&mut run, back("reserve")), [""; 0], "what came after is made good first");
+    assert_eq!(want(&mut run, back("charge")), ["skipped"]);
     assert_eq!(run.flying(), ["-charge", "-reserve"], "it is compensated all the same");
     assert_eq!(run.done("charge"), [""; 0]);
     assert_eq!(run.done("reserve"), ["compensated"]);

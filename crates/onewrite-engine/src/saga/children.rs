@@ -15,7 +15,7 @@ use onewrite_core::{
     Code, Result, Text, Timestamp,
     saga::{
         Call, Checked, Ended, Json, Parent, Request, STANDS, SagaId, Verb,
-        journal::{FindSagas, Journal, NewSaga, SavedSaga, Standing, State},
+        journal::{FindSagas, Journal, NewSaga, SavedSaga, Standing, State, Waits},
     },
     store::Op,
 };
@@ -166,6 +166,10 @@ impl ChildStep {
         match child.standing.state {
             State::Completed => return Ok(Settled::Output(output(&child))),
             State::Compensated => return Ok(Settled::Nothing),
+            // Whoever paused it on its way back is overruled as well.
+            State::Compensating if child.standing.waits == Waits::Operator => {
+                self.cancel(child.id, &parent).await?;
+            }
             State::Compensating => {}
             State::Running | State::NeedsOperator => self.cancel(child.id, &parent).await?,
         }

@@ -228,7 +228,8 @@ impl<T> Gates<T> {
             return None;
         }
         let is_tried = |gate: &Gate<T>| gate.shut.as_ref().is_some_and(|shut| shut.is_tried);
-        let waited_for = |gate: &&Gate<T>| !is_tried(gate) && !gate.waiting.is_empty();
+        let waited_for =
+            |gate: &&Gate<T>| !gate.is_held && !is_tried(gate) && !gate.waiting.is_empty();
         let until = |gate: &Gate<T>| gate.shut.as_ref().map(|shut| shut.until);
         self.all.iter().filter(waited_for).filter_map(until).min()
     }
@@ -339,6 +340,15 @@ mod tests {
         assert_eq!(all(&mut gates, now), [2]);
         gates.hold(Vec::new());
         assert_eq!(all(&mut gates, now), [1]);
+        // One that is shut as well wakes nobody, and opens when it is released.
+        let later = now + Duration::from_secs(60);
+        (0..3).for_each(|_| _ = gates.failed(bank, now, 1.0));
+        gates.leave(bank);
+        gates.arrive(bank, 3);
+        gates.hold(vec![hold("bank")]);
+        assert_eq!((all(&mut gates, later), gates.wake_at()), (vec![], None));
+        gates.hold(Vec::new());
+        assert_eq!(all(&mut gates, later), [3]);
     }
 
     #[test]

@@ -4,26 +4,19 @@ use std::{sync::Arc, time::Duration};
 
 use onewrite_core::{
     Code, Error, Result, Text,
-    sabotage::Sabotage,
     saga::{
-        Checked, Definition, Input, Json, REQUEST, Request, Saga, SagaId, Signal, Verb, check_text,
+        Checked, Input, Json, SagaId, Signal, check_text,
         journal::{FindSagas, Journal, SavedSaga, State},
     },
     store::{Batch, Durability, Item, Op, Outcome as Written},
 };
 use serde::{Serialize, de::DeserializeOwned};
-use tokio::{
-    sync::{mpsc, oneshot},
-    time::Instant,
-};
+use tokio::sync::{mpsc, oneshot};
 
 use super::{apart, plan::SagaType, start::First};
 
 /// How often a saga that another process runs is looked at.
-const LOOK_EVERY: Duration = Duration::from_millis(50);
-
-/// How long a request waits for an answer.
-const HEARD_WITHIN: Duration = Duration::from_secs(30);
+pub(super) const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 /// How a saga ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -66,6 +59,8 @@ pub(super) enum Command {
     Watch(SagaId, Watcher),
     /// Something was written that it should look at.
     Look,
+    /// Who is held has changed.
+    Held,
     /// What a person wants of a saga.
     Want {
         id: SagaId,
@@ -312,138 +307,13 @@ impl Sagas {
         found.ok_or_else(missing)?.readable()
     }
 
-    /// Compensates a saga, whoever runs it, unless its pivot was attempted. Returns once the decision is
-    /// durable.
-    ///
-    /// # Errors
-    /// [`Code::NotFound`], [`Code::InvalidInput`] when it is too late; [`Code::CommitUnknown`] when nobody
-    /// who runs it has answered in half a minute: the request stands for an hour.
-    pub async fn cancel(
-        &self,
-        id: SagaId,
-        actor: impl Into<Text>,
-        reason: impl Into<Text>,
-    ) -> Result<()> {
-        self.want(id, Verb::Cancel, actor.into(), reason.into()).await
-    }
-
-    /// Lets steps that wait for a person try again, whoever runs the saga. Returns once the decision is
-    /// durable.
-    ///
-    /// # Errors
-    /// As [`Self::cancel`].
-    pub async fn resume(
-        &self,
-        id: SagaId,
-        actor: impl Into<Text>,
-        reason: impl Into<Text>,
-    ) -> Result<()> {
-        self.want(id, Verb::Resume, actor.into(), reason.into()).await
-    }
-
-    /// Has something done to a saga by a person's decision, whoever runs it. Returns once it is durable, with
-    /// who and why in the saga's journal.
-    ///
-    /// # Errors
-    /// [`Code::NotFound`]; [`Code::InvalidInput`] where the saga is not in a state for it; [`Code::CommitUnknown`]
-    /// as [`Self::cancel`].
-    pub async fn steer(
-        &self,
-        id: SagaId,
-        verb: Verb,
-        actor: impl Into<Text>,
-        reason: impl Into<Text>,
-    ) -> Result<()> {
-        self.want(id, verb, actor.into(), reason.into()).await
-    }
-
-    /// Lets a step that is under way elsewhere ask now how far it is, whoever runs the saga: whoever carries it
-    /// out says so, and need not be asked often. It changes nothing else, so it may be said by anybody, and
-    /// of a step that asks nobody it means nothing. Returns once it is durable.
-    ///
-    /// # Errors
-    /// As [`Self::cancel`].
-    pub async fn look(
-        &self,
-        id: SagaId,
-        step: impl Into<Text>,
-        actor: impl Into<Text>,
-        reason: impl Into<Text>,
-    ) -> Result<()> {
-        self.want(id, Verb::Look { step: step.into() }, actor.into(), reason.into()).await
-    }
-
-    /// Asks the runner here, or whoever runs the saga by a request.
-    async fn want(&self, id: SagaId, verb: Verb, actor: Text, reason: Text) -> Result<()> {
-        let request = Request { id: new_id().to_string().into(), verb, actor, reason };
-        let (reply, answer) = oneshot::channel();
-        let here = self.ask(Command::Want { id, input: request.clone().input(), reply });
-        if here.is_ok()
-            && let Ok(answered) = answer.await
-            && answered.as_ref().err().is_none_or(|error| error.code() != Code::NotFound)
-        {
-            return answered;
-        }
-        let saved = self.show(id).await?;
-        if let Some(why) = self.refusal(&saved, &request.verb).await? {
-            return Err(refused(id, why));
-        }
-        self.signal(request.signal(id)?).await?;
-        self.heard(id, &request).await
-    }
-
-    /// Waits until the owner has taken a request, and says what became of it.
-    async fn heard(&self, id: SagaId, request: &Request) -> Result<()> {
-        let until = Instant::now() + HEARD_WITHIN;
-        while self.stands(id, request).await? {
-            if Instant::now() >= until {
-                let what = format!(
-                    "nobody who runs the saga {id} has answered; the request stands for an hour"
-                );
-                return Err(Error::new(Code::CommitUnknown, what));
-            }
-            tokio::time::sleep(LOOK_EVERY).await;
-        }
-        let saved = self.show(id).await?;
-        let mut journal = Vec::new();
-        for transition in &saved.journal {
-            journal.extend(transition.entries()?);
-        }
-        if request.is_heeded(&journal) {
-            return Ok(());
-        }
-        match (self.refusal(&saved, &request.verb).await?, &request.verb) {
-            (Some(why), _) => Err(refused(id, why)),
-            // It is being tried.
-            (None, Verb::Retry { .. }) => Ok(()),
-            (None, _) => Err(refused(id, "it was not so far, or past that, when it was asked")),
-        }
-    }
-
-    /// Why nothing would follow, as far as the store tells.
-    async fn refusal(&self, saved: &SavedSaga, verb: &Verb) -> Result<Option<&'static str>> {
-        if saved.ended_at.is_some() {
-            return Ok(Some("it has ended"));
-        }
-        let text = self.store.definition(&saved.definition).await?;
-        let missing =
-            || Error::new(Code::Corrupt, format!("the definition of {} is missing", saved.id));
-        let checked = Arc::new(Definition::parse(&text.ok_or_else(missing)?)?);
-        Ok(Saga::recovered(saved, checked, Sabotage::default())?.refusal(verb))
-    }
-
-    /// Whether nobody has taken a request yet.
-    async fn stands(&self, id: SagaId, request: &Request) -> Result<bool> {
-        let about = vec![Text::from(id.to_string())];
-        let found = self.store.signals(&REQUEST, about).await?;
-        let is_it = |payload: &Json| {
-            payload.read::<Request>("a request").is_ok_and(|found| found == *request)
-        };
-        Ok(found.iter().any(|(_, payload)| is_it(payload)))
-    }
-
     pub(super) fn store(&self) -> &dyn Journal {
         &*self.store
+    }
+
+    /// Has a runner here look who is held; others do so by themselves.
+    pub(super) fn look_who_is_held(&self) {
+        let _ = self.ask(Command::Held);
     }
 
     /// Has a runner here look at what was written; without one, another finds it.
@@ -451,7 +321,7 @@ impl Sagas {
         let _ = self.ask(Command::Look);
     }
 
-    fn ask(&self, command: Command) -> Result<()> {
+    pub(super) fn ask(&self, command: Command) -> Result<()> {
         self.commands.send(command).map_err(|_| stopped())
     }
 }
@@ -467,15 +337,11 @@ fn exists(name: &str, key: &str, id: SagaId) -> Error {
     Error::new(Code::SagaExists, what)
 }
 
-fn new_id() -> uuid::Uuid {
+pub(super) fn new_id() -> uuid::Uuid {
     uuid::Uuid::now_v7()
 }
 
-pub(super) fn refused(id: SagaId, why: &str) -> Error {
-    Error::new(Code::InvalidInput, format!("nothing is changed of the saga {id}: {why}"))
-}
-
-fn stopped() -> Error {
+pub(super) fn stopped() -> Error {
     Error::new(Code::Stopped, "the runner of sagas has stopped")
 }
 

@@ -100,7 +100,7 @@ impl Sagas {
         let hold = Hold { id: id.clone(), participant, actor, reason };
         let signal = Signal::new(id, HOLD, ALL).keep(STANDS).payload(&hold)?;
         apart::commit(self.store(), vec![Op::Signal(Box::new(signal))]).await?;
-        self.look_soon();
+        self.look_who_is_held();
         Ok(true)
     }
 
@@ -126,7 +126,7 @@ impl Sagas {
             was_held |=
                 apart::commit(self.store(), vec![taken, Op::Signal(Box::new(told))]).await?;
         }
-        self.look_soon();
+        self.look_who_is_held();
         Ok(was_held)
     }
 

@@ -12,6 +12,7 @@ mod attempt;
 mod beside;
 mod children;
 mod commands;
+mod decide;
 mod driver;
 mod gate;
 mod handle;

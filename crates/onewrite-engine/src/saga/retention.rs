@@ -1,8 +1,7 @@
 //! Retention: sagas that ended long ago leave the store, and signals whose time is over.
 
-use std::{panic::AssertUnwindSafe, time::Duration};
+use std::{sync::Arc, time::Duration};
 
-use futures::FutureExt as _;
 use onewrite_core::{
     Code, Error, Result, Timestamp,
     saga::{
@@ -30,7 +29,7 @@ const ARCHIVED: u32 = 100;
 pub(super) async fn run(
     store: &dyn Journal,
     retention: Option<Duration>,
-    archive: Option<&dyn Archive>,
+    archive: Option<&Arc<dyn Archive>>,
     every: Duration,
     shutdown: &Shutdown,
 ) {
@@ -46,7 +45,7 @@ pub(super) async fn run(
 async fn sweep(
     store: &dyn Journal,
     retention: Duration,
-    archive: Option<&dyn Archive>,
+    archive: Option<&Arc<dyn Archive>>,
 ) -> Result<u64> {
     let before = ago(store.now().await?, retention);
     let deleted = match archive {
@@ -58,19 +57,25 @@ async fn sweep(
 }
 
 /// Deletes what the archive has kept. Between the two nothing happens to a saga that has ended.
-async fn move_to(archive: &dyn Archive, store: &dyn Journal, before: Timestamp) -> Result<u64> {
+async fn move_to(
+    archive: &Arc<dyn Archive>,
+    store: &dyn Journal,
+    before: Timestamp,
+) -> Result<u64> {
     let ended = store.sagas(FindSagas::Ended { before, limit: ARCHIVED as usize }).await?;
     if ended.is_empty() {
         return Ok(0);
     }
     let only: Vec<SagaId> = ended.iter().map(|saga| saga.id).collect();
-    keep(archive, ended).await?;
+    keep(Arc::clone(archive), ended).await?;
     commit_one(store, Op::TrimSagas { before, limit: ARCHIVED, only: Some(only) }).await
 }
 
-/// The archive is the user's code: with a panic it ends this look alone, and not the sagas of this process.
-async fn keep(archive: &dyn Archive, sagas: Vec<SavedSaga>) -> Result<()> {
-    let keeping = AssertUnwindSafe(async { archive.keep(sagas).await });
-    let panicked = |_| Error::new(Code::Stopped, "the archive of sagas panicked");
-    keeping.catch_unwind().await.map_err(panicked)?
+/// The archive is the user's code: in a task of its own, what it does slowly, or with a panic, is not done to the
+/// sagas of this process.
+async fn keep(archive: Arc<dyn Archive>, sagas: Vec<SavedSaga>) -> Result<()> {
+    let kept = tokio::spawn(async move { archive.keep(sagas).await }).await;
+    kept.map_err(|error| {
+        Error::new(Code::Stopped, "the archive of sagas ended unexpectedly").with_source(error)
+    })?
 }

@@ -108,7 +108,7 @@ impl SagaRunner {
         let journal = Arc::clone(&store);
         let every = options.poll * WATCHDOG_EVERY;
         let driver = Driver::new(store, options, owner, participants);
-        let sweeper = retention::run(&*journal, retention, archive.as_deref(), every, &shutdown);
+        let sweeper = retention::run(&*journal, retention, archive.as_ref(), every, &shutdown);
         tokio::join!(driver.run(commands, shutdown.clone()), sweeper);
     }
 }

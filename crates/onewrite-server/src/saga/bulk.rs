@@ -7,7 +7,7 @@ use onewrite::{
     Result, Text,
     saga::{
         Journal, SagaId, Sagas, Verb,
-        journal::{ListSagas, SagaHead},
+        journal::{ListSagas, SagaHead, State, Waits},
     },
 };
 use serde::Serialize;
@@ -87,6 +87,10 @@ async fn one(
 ) -> Result<(), String> {
     if let Some(why) = saga.unreadable {
         return Err(why.to_string());
+    }
+    let waits = saga.state == State::NeedsOperator || saga.waits == Waits::Operator;
+    if verb == Verb::Resume && !waits {
+        return Err("nothing of it is held or paused".into());
     }
     sagas.steer(saga.id, verb, actor, reason).await.map_err(|error| error.to_string())
 }

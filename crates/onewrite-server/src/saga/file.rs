@@ -1,13 +1,16 @@
 //! Definitions in files: YAML or JSON, with the line and column of what is wrong.
 
-use std::{io::Read as _, path::Path};
+use std::{fmt, io::Read as _, path::Path};
 
 use onewrite::{
     Code, Error, Result,
     saga::{Checked, Definition},
 };
-use serde::{Serialize, de::IntoDeserializer as _};
-use serde_json::Value;
+use serde::{
+    Deserialize, Deserializer, Serialize,
+    de::{IntoDeserializer as _, MapAccess, SeqAccess, Visitor},
+};
+use serde_json::{Map, Value};
 use serde_path_to_error::{Path as Track, Segment};
 
 use super::tree::{Node, Place};
@@ -67,14 +70,13 @@ pub(crate) fn read(text: &str) -> Result<Checked, Vec<Mistake>> {
             let what = error.inner().to_string();
             vec![placed(pointer(error.path(), &what), what)]
         })?;
-    let mut mistakes: Vec<Mistake> =
-        definition.flaws().into_iter().map(|flaw| placed(flaw.at, flaw.what)).collect();
-    if !mistakes.is_empty() {
-        mistakes.sort_by_key(|mistake| (mistake.line, mistake.column));
-        return Err(mistakes);
-    }
     let unnamed = |error: Error| vec![placed(String::new(), error.to_string())];
-    definition.check().map_err(unnamed)
+    definition.check_all().map_err(unnamed)?.map_err(|flaws| {
+        let mut mistakes: Vec<Mistake> =
+            flaws.into_iter().map(|flaw| placed(flaw.at, flaw.what)).collect();
+        mistakes.sort_by_key(|mistake| (mistake.line, mistake.column));
+        mistakes
+    })
 }
 
 /// The value of a text, and where its parts stand. What looks like JSON is read as such, for YAML has other
@@ -83,20 +85,14 @@ fn parse(text: &str) -> Result<(Option<Node>, Value), Mistake> {
     let is_json = text.trim_start().starts_with('{');
     let tree = Node::read(text);
     if is_json {
-        match serde_json::from_str(text) {
-            // What is there twice is refused below, by the tree.
-            Ok(value) => {
-                return match tree {
-                    Err((place, why)) if why.contains("twice") => {
-                        Err(Mistake::new(place, String::new(), why))
-                    }
-                    tree => Ok((tree.ok(), value)),
-                };
-            }
+        match serde_json::from_str::<Unique>(text) {
+            Ok(Unique(value)) => return Ok((tree.ok(), value)),
             // It may be YAML in braces.
             Err(error) if tree.is_err() => {
                 let place = Place { line: error.line().max(1), column: error.column().max(1) };
-                return Err(Mistake::new(place, String::new(), error.to_string()));
+                let what = error.to_string();
+                let what = what.rsplit_once(" at line ").map_or(&*what, |(what, _)| what);
+                return Err(Mistake::new(place, String::new(), what.to_owned()));
             }
             Err(_) => {}
         }
@@ -104,6 +100,69 @@ fn parse(text: &str) -> Result<(Option<Node>, Value), Mistake> {
     let tree = tree.map_err(|(place, why)| Mistake::new(place, String::new(), why))?;
     let value = tree.to_json();
     Ok((Some(tree), value))
+}
+
+/// A value of JSON none of whose keys is there twice.
+struct Unique(Value);
+
+impl<'de> Deserialize<'de> for Unique {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        from.deserialize_any(UniqueVisitor)
+    }
+}
+
+struct UniqueVisitor;
+
+impl<'de> Visitor<'de> for UniqueVisitor {
+    type Value = Unique;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("JSON")
+    }
+
+    fn visit_unit<E>(self) -> Result<Unique, E> {
+        Ok(Unique(Value::Null))
+    }
+
+    fn visit_bool<E>(self, value: bool) -> Result<Unique, E> {
+        Ok(Unique(value.into()))
+    }
+
+    fn visit_u64<E>(self, value: u64) -> Result<Unique, E> {
+        Ok(Unique(value.into()))
+    }
+
+    fn visit_i64<E>(self, value: i64) -> Result<Unique, E> {
+        Ok(Unique(value.into()))
+    }
+
+    fn visit_f64<E>(self, value: f64) -> Result<Unique, E> {
+        Ok(Unique(value.into()))
+    }
+
+    fn visit_str<E>(self, value: &str) -> Result<Unique, E> {
+        Ok(Unique(value.into()))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut all: A) -> Result<Unique, A::Error> {
+        let mut values = Vec::new();
+        while let Some(Unique(value)) = all.next_element()? {
+            values.push(value);
+        }
+        Ok(Unique(values.into()))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut all: A) -> Result<Unique, A::Error> {
+        let mut values = Map::new();
+        while let Some((key, Unique(value))) = all.next_entry::<String, Unique>()? {
+            if values.contains_key(&key) {
+                let what = format!("the key `{}` is there twice", key.escape_debug());
+                return Err(serde::de::Error::custom(what));
+            }
+            values.insert(key, value);
+        }
+        Ok(Unique(values.into()))
+    }
 }
 
 /// The JSON Pointer of where reading failed; of the field itself where it is not known.
@@ -173,7 +232,7 @@ steps:
             (ORDER.replace("name: order", "name: [order"), "2:8  "),
             (ORDER.replace("by: bank.refund", "by: 'http://me:secret@bank/'"), "6:20 /steps/0/compensation/by"),
             ("{\"name\": \"s\",\n \"steps\": [}\n".to_owned(), "2:12  "),
-            ("{\"name\": \"s\",\n \"name\": \"t\", \"steps\": []}".to_owned(), "2:2  the key `name` is there twice"),
+            ("{\"name\": \"s\",\n \"name\": \"t\", \"steps\": []}".to_owned(), "2:12  the key `name` is there twice"),
             ("{\"name\": \"s\",\n \"steps\": [{\"name\": \"\\ud83d\\ude00\", \"compensation\": {\"none\": \"x\"}}]}".to_owned(), "/steps/0/name the name of step"),
             ("just text".to_owned(), "1:1  invalid type"),
         ] {

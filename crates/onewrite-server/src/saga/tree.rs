@@ -11,6 +11,9 @@ use serde_json::{Number, Value};
 /// Values at most, repeated ones counted each time: aliases of aliases grow without bound.
 const VALUES_MAX: usize = 100_000;
 
+/// Bytes of scalars at most, those of repeated ones counted each time.
+const BYTES_MAX: usize = 4 << 20;
+
 /// Levels at most.
 const DEPTH_MAX: usize = 64;
 
@@ -96,11 +99,19 @@ impl Node {
         place
     }
 
-    fn count(&self) -> usize {
-        1 + match &self.what {
-            What::Scalar(_) => 0,
-            What::Sequence(all) => all.iter().map(Self::count).sum(),
-            What::Mapping(all) => all.iter().map(|(_, value)| value.count()).sum(),
+    /// How many values it is, and how many bytes.
+    fn size(&self) -> (usize, usize) {
+        let add = |(count, bytes): (usize, usize), (more, longer): (usize, usize)| {
+            (count + more, bytes + longer)
+        };
+        match &self.what {
+            What::Scalar(Value::String(text)) => (1, text.len()),
+            What::Scalar(_) => (1, 8),
+            What::Sequence(all) => all.iter().map(Self::size).fold((1, 0), add),
+            What::Mapping(all) => {
+                let sizes = all.iter().map(|(key, value)| add((0, key.text.len()), value.size()));
+                sizes.fold((1, 0), add)
+            }
         }
     }
 
@@ -121,6 +132,7 @@ struct Reader {
     /// Values with an anchor, by its number.
     anchored: BTreeMap<usize, Node>,
     values: usize,
+    bytes: usize,
 }
 
 struct Open {
@@ -142,7 +154,10 @@ impl Reader {
             Event::DocumentStart(_) => Ok(()),
             Event::Scalar(text, style, anchor, tag) => {
                 refuse_tag(place, tag.is_some())?;
-                let what = What::Scalar(scalar(&text, style));
+                // A key is what is written: `1.10` is not `1.1`.
+                let is_key = self.open.last().is_some_and(Open::awaits_key);
+                let value = if is_key { text.as_ref().into() } else { scalar(&text, style) };
+                let what = What::Scalar(value);
                 self.add(Node { place, what }, anchor, style == ScalarStyle::Plain)
             }
             Event::SequenceStart(anchor, tag) => {
@@ -158,11 +173,13 @@ impl Reader {
                 None => Ok(()),
             },
             Event::Alias(anchor) => {
-                let found = self.anchored.get(&anchor).cloned();
                 let nowhere = || (place, "the alias names what is not complete".to_owned());
+                let (count, bytes) = self.anchored.get(&anchor).ok_or_else(nowhere)?.size();
+                // Before anything is copied. What is added below counts once more.
+                self.spend(place, count, bytes)?;
+                let found = self.anchored.get(&anchor).cloned();
                 let mut node = found.ok_or_else(nowhere)?;
                 node.place = place;
-                self.values += node.count() - 1;
                 if self.open.len() + node.depth() > DEPTH_MAX {
                     return Err(too_deep(place));
                 }
@@ -175,21 +192,31 @@ impl Reader {
         if self.open.len() >= DEPTH_MAX {
             return Err(too_deep(node.place));
         }
-        let parent_is_map = self.open.last().is_some_and(|open| open.is_mapping());
-        if parent_is_map && self.open.last().is_some_and(|open| open.key.is_none()) {
+        if self.open.last().is_some_and(Open::awaits_key) {
             return Err((node.place, "a key is a text, and not a list or a mapping".into()));
         }
         self.open.push(Open { node, anchor, key: None, keys: HashSet::new() });
         Ok(())
     }
 
-    /// A value is complete.
-    fn add(&mut self, node: Node, anchor: usize, plain: bool) -> Result<(), Refused> {
-        let place = node.place;
-        self.values += 1;
+    /// Counts values and bytes.
+    fn spend(&mut self, place: Place, values: usize, bytes: usize) -> Result<(), Refused> {
+        self.values = self.values.saturating_add(values);
+        self.bytes = self.bytes.saturating_add(bytes);
         if self.values > VALUES_MAX {
             return Err((place, format!("it has more than {VALUES_MAX} values")));
         }
+        if self.bytes > BYTES_MAX {
+            return Err((place, format!("with its aliases it has more than {BYTES_MAX} bytes")));
+        }
+        Ok(())
+    }
+
+    /// A value is complete.
+    fn add(&mut self, node: Node, anchor: usize, plain: bool) -> Result<(), Refused> {
+        let place = node.place;
+        let bytes = if let What::Scalar(Value::String(text)) = &node.what { text.len() } else { 8 };
+        self.spend(place, 1, bytes)?;
         if anchor > 0 {
             self.anchored.insert(anchor, node.clone());
         }
@@ -211,15 +238,15 @@ impl Reader {
 }
 
 impl Open {
-    fn is_mapping(&self) -> bool {
-        matches!(self.node.what, What::Mapping(_))
+    fn awaits_key(&self) -> bool {
+        matches!(self.node.what, What::Mapping(_)) && self.key.is_none()
     }
 
     fn key_of(&mut self, node: Node, plain: bool) -> Result<Key, Refused> {
         let place = node.place;
         let text = match node.what {
             What::Scalar(Value::String(text)) => text,
-            // A step may be called `1`.
+            // An alias of a number.
             What::Scalar(other) => other.to_string(),
             What::Sequence(_) | What::Mapping(_) => {
                 return Err((place, "a key is a text, and not a list or a mapping".into()));
@@ -303,6 +330,10 @@ mod tests {
 
     #[test]
     fn an_alias_repeats_what_it_names() {
+        assert_eq!(
+            json_of("1.10: a\nTrue: b\n007: c\n"),
+            json!({"1.10": "a", "True": "b", "007": "c"})
+        );
         assert_eq!(json_of("a: &x {n: 1}\nb: *x\n"), json!({"a": {"n": 1}, "b": {"n": 1}}));
     }
 
@@ -325,6 +356,9 @@ mod tests {
 
     #[test]
     fn a_small_text_cannot_grow_without_bound() {
+        let large =
+            format!("a: &a {}\nb: [{}]\n", "x".repeat(100_000), vec!["*a"; 1_000].join(", "));
+        assert!(refused(&large).contains("bytes"));
         let mut bomb = "a0: &a0 [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]\n".to_owned();
         for level in 1..12 {
             let row = vec![format!("*a{}", level - 1); 10].join(", ");

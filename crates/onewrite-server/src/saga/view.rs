@@ -17,8 +17,9 @@ pub(crate) struct View<'a> {
     key: &'a Text,
     run: u32,
     definition: &'a Text,
-    state: &'static str,
-    waits: &'static str,
+    /// None where the row cannot be read.
+    state: Option<&'static str>,
+    waits: Option<&'static str>,
     due_at: Option<String>,
     started_at: String,
     ended_at: Option<String>,
@@ -26,6 +27,8 @@ pub(crate) struct View<'a> {
     input: &'a Json,
     output: Option<&'a Json>,
     journal: Vec<Line>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    unreadable: Option<&'a Text>,
 }
 
 /// A transition.
@@ -45,14 +48,15 @@ impl<'a> View<'a> {
             epoch: line.epoch,
             entries: Json::trusted(line.json.clone()),
         };
+        let readable = saga.unreadable.is_none();
         Self {
             id: saga.id.to_string(),
             name: &saga.name,
             key: &saga.key,
             run: saga.run,
             definition: &saga.definition,
-            state: saga.standing.state.as_str(),
-            waits: saga.standing.waits.as_str(),
+            state: readable.then(|| saga.standing.state.as_str()),
+            waits: readable.then(|| saga.standing.waits.as_str()),
             due_at: saga.standing.due.map(|time| time.to_string()),
             started_at: saga.started_at.to_string(),
             ended_at: saga.ended_at.map(|time| time.to_string()),
@@ -60,6 +64,7 @@ impl<'a> View<'a> {
             input: &saga.input,
             output: saga.standing.output.as_ref(),
             journal: saga.journal.iter().map(line).collect(),
+            unreadable: saga.unreadable.as_ref(),
         }
     }
 }

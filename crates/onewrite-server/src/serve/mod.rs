@@ -98,6 +98,10 @@ impl ServeArgs {
     }
 
     fn options(&self, owner: &str) -> Result<SagaOptions> {
+        if self.archive.is_some() && self.retention.0.is_none() {
+            let what = "--archive keeps what is deleted, and with --retention forever nothing is";
+            return Err(Error::new(Code::InvalidConfig, what));
+        }
         let archive = self.archive.as_deref().map(|folder| archive::Files::new(folder, owner));
         let archive = archive.transpose()?.map(|files| Arc::new(files) as Arc<dyn Archive>);
         if !(LEASE_MIN..=LEASE_MAX).contains(&self.lease) {
@@ -141,7 +145,8 @@ pub(crate) async fn run(args: ServeArgs) -> Result<()> {
         true => routes::routes(Arc::clone(&api)).merge(dtm::routes(api)),
         false => routes::routes(api),
     };
-    let routes = doors.merge(health).layer(guard);
+    let limit = axum::extract::DefaultBodyLimit::max(routes::BODY_MAX);
+    let routes = doors.merge(health).layer(limit).layer(guard);
     let (listener, address) = http::listen(args.listen).await?;
     let scheme = if tls.is_some() { "https" } else { "http" };
     if known > 0 {

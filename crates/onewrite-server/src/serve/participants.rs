@@ -80,7 +80,7 @@ impl Services {
 
     /// Whoever carries out the steps of this name, if they are known: a URL is its own, a name is looked up; of
     /// `bank.charge` the first part is a service, and what follows stands behind its URL.
-    fn at(&self, name: &str) -> Option<Result<Arc<dyn Participant>>> {
+    pub(crate) fn at(&self, name: &str) -> Option<Result<Arc<dyn Participant>>> {
         if let Some(url) = name.strip_prefix(dtm::SCHEME) {
             return Some(self.theirs.dtm_at(url));
         }

@@ -5,9 +5,7 @@ use std::{sync::Arc, time::Duration};
 use axum::{
     Router,
     body::Bytes,
-    extract::{
-        DefaultBodyLimit, FromRequest as _, Path, Query, Request, State, rejection::QueryRejection,
-    },
+    extract::{FromRequest as _, Path, Query, Request, State, rejection::QueryRejection},
     http::{HeaderMap, HeaderValue, StatusCode, header},
     middleware::Next,
     response::{IntoResponse, Response},
@@ -37,7 +35,7 @@ use crate::saga::{
 };
 
 /// Bytes of a request: an input or payload of the largest size, and what stands around it.
-const BODY_MAX: usize = JSON_MAX + 256 * 1024;
+pub(super) const BODY_MAX: usize = JSON_MAX + 256 * 1024;
 
 /// The API's own description.
 const OPENAPI: &str = include_str!("openapi.json");
@@ -90,7 +88,6 @@ pub(super) fn routes(api: Arc<Api>) -> Router {
         .route("/v1/schema.json", get(schema))
         .fallback(nothing)
         .method_not_allowed_fallback(not_so)
-        .layer(DefaultBodyLimit::max(BODY_MAX))
         .with_state(api)
 }
 
@@ -192,8 +189,11 @@ fn definition_of(api: &Api, given: &Json) -> Result<Arc<Checked>, Problem> {
         let what = "read the definition of the saga";
         Problem::from(onewrite::Error::new(Code::InvalidSaga, what).with_source(error))
     })?;
-    let flaws = definition.flaws();
-    definition.check().map(Arc::new).map_err(|error| Problem::from(error).at(flaws))
+    definition.check_all()?.map(Arc::new).map_err(|flaws| {
+        let all: Vec<&str> = flaws.iter().map(|flaw| &*flaw.what).collect();
+        let what = format!("the saga cannot be run: {}", all.join("; "));
+        Problem::from(onewrite::Error::new(Code::InvalidSaga, what)).at(flaws)
+    })
 }
 
 /// Starts a saga. It goes on where whoever asked has gone, and counts until it is decided.

@@ -61,7 +61,7 @@ impl Steer {
             ("pause", _) => Verb::Pause,
             ("resume", _) => Verb::Resume,
             ("retry", Some(step)) => Verb::Retry { step },
-            ("skip", Some(step)) => Verb::Skip { step, output },
+            ("skip", Some(step)) => Verb::Skip { step, output, direction: None },
             ("force-compensate", _) => Verb::ForceCompensate,
             ("force-complete", _) => Verb::ForceComplete,
             _ => {

@@ -112,6 +112,13 @@ async fn sagas_of_the_published_client_complete_or_are_compensated() {
         ["01 action succeed", "02 action failed", "02 compensate succeed", "01 compensate succeed"]
     );
     assert_eq!(world.status("nobody").await, "none");
+    // What was not prepared is neither given up by a starter, nor taken for a message that is.
+    for route in ["abort", "prepare", "submit"] {
+        let body = json!({"gid": "g-1", "trans_type": "msg", "steps": [{"action": "http://127.0.0.1:1/"}],
+            "query_prepared": "http://127.0.0.1:1/"});
+        let request = Client::new().post(format!("{}/{route}", world.dtm)).json_body(&body);
+        assert_eq!(request.send().await.unwrap().status(), 409, "{route}");
+    }
     let all = world.get("all?limit=1").await;
     assert_eq!(all["transactions"][0]["gid"], "g-2");
     let next = format!("all?limit=1&position={}", all["next_position"].as_str().unwrap());

@@ -483,8 +483,17 @@ async fn what_has_ended_is_archived_and_then_deleted() {
     let server = block_in_place(|| serve(&place, anywhere(), &args));
     let nap = json!({"name": "nap", "steps": [{"name": "rest", "wait": {"for_ms": 1}, "compensation": {"none": "x"}}]});
     let url = format!("{}/v1/sagas", server.url);
-    let body = json!({"definition": nap, "key": "k", "input": {"dream": 1}});
-    let (_, started) = ask(&client, Method::POST, url, Some(&body)).await;
+    // Printed over several lines, it is one line there.
+    let body =
+        format!(r#"{{"definition": {nap}, "key": "k", "input": {{{}"dream": 1}}}}"#, "\n\r\n  ");
+    let sent = client
+        .post(url)
+        .header("content-type", "application/json")
+        .body(body)
+        .send()
+        .await
+        .unwrap();
+    let started: Value = serde_json::from_str(&sent.text().await.unwrap()).unwrap();
     block_in_place(|| {
         eventually("it is gone", || {
             let list = ["saga", "list", "--json"];

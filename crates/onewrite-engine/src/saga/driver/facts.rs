@@ -15,7 +15,8 @@ use super::{Driver, Fact, Live, Reply, Turn};
 use crate::saga::{
     attempt::{self, How, Report},
     beside::beside,
-    handle::{Command, refused},
+    decide::refused,
+    handle::Command,
     participant::Serving,
     write,
 };
@@ -94,10 +95,8 @@ impl Driver {
                 }
             }
             Command::Want { id, input, reply } => self.steer(id, input, reply).await,
-            Command::Look => {
-                self.holds_at = Instant::now();
-                self.look_soon();
-            }
+            Command::Look => self.look_soon(),
+            Command::Held => self.holds_at = Instant::now(),
         }
     }
 
@@ -159,6 +158,9 @@ impl Driver {
 
     /// Makes the attempts whose turn it is.
     pub(super) fn admit(&mut self) {
+        if !self.knows_holds {
+            return;
+        }
         let now = Instant::now();
         while let Some(turn) = self.gates.admit(now, |turn| turn.attempt.number) {
             self.make(turn);
@@ -253,7 +255,12 @@ impl Driver {
             live.replies.extend(reply);
             if entries.iter().any(Entry::stops) {
                 // What waits for its turn does not begin, and nothing waits for what may have begun.
-                live.withdraw();
+                live.withdraw(None);
+            }
+            for entry in &entries {
+                if let Entry::Skipped { step, .. } = entry {
+                    live.withdraw(live.saga.checked().index_of(step));
+                }
             }
             let Some(fence) = self.leases.fence(live.partition) else {
                 drop(self.unload(id));

@@ -85,9 +85,10 @@ impl Live {
         self.facts.retain(|fact| !matches!(fact.input, Input::Time));
     }
 
-    /// What waits at a gate does so no more, and has not begun.
-    fn withdraw(&mut self) {
-        for (_, step, ..) in self.waiting.drain(..) {
+    /// What waits at a gate does so no more, and has not begun: that of this step, or all of it.
+    fn withdraw(&mut self, only: Option<usize>) {
+        let is_it = |waiting: &Waiting| only.is_none_or(|step| step == waiting.1);
+        for (_, step, ..) in self.waiting.extract_if(.., |waiting| is_it(waiting)) {
             self.saga.not_begun(step);
         }
     }
@@ -173,6 +174,8 @@ pub(super) struct Driver {
     poll_at: Instant,
     /// When it is looked next which participants are held.
     holds_at: Instant,
+    /// The store has said so once. Until then nobody is asked.
+    knows_holds: bool,
     /// When it is looked next whether anything was forgotten.
     watch_at: Instant,
     /// Nothing is written before this, after so many failures.
@@ -240,6 +243,7 @@ impl Driver {
             renew_at: now,
             poll_at: now,
             holds_at: now,
+            knows_holds: false,
             watch_at,
             pause: (now, 0),
             apart: 0,

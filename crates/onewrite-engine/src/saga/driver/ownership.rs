@@ -13,7 +13,7 @@ use onewrite_core::{
 };
 use tokio::time::Instant;
 
-use super::{Clock, Driver, FACTS_MAX, Live, batch, take_besides};
+use super::{Clock, Driver, FACTS_MAX, batch, take_besides};
 use crate::saga::write::{Of, Write};
 
 impl Driver {
@@ -122,7 +122,7 @@ impl Driver {
         }
         let leaving = &self.leaving;
         let theirs = self.live.values_mut().filter(|live| leaving.contains_key(&live.partition));
-        theirs.for_each(Live::withdraw);
+        theirs.for_each(|live| live.withdraw(None));
     }
 
     /// What waits to be written under a lease that is gone would only be refused, and keeps its signals meanwhile.

@@ -40,8 +40,14 @@ impl Driver {
         }
         self.holds_at = Instant::now() + self.options.poll * HOLDS_EVERY;
         match hold::holds(&*self.store).await {
-            Ok(holds) => self.gates.hold(holds),
-            Err(error) => tracing::warn!(%error, "it is not known which participants are held"),
+            Ok(holds) => {
+                self.gates.hold(holds);
+                self.knows_holds = true;
+            }
+            Err(error) => {
+                tracing::warn!(%error, "it is not known which participants are held");
+                self.holds_at = Instant::now() + self.options.poll;
+            }
         }
     }
 

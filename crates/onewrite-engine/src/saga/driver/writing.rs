@@ -15,7 +15,8 @@ use tokio::time::Instant;
 
 use super::{Driver, Live};
 use crate::saga::{
-    handle::{Outcome, Start, refused},
+    decide::refused,
+    handle::{Outcome, Start},
     start::{self, First},
     write::{self, Committed, Of, Write},
 };

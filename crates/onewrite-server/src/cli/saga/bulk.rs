@@ -64,7 +64,7 @@ impl BulkArgs {
                 let output = self.output.clone().unwrap_or_else(|| "null".into());
                 let output = Json::parse(output, "the step's output")?;
                 output.check("the step's output")?;
-                Verb::Skip { step, output }
+                Verb::Skip { step, output, direction: None }
             }
             (Name::Retry | Name::Skip, None) => return invalid("retry and skip need --step"),
             (_, Some(_)) => return invalid("--step belongs to retry and skip"),

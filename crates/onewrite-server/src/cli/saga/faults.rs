@@ -1,7 +1,7 @@
 //! `onewrite saga test FILE`: everything that can go wrong at each step does, one thing in each run.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     path::PathBuf,
     process::{ExitCode, Stdio},
     sync::{Arc, Mutex, PoisonError},
@@ -10,7 +10,7 @@ use std::{
 use clap::Args;
 use onewrite::{
     BoxFuture, Code, Error, Result,
-    saga::{Call, Checked, Direction, Ended, Json, Participant, SagaRunner, StepKey, is_url},
+    saga::{Call, Checked, Direction, Ended, Json, Participant, SagaRunner, StepKey},
 };
 use onewrite_testkit::saga::{Caught, EveryFault, Ran};
 use serde_json::{Value, json};
@@ -158,20 +158,26 @@ fn participants(
 ) -> Result<BTreeMap<String, Arc<dyn Participant>>> {
     let services = Services::new(&args.participants, None)?;
     let outputs = stubs(&args.stub, checked)?;
+    let mut unused: BTreeSet<String> = outputs.keys().cloned().collect();
     let mut found: BTreeMap<String, Arc<dyn Participant>> = BTreeMap::new();
     for step in checked.steps() {
         let action = Some(step.action()).filter(|_| step.wait.is_none());
         for name in [action, step.compensated_by()].into_iter().flatten() {
             let stub = || Arc::new(Stub { outputs: outputs.clone() }) as Arc<dyn Participant>;
-            let known = services.find(name);
-            if is_url(name) && known.is_none() {
-                let what = format!("nobody can be asked at `{}`", name.escape_debug());
-                return Err(Error::new(Code::UnknownParticipant, what));
+            let known = services.at(name).transpose()?;
+            if known.is_none() {
+                unused.remove(&step.name);
             }
             found.insert(name.to_owned(), known.unwrap_or_else(stub));
         }
     }
-    Ok(found)
+    match unused.first() {
+        None => Ok(found),
+        Some(step) => {
+            let what = format!("--stub is for `{step}`, which a participant carries out");
+            Err(Error::new(Code::InvalidInput, what))
+        }
+    }
 }
 
 fn stubs(all: &[String], checked: &Checked) -> Result<HashMap<String, Json>> {
@@ -204,37 +210,36 @@ impl Participant for Stub {
 
 /// What was answered under each key, and the first contradiction.
 #[derive(Default)]
-struct Seen(Mutex<(HashMap<StepKey, Json>, Option<String>)>);
+struct Seen(Mutex<(Answers, Option<String>)>);
+
+/// Done with an output, or no for a reason.
+type Answers = HashMap<StepKey, Result<Json, String>>;
 
 impl Seen {
     /// An answer under a key that was answered before has to be the same.
     fn note(&self, call: &Call, ended: &Ended) {
+        let now = match ended {
+            // What a compensation answers goes nowhere.
+            Ended::Done(_) if call.direction == Direction::Compensation => Ok(Json::NULL),
+            Ended::Done(output) => Ok(output.clone()),
+            Ended::Aborted(reason) => Err(reason.to_string()),
+            Ended::Unknown(_) | Ended::NotMade(_) | Ended::UnderWay { .. } => return,
+        };
         let mut seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let (known, contradiction) = &mut *seen;
-        let wrong = match (known.get(&call.key), ended) {
-            (None, Ended::Done(output)) => {
-                known.insert(call.key.clone(), output.clone());
-                return;
+        let Some(before) = known.get(&call.key) else {
+            known.insert(call.key.clone(), now);
+            return;
+        };
+        let said = match (before, &now) {
+            (Ok(before), Ok(now)) if before != now => {
+                format!("it answered {} and then {}", before.as_str(), now.as_str())
             }
-            // What a compensation answers goes nowhere.
-            (Some(before), Ended::Done(now))
-                if call.direction == Direction::Action && before != now =>
-            {
-                format!(
-                    "`{}` is not idempotent: under one key it answered {} and then {}",
-                    call.step,
-                    before.as_str(),
-                    now.as_str()
-                )
-            }
-            (Some(_), Ended::Aborted(reason)) => {
-                format!(
-                    "`{}` is not idempotent: it was done, and then said no under the same key: {reason}",
-                    call.step
-                )
-            }
+            (Ok(_), Err(reason)) => format!("it was done, and then said no: {reason}"),
+            (Err(reason), Ok(_)) => format!("it said no ({reason}), and then was done"),
             _ => return,
         };
+        let wrong = format!("`{}` is not idempotent: under one key {said}", call.step);
         contradiction.get_or_insert(wrong);
     }
 

@@ -106,7 +106,7 @@ pub(crate) async fn skip(args: SkipArgs) -> Result<()> {
     let output = Json::parse(args.output, "the step's output")?;
     output.check("the step's output")?;
     let said = format!("goes on without `{}`", args.step);
-    steer(args.steer, Verb::Skip { step: args.step.into(), output }, &said).await
+    steer(args.steer, Verb::Skip { step: args.step.into(), output, direction: None }, &said).await
 }
 
 #[derive(Debug, Args)]

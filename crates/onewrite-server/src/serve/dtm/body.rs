@@ -133,9 +133,14 @@ impl Global {
         let first = if prepared { Some(CHECK.to_owned()) } else { None };
         steps.extend(first.iter().map(|_| self.check()));
         let mut before: Option<String> = first;
+        if custom.orders.iter().any(|(to, from)| {
+            *to >= self.steps.len() || from.iter().any(|from| *from >= self.steps.len())
+        }) {
+            return Err(invalid("`orders` names a branch that is not there"));
+        }
         if custom.delay > 0 {
             let mut delay = plain("delay");
-            delay.wait = Some(Wait::ForMs(custom.delay * 1_000));
+            delay.wait = Some(Wait::ForMs(or(custom.delay, 0) * 1_000));
             delay.kind = if self.is_message() { Kind::Retriable } else { Kind::Compensatable };
             delay.after = Some(before.iter().cloned().collect());
             before = Some(delay.name.clone());

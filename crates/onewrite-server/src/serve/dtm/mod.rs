@@ -22,7 +22,7 @@ use onewrite::{
     Code, Error, Text,
     http::dtm::CHECK,
     saga::{
-        Json, SagaId, SavedSaga, Verb, check_text,
+        Direction, Json, SagaId, SavedSaga, Started, Verb, check_text,
         journal::{FindSagas, State as Stands},
     },
 };
@@ -76,28 +76,39 @@ async fn prepare(State(api): State<Arc<Api>>, request: Request) -> Answer {
     if !global.is_message() {
         return Err(invalid("only messages are prepared here: sagas are submitted at once"));
     }
-    if let Some(known) = find(&api, &global.gid).await? {
-        return Ok(match known.standing.state {
-            Stands::Running => success(),
-            _ => failure(&format!("it is {}", query::status(&known))),
-        });
-    }
+    // Whoever started it meanwhile is another sender, or the same one.
     start(&api, &global, true).await?;
-    Ok(success())
+    let known = find(&api, &global.gid).await?;
+    Ok(match known {
+        Some(known) if query::is_prepared(&known) => success(),
+        Some(known) => failure(&format!("it is {}", query::status(&known))),
+        None => failure("it has ended long ago"),
+    })
 }
 
 /// Starts a saga; of a message, says that its sender has committed.
 async fn submit(State(api): State<Arc<Api>>, request: Request) -> Answer {
     api.access.check(request.headers(), Right::Start)?;
     let global = read(request).await?;
-    let id = match find(&api, &global.gid).await? {
-        Some(known) => {
+    let known = match find(&api, &global.gid).await? {
+        Some(known) => Ok(known),
+        // It may be prepared, or submitted, at the same time.
+        None => match start(&api, &global, false).await? {
+            started if started.is_new => Err(started.id),
+            started => Ok(api.sagas.show(started.id).await?),
+        },
+    };
+    let id = match known {
+        Err(started) => started,
+        Ok(known) => {
+            if query::trans_type(&known) != global.trans_type {
+                return Ok(failure("it is a transaction of another kind"));
+            }
             if let Some(refused) = submit_known(&api, &known).await? {
                 return Ok(refused);
             }
             known.id
         }
-        None => start(&api, &global, false).await?,
     };
     if global.wait_result { result(&api, id).await } else { Ok(success()) }
 }
@@ -115,7 +126,8 @@ async fn submit_known(api: &Api, known: &SavedSaga) -> Result<Option<Response>, 
     if !query::is_prepared(known) {
         return Ok(None);
     }
-    let verb = Verb::Skip { step: Text::from_static(CHECK), output: Json::NULL };
+    let direction = Some(Direction::Action);
+    let verb = Verb::Skip { step: Text::from_static(CHECK), output: Json::NULL, direction };
     match api.sagas.steer(known.id, verb, ACTOR, "its sender has committed").await {
         // It was asked meanwhile, and went on by itself; or back.
         Err(error) if error.code() == Code::InvalidInput => {
@@ -137,6 +149,10 @@ async fn abort(State(api): State<Arc<Api>>, request: Request) -> Answer {
     let Some(known) = find(&api, &global.gid).await? else {
         return Err(Error::new(Code::NotFound, format!("there is no `{}`", global.gid)).into());
     };
+    // What was submitted is for operators to stop.
+    if !query::was_prepared(&known) {
+        return Ok(failure("it was not prepared"));
+    }
     match api.sagas.cancel(known.id, ACTOR, "its sender has not committed").await {
         Err(error) if error.code() == Code::InvalidInput => {
             let now = query::status(&api.sagas.show(known.id).await?);
@@ -146,12 +162,11 @@ async fn abort(State(api): State<Arc<Api>>, request: Request) -> Answer {
     }
 }
 
-async fn start(api: &Arc<Api>, global: &Global, prepared: bool) -> Result<SagaId, Problem> {
+async fn start(api: &Arc<Api>, global: &Global, prepared: bool) -> Result<Started, Problem> {
     let checked = Arc::new(global.definition(prepared)?.check()?);
     api.services.check(&checked)?;
     let key = global.gid.clone().into();
-    let started = routes::started(api, checked, key, global.input(prepared)?).await?;
-    Ok(started.id)
+    routes::started(api, checked, key, global.input(prepared)?).await
 }
 
 /// Waits for the end, for a while.

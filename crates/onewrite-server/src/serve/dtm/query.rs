@@ -29,12 +29,18 @@ pub(super) fn is_prepared(saga: &SavedSaga) -> bool {
         Entry::Done { step, .. } | Entry::Skipped { step, .. } => *step == *CHECK,
         entry => entry.turns_back(),
     };
-    has_check(saga) && !entries.into_iter().any(is_past)
+    was_prepared(saga) && !entries.into_iter().any(is_past)
 }
 
 /// Whether it was prepared before it was submitted.
-fn has_check(saga: &SavedSaga) -> bool {
+pub(super) fn was_prepared(saga: &SavedSaga) -> bool {
     saga.input.read::<Value>("a transaction").is_ok_and(|input| input["prepared"] == json!(true))
+}
+
+/// `saga` or `msg`; nothing of what is no transaction.
+pub(super) fn trans_type(saga: &SavedSaga) -> String {
+    let input = saga.input.read::<Value>("a transaction").unwrap_or_default();
+    input["trans_type"].as_str().unwrap_or_default().to_owned()
 }
 
 /// dtm's word for how it stands.

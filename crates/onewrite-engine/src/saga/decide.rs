@@ -1,0 +1,188 @@
+//! What a person decides about a saga, whoever runs it: asked of the runner here, or kept in the store until its
+//! owner takes it.
+
+use std::{sync::Arc, time::Duration};
+
+use onewrite_core::{
+    Code, Error, Result, Text,
+    sabotage::Sabotage,
+    saga::{
+        Definition, Direction, Entry, Json, REQUEST, Request, Saga, SagaId, Verb, check_text,
+        journal::SavedSaga,
+    },
+};
+use tokio::{sync::oneshot, time::Instant};
+
+use super::handle::{Command, LOOK_EVERY, Sagas, new_id, stopped};
+
+/// How long a request waits for an answer.
+const HEARD_WITHIN: Duration = Duration::from_secs(30);
+
+impl Sagas {
+    /// Compensates a saga, whoever runs it, unless its pivot was attempted. Returns once the decision is
+    /// durable.
+    ///
+    /// # Errors
+    /// [`Code::NotFound`], [`Code::InvalidInput`] when it is too late; [`Code::CommitUnknown`] when nobody
+    /// who runs it has answered in half a minute: the request stands for an hour.
+    pub async fn cancel(
+        &self,
+        id: SagaId,
+        actor: impl Into<Text>,
+        reason: impl Into<Text>,
+    ) -> Result<()> {
+        self.want(id, Verb::Cancel, actor.into(), reason.into()).await
+    }
+
+    /// Lets steps that wait for a person try again, whoever runs the saga. Returns once the decision is
+    /// durable.
+    ///
+    /// # Errors
+    /// As [`Self::cancel`].
+    pub async fn resume(
+        &self,
+        id: SagaId,
+        actor: impl Into<Text>,
+        reason: impl Into<Text>,
+    ) -> Result<()> {
+        self.want(id, Verb::Resume, actor.into(), reason.into()).await
+    }
+
+    /// Has something done to a saga by a person's decision, whoever runs it. Returns once it is durable, with
+    /// who and why in the saga's journal.
+    ///
+    /// # Errors
+    /// [`Code::NotFound`]; [`Code::InvalidInput`] where the saga is not in a state for it; [`Code::CommitUnknown`]
+    /// as [`Self::cancel`].
+    pub async fn steer(
+        &self,
+        id: SagaId,
+        verb: Verb,
+        actor: impl Into<Text>,
+        reason: impl Into<Text>,
+    ) -> Result<()> {
+        self.want(id, verb, actor.into(), reason.into()).await
+    }
+
+    /// Lets a step that is under way elsewhere ask now how far it is, whoever runs the saga: whoever carries it
+    /// out says so, and need not be asked often. It changes nothing else, so it may be said by anybody, and
+    /// of a step that asks nobody it means nothing. Returns once it is durable.
+    ///
+    /// # Errors
+    /// As [`Self::cancel`].
+    pub async fn look(
+        &self,
+        id: SagaId,
+        step: impl Into<Text>,
+        actor: impl Into<Text>,
+        reason: impl Into<Text>,
+    ) -> Result<()> {
+        self.want(id, Verb::Look { step: step.into() }, actor.into(), reason.into()).await
+    }
+
+    /// Asks the runner here, or whoever runs the saga by a request.
+    async fn want(&self, id: SagaId, verb: Verb, actor: Text, reason: Text) -> Result<()> {
+        for (what, text) in [("actor", &actor), ("reason", &reason)] {
+            check_text(text)
+                .map_err(|why| Error::new(Code::InvalidInput, format!("the {what} {why}")))?;
+        }
+        let verb = self.with_direction(id, verb).await?;
+        let request = Request { id: new_id().to_string().into(), verb, actor, reason };
+        let (reply, answer) = oneshot::channel();
+        let here = self.ask(Command::Want { id, input: request.clone().input(), reply });
+        let answered = match here {
+            Ok(()) => answer.await.map_err(drop),
+            Err(_) => Ok(Err(stopped())),
+        };
+        let elsewhere = |error: &Error| matches!(error.code(), Code::NotFound | Code::Stopped);
+        let was_dropped = answered.is_err();
+        match answered {
+            Ok(Err(error)) if !elsewhere(&error) => return Err(error),
+            Ok(Ok(())) => return Ok(()),
+            Ok(Err(_)) | Err(()) => {}
+        }
+        let saved = self.show(id).await?;
+        if was_dropped && !request.needs_no_heed() && is_heeded(&request, &saved)? {
+            // Whoever was to say so lost the saga in between.
+            return Ok(());
+        }
+        if let Some(why) = self.refusal(&saved, &request.verb).await? {
+            return Err(refused(id, why));
+        }
+        self.signal(request.signal(id)?).await?;
+        self.heard(id, &request).await
+    }
+
+    /// A step is skipped the way the saga goes when that is asked for: should it have turned by the time that is
+    /// heeded, something else would be meant.
+    async fn with_direction(&self, id: SagaId, verb: Verb) -> Result<Verb> {
+        let Verb::Skip { step, output, direction: None } = verb else { return Ok(verb) };
+        let saved = self.show(id).await?;
+        let mut direction = Direction::Action;
+        for transition in &saved.journal {
+            if transition.entries()?.iter().any(Entry::turns_back) {
+                direction = Direction::Compensation;
+            }
+        }
+        Ok(Verb::Skip { step, output, direction: Some(direction) })
+    }
+
+    /// Waits until the owner has taken a request, and says what became of it.
+    async fn heard(&self, id: SagaId, request: &Request) -> Result<()> {
+        let until = Instant::now() + HEARD_WITHIN;
+        while self.stands(id, request).await? {
+            if Instant::now() >= until {
+                let what = format!(
+                    "nobody who runs the saga {id} has answered; the request stands for an hour"
+                );
+                return Err(Error::new(Code::CommitUnknown, what));
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+        let saved = self.show(id).await?;
+        if is_heeded(request, &saved)? {
+            return Ok(());
+        }
+        match (self.refusal(&saved, &request.verb).await?, &request.verb) {
+            (Some(why), _) => Err(refused(id, why)),
+            // It is being tried.
+            (None, Verb::Retry { .. }) => Ok(()),
+            (None, _) => Err(refused(id, "it was not so far, or past that, when it was asked")),
+        }
+    }
+
+    /// Why nothing would follow, as far as the store tells.
+    async fn refusal(&self, saved: &SavedSaga, verb: &Verb) -> Result<Option<&'static str>> {
+        if saved.ended_at.is_some() {
+            return Ok(Some("it has ended"));
+        }
+        let text = self.store().definition(&saved.definition).await?;
+        let missing =
+            || Error::new(Code::Corrupt, format!("the definition of {} is missing", saved.id));
+        let checked = Arc::new(Definition::parse(&text.ok_or_else(missing)?)?);
+        Ok(Saga::recovered(saved, checked, Sabotage::default())?.refusal(verb))
+    }
+
+    /// Whether nobody has taken a request yet.
+    async fn stands(&self, id: SagaId, request: &Request) -> Result<bool> {
+        let about = vec![Text::from(id.to_string())];
+        let found = self.store().signals(&REQUEST, about).await?;
+        let is_it = |payload: &Json| {
+            payload.read::<Request>("a request").is_ok_and(|found| found == *request)
+        };
+        Ok(found.iter().any(|(_, payload)| is_it(payload)))
+    }
+}
+
+/// Whether the journal says that this was heeded.
+fn is_heeded(request: &Request, saved: &SavedSaga) -> Result<bool> {
+    let mut journal = Vec::new();
+    for transition in &saved.journal {
+        journal.extend(transition.entries()?);
+    }
+    Ok(request.is_heeded(&journal))
+}
+
+pub(super) fn refused(id: SagaId, why: &str) -> Error {
+    Error::new(Code::InvalidInput, format!("nothing is changed of the saga {id}: {why}"))
+}
