@@ -114,7 +114,7 @@ codes! {
     /// The configuration is not valid.
     InvalidConfig = "OW0023", Never, NotApplied, "Correct the key named; `onewrite config --effective` shows what is in force.";
     /// The target lies in an address range that webhooks must not reach.
-    PrivateAddress = "OW0024", Never, NotApplied, "When the target is yours, allow it on purpose: `allow_private = true` in the configuration, or `--allow-private` (or `?allow_private=true` in the URL) for a verb.";
+    PrivateAddress = "OW0024", Never, NotApplied, "When the target is yours, allow it on purpose: `allow_private = true` in the configuration, or `--allow-private` (or `?allow_private=true` in the URL) for a verb; `--allow-private-urls` for the URLs that definitions of sagas tell.";
     /// The signature is missing, wrong or too old.
     BadSignature = "OW0025", Never, NotApplied, "Give sender and receiver the same secret and check both clocks.";
     /// There is no such thing.

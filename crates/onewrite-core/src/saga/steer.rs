@@ -40,6 +40,11 @@ impl Saga {
         match verb {
             Verb::Resume | Verb::Look { .. } => None,
             _ if self.has_ended() => Some("it has ended"),
+            Verb::Retry { step } | Verb::Skip { step, .. }
+                if self.checked.index_of(step).is_none() =>
+            {
+                Some("it has no step of this name")
+            }
             Verb::Cancel => (self.can_cancel() == Cancelled::TooLate)
                 .then_some("it has passed its pivot: it is too late"),
             Verb::Pause | Verb::ForceCompensate => None,

@@ -61,6 +61,10 @@ pub(crate) fn text_of(path: &Path) -> Result<String> {
 /// Reads a definition and looks it through: everything that is wrong with it, in the order of the text.
 pub(crate) fn read(text: &str) -> Result<Checked, Vec<Mistake>> {
     let (tree, value) = parse(text).map_err(|mistake| vec![mistake])?;
+    if !value.is_object() {
+        let what = "a definition has a name and steps: `name: …`, `steps: …`".to_owned();
+        return Err(vec![Mistake::new(Place { line: 1, column: 1 }, String::new(), what)]);
+    }
     let placed = |at: String, what: String| {
         let place = tree.as_ref().map_or(Place { line: 1, column: 1 }, |tree| tree.place_of(&at));
         Mistake::new(place, at, what)
@@ -234,7 +238,8 @@ steps:
             ("{\"name\": \"s\",\n \"steps\": [}\n".to_owned(), "2:12  "),
             ("{\"name\": \"s\",\n \"name\": \"t\", \"steps\": []}".to_owned(), "2:12  the key `name` is there twice"),
             ("{\"name\": \"s\",\n \"steps\": [{\"name\": \"\\ud83d\\ude00\", \"compensation\": {\"none\": \"x\"}}]}".to_owned(), "/steps/0/name the name of step"),
-            ("just text".to_owned(), "1:1  invalid type"),
+            ("just text".to_owned(), "1:1  a definition has a name"),
+            ("[\"x\", null, [], null, null]".to_owned(), "1:1  a definition has a name"),
         ] {
             let found = mistakes(&text);
             assert!(found[0].contains(said), "{said}: {found:?}");

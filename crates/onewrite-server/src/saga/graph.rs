@@ -11,24 +11,24 @@ const BOX_HEIGHT: usize = 66;
 const DOT: usize = 16;
 const GAP: usize = 80;
 /// The box of a compensation, and how far it is below its step.
-const UNDO: usize = 200;
-const UNDO_HEIGHT: usize = 26;
-const UNDO_GAP: usize = 16;
+const BACK: usize = 200;
+const BACK_HEIGHT: usize = 26;
+const BACK_GAP: usize = 16;
 /// Room below each row for the arrows that pass over a layer. They share it, a few pixels apart.
 const CHANNEL: usize = 36;
 const LANES: usize = 5;
 const LANE: usize = 4;
 /// From the top of one row to that of the next.
-const ROW: usize = BOX_HEIGHT + UNDO_GAP + UNDO_HEIGHT + CHANNEL;
+const ROW: usize = BOX_HEIGHT + BACK_GAP + BACK_HEIGHT + CHANNEL;
 
 /// Characters that fit: into a box, into the small text below one, and beside the drawing's name.
 const FIT: usize = 28;
-const FIT_SMALL: usize = 36;
+const FIT_SMALL: usize = 40;
 const FIT_NAME: usize = 40;
 
 const INK: &str = "#1a202c";
 const GREY: &str = "#5a6676";
-const UNDO_INK: &str = "#b02a2a";
+const BACK_INK: &str = "#b02a2a";
 
 /// The definition as a Mermaid flowchart. Renderers refuse more than 500 arrows unless they are told otherwise.
 pub(crate) fn mermaid(checked: &Checked) -> String {
@@ -45,7 +45,7 @@ pub(crate) fn mermaid(checked: &Checked) -> String {
         steps.collect(),
         "    finish(((\"end\")))\n".to_owned(),
         arrows.collect(),
-        "    classDef undo stroke-dasharray: 4 3\n".to_owned(),
+        "    classDef compensation stroke-dasharray: 4 3\n".to_owned(),
     ]
     .concat()
 }
@@ -61,8 +61,8 @@ fn node(index: usize, step: &Step) -> String {
     let (name, does, kind) = (label(&step.name), label(&does(step)), word(step.kind));
     let mut text = format!("    s{index}{open}\"{name}<br/>{does}<br/>{kind}\"{close}\n");
     if step.compensated_by().is_some() {
-        let undoes = label(&undoes(step));
-        text.push_str(&format!("    s{index} -.-> u{index}[\"{undoes}\"]:::undo\n"));
+        let back = label(&compensated(step));
+        text.push_str(&format!("    s{index} -.-> u{index}[\"{back}\"]:::compensation\n"));
     }
     text
 }
@@ -265,7 +265,7 @@ fn boxed(step: &Step, spot: Spot) -> String {
         text(x, top + 21, "font-size=\"12\" font-weight=\"bold\"", &cut(&step.name, FIT)),
         text(x, top + 38, "font-size=\"11\"", &cut(&does(step), FIT)),
         text(x, top + 55, "font-size=\"10\" font-style=\"italic\"", word(step.kind)),
-        undo(step, spot),
+        compensation(step, spot),
         "</g>\n".to_owned(),
     ]
     .concat()
@@ -295,18 +295,18 @@ fn outline(kind: Kind, spot: Spot) -> String {
 }
 
 /// The compensation of a step, or why it has none.
-fn undo(step: &Step, spot: Spot) -> String {
+fn compensation(step: &Step, spot: Spot) -> String {
     let (x, from) = (spot.center(), spot.top() + BOX_HEIGHT);
-    let says = undoes(step);
+    let says = compensated(step);
     if step.compensated_by().is_none() {
         let style = format!("font-size=\"10\" fill=\"{GREY}\"");
-        return text(x, from + UNDO_GAP, &style, &cut(&says, FIT_SMALL));
+        return text(x, from + BACK_GAP, &style, &cut(&says, FIT_SMALL));
     }
-    let (top, left) = (from + UNDO_GAP, x - UNDO / 2);
+    let (top, left) = (from + BACK_GAP, x - BACK / 2);
     let says = text(x, top + 17, "font-size=\"11\"", &cut(&says, FIT));
     format!(
-        r##"<path d="M{x} {from} V{top}" stroke="{UNDO_INK}" stroke-dasharray="4 3"/>
-<rect x="{left}" y="{top}" width="{UNDO}" height="{UNDO_HEIGHT}" fill="#fdf0f0" stroke="{UNDO_INK}" stroke-dasharray="4 3"/>
+        r##"<path d="M{x} {from} V{top}" stroke="{BACK_INK}" stroke-dasharray="4 3"/>
+<rect x="{left}" y="{top}" width="{BACK}" height="{BACK_HEIGHT}" fill="#fdf0f0" stroke="{BACK_INK}" stroke-dasharray="4 3"/>
 {says}"##
     )
 }
@@ -319,7 +319,7 @@ fn text(x: usize, y: usize, style: &str, says: &str) -> String {
 
 /// All there is to say about a step.
 fn described(step: &Step) -> String {
-    format!("{}, {}, {}, {}", step.name, does(step), word(step.kind), undoes(step))
+    format!("{}, {}, {}, {}", step.name, does(step), word(step.kind), compensated(step))
 }
 
 fn does(step: &Step) -> String {
@@ -330,10 +330,10 @@ fn does(step: &Step) -> String {
     }
 }
 
-fn undoes(step: &Step) -> String {
+fn compensated(step: &Step) -> String {
     match &step.compensation {
-        Compensation::By(participant) => format!("undo: {participant}"),
-        Compensation::None(reason) => format!("no undo: {reason}"),
+        Compensation::By(participant) => format!("compensation: {participant}"),
+        Compensation::None(reason) => format!("no compensation: {reason}"),
     }
 }
 

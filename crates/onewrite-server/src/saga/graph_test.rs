@@ -55,7 +55,7 @@ fn a_sequence_is_drawn_in_order() {
     accTitle: Saga order
     begin(("start"))
     s0["reserve<br/>by reserve<br/>compensatable"]
-    s0 -.-> u0["undo: undo_reserve"]:::undo
+    s0 -.-> u0["compensation: undo_reserve"]:::compensation
     s1{{"charge<br/>by charge<br/>pivot"}}
     s2("ship<br/>by ship<br/>retriable")
     finish((("end")))
@@ -63,19 +63,20 @@ fn a_sequence_is_drawn_in_order() {
     s0 --> s1
     s1 --> s2
     s2 --> finish
-    classDef undo stroke-dasharray: 4 3
+    classDef compensation stroke-dasharray: 4 3
 "#;
     assert_eq!(mermaid(&checked), expected);
     let svg = svg(&checked);
     assert_well_formed(&svg);
-    for text in [">reserve</text>", ">undo: undo_reserve</text>", ">charge</text>", ">ship</text>"]
+    for text in
+        [">reserve</text>", ">compensation: undo_reserve</text>", ">charge</text>", ">ship</text>"]
     {
         assert_eq!(svg.matches(text).count(), 1, "{text}");
     }
     for kind in ["compensatable", "pivot", "retriable"] {
         assert!(svg.contains(&format!(">{kind}</text>")), "{kind}");
     }
-    assert!(svg.contains(">no undo: it only goes forward</text>"));
+    assert!(svg.contains(">no compensation: it only goes forward</text>"));
     assert_eq!(svg.matches("afterwards only forward").count(), 1);
 }
 
@@ -96,8 +97,8 @@ fn parallel_steps_share_a_layer() {
     }
     for name in ["a", "b", "c", "d"] {
         assert!(svg.contains(&format!(">{name}</text>")), "{name}");
-        assert!(svg.contains(&format!(">undo: undo_{name}</text>")), "{name}");
-        assert!(graph.contains(&format!("[\"undo: undo_{name}\"]")), "{name}");
+        assert!(svg.contains(&format!(">compensation: undo_{name}</text>")), "{name}");
+        assert!(graph.contains(&format!("[\"compensation: undo_{name}\"]")), "{name}");
     }
 }
 
@@ -113,7 +114,7 @@ fn an_arrow_that_passes_over_a_layer_goes_around_its_boxes() {
     let checked = saga(vec![step("a"), step("b"), after("c", &["a", "b"])]);
     let layout = Layout::of(&checked);
     let way = path(layout.steps[0], layout.steps[2], 0);
-    let below = layout.steps[1].top() + BOX_HEIGHT + UNDO_GAP + UNDO_HEIGHT;
+    let below = layout.steps[1].top() + BOX_HEIGHT + BACK_GAP + BACK_HEIGHT;
     let lowest = way.split('V').nth(1).and_then(|rest| rest.split(' ').next()).unwrap();
     assert!(lowest.parse::<usize>().unwrap() > below, "{way}");
     let third = path(layout.steps[0], layout.steps[2], 2);
@@ -142,16 +143,16 @@ fn text_is_escaped() {
     let mut pay = final_step("pay", Kind::Compensatable, "it <&\"\n\u{1}\u{ffff}`");
     pay.action = Some("https://pay.test/?<&\"#".into());
     let mut undone = step("b");
-    undone.compensation = Compensation::By("https://b.test/?<&\"#".into());
+    undone.compensation = Compensation::By("http://b?<&\"#".into());
     let checked = saga(vec![pay, undone]);
     let (graph, svg) = (mermaid(&checked), svg(&checked));
     assert_well_formed(&svg);
     assert!(!svg.contains("<&\"") && !graph.contains("<&\""));
     assert!(svg.contains(">by https://pay.test/?&lt;&amp;&quot;#</text>"), "{svg}");
-    assert!(svg.contains(">undo: https://b.test/?&lt;&amp;&quot;#</text>"), "{svg}");
-    assert!(svg.contains(">no undo: it &lt;&amp;&quot;   `</text>"), "{svg}");
+    assert!(svg.contains(">compensation: http://b?&lt;&amp;&quot;#</text>"), "{svg}");
+    assert!(svg.contains(">no compensation: it &lt;&amp;&quot;   `</text>"), "{svg}");
     assert!(graph.contains("by https://pay.test/?#lt;#amp;#quot;#35;<br/>"), "{graph}");
-    assert!(graph.contains("undo: https://b.test/?#lt;#amp;#quot;#35;\"]"), "{graph}");
+    assert!(graph.contains("compensation: http://b?#lt;#amp;#quot;#35;\"]"), "{graph}");
     assert!(graph.lines().all(|line| [0, 2].contains(&line.matches('"').count())), "{graph}");
 }
 
@@ -161,9 +162,13 @@ fn long_text_is_cut_and_kept_whole_in_the_title() {
     let name = "n".repeat(100);
     let checked = saga(vec![final_step(&name, Kind::Compensatable, &reason)]);
     let svg = svg(&checked);
-    assert!(svg.contains(&format!("{name}, by {name}, compensatable, no undo: {reason}</title>")));
+    assert!(
+        svg.contains(&format!(
+            "{name}, by {name}, compensatable, no compensation: {reason}</title>"
+        ))
+    );
     assert!(svg.contains(&format!(">{}…</text>", "n".repeat(FIT - 1))));
-    assert!(svg.contains(">no undo: because because because be…</text>"), "{svg}");
+    assert!(svg.contains(">no compensation: because because becaus…</text>"), "{svg}");
     assert_eq!(cut("1234", 4), "1234");
     assert_eq!(cut("12345", 4), "123…");
     assert_eq!(cut("漢字漢字", 5), "漢字…");

@@ -82,7 +82,13 @@ impl Access {
     /// # Errors
     /// [`Code::InvalidConfig`] when it cannot be read, or the variable holds no token of at least 16 bytes.
     pub(crate) fn new(tokens: &[String]) -> Result<Self> {
-        let holders = tokens.iter().map(|text| holder(text)).collect::<Result<_>>()?;
+        let holders = tokens.iter().map(|text| holder(text)).collect::<Result<Vec<_>>>()?;
+        for (place, one) in holders.iter().enumerate() {
+            if let Some(other) = holders[..place].iter().find(|other| other.digest == one.digest) {
+                let what = format!("{} and {} have the same token", other.name, one.name);
+                return Err(Error::new(Code::InvalidConfig, what));
+            }
+        }
         Ok(Self { holders })
     }
 

@@ -150,13 +150,17 @@ pub(crate) async fn run(args: ServeArgs) -> Result<()> {
     let (listener, address) = http::listen(args.listen).await?;
     let scheme = if tls.is_some() { "https" } else { "http" };
     if known > 0 {
-        report::tell!("read {known} definitions");
+        report::tell!("definitions read: {known}");
     }
     report::tell!("serving sagas at {scheme}://{address}");
     let running = tokio::spawn(runner.run(shutdown.clone()));
     let serving = door::serve(listener, tls, routes, &shutdown, patience);
     // Whichever ends first: what is in flight is waited for in both.
-    let ((), ended) = tokio::join!(serving, async {
+    let says = async {
+        shutdown.begun().await;
+        report::tell!("stopping: what is in flight has up to {patience:?} to end");
+    };
+    let ((), (), ended) = tokio::join!(says, serving, async {
         let ended = running.await;
         shutdown.begin();
         ended
@@ -164,6 +168,6 @@ pub(crate) async fn run(args: ServeArgs) -> Result<()> {
     ended.map_err(|error| {
         Error::new(Code::Stopped, "the runner of sagas ended unexpectedly").with_source(error)
     })?;
-    report::tell!("drained: the sagas are handed back");
+    report::tell!("stopped");
     Ok(())
 }

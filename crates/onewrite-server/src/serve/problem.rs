@@ -30,6 +30,10 @@ impl Problem {
     }
 }
 
+/// What a problem says, for whoever logs it.
+#[derive(Debug, Clone)]
+pub(super) struct Refused(pub(super) String);
+
 impl From<Error> for Problem {
     fn from(error: Error) -> Self {
         let status = match error.code() {
@@ -68,7 +72,7 @@ impl IntoResponse for Problem {
             "type": format!("urn:onewrite:error:{code}"),
             "title": code.cure(),
             "status": status.as_u16(),
-            "detail": detail,
+            "detail": &detail,
             "code": code.as_str(),
         });
         if !flaws.is_empty() {
@@ -76,6 +80,7 @@ impl IntoResponse for Problem {
             body["errors"] = flaws.iter().map(error).collect();
         }
         let mut response = (status, body.to_string()).into_response();
+        response.extensions_mut().insert(Refused(detail));
         let kind = HeaderValue::from_static("application/problem+json");
         response.headers_mut().insert(header::CONTENT_TYPE, kind);
         if status == StatusCode::SERVICE_UNAVAILABLE {

@@ -51,7 +51,10 @@ impl Steer {
     fn verb(&mut self, name: &str) -> Result<Verb, Problem> {
         let (step, output) = (self.step.take(), self.output.take());
         let of_step = matches!(name, "retry" | "skip");
-        if step.is_some() != of_step || output.is_some() && name != "skip" {
+        if of_step && step.is_none() {
+            return Err(invalid("say which `step` that is about"));
+        }
+        if step.is_some() && !of_step || output.is_some() && name != "skip" {
             return Err(invalid("`step` belongs to retry and skip, and `output` to skip"));
         }
         let output = output.unwrap_or(Json::NULL);

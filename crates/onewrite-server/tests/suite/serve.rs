@@ -306,7 +306,7 @@ async fn what_cannot_be_is_refused_with_a_problem() {
             Some(json!({"reason": "so"})),
             422,
             "OW0007",
-            "`step` belongs",
+            "which `step`",
         ),
         (
             Method::POST,

@@ -182,17 +182,19 @@ impl EveryFault {
         Ok(report)
     }
 
-    /// As [`Self::run`], of a definition whose participants are found by name, and goes on behind what is caught.
-    /// Each run begins with `serve`, and `told` is told how each ended.
+    /// As [`Self::run`], of a definition whose participants are found by name. Each run begins with `serve`, and
+    /// `told` is told how it ended, and says whether there is to be another one.
     pub async fn run_definition(
         &self,
         checked: &Checked,
         serve: &(dyn Fn(SagaRunner) -> SagaRunner + Sync),
         input: &Json,
-        mut told: impl AsyncFnMut(Result<Ran<Json>, Caught>),
+        mut told: impl AsyncFnMut(Result<Ran<Json>, Caught>) -> bool,
     ) {
         for (number, blow) in blows(checked.definition()).into_iter().enumerate() {
-            told(self.ended(number, (checked, serve), input, blow).await).await;
+            if !told(self.ended(number, (checked, serve), input, blow).await).await {
+                break;
+            }
         }
     }
 

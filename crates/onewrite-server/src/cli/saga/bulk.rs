@@ -3,11 +3,11 @@
 use clap::{Args, ValueEnum};
 use onewrite::{
     Code, Error, Result, Text,
-    saga::{Json, Verb, check_text},
+    saga::{Verb, check_text},
 };
 use serde_json::json;
 
-use super::show::Filter;
+use super::{json_of, show::Filter};
 use crate::{
     cli::Stores,
     report,
@@ -61,9 +61,8 @@ impl BulkArgs {
         Ok(match (self.verb, step) {
             (Name::Retry, Some(step)) => Verb::Retry { step },
             (Name::Skip, Some(step)) => {
-                let output = self.output.clone().unwrap_or_else(|| "null".into());
-                let output = Json::parse(output, "the step's output")?;
-                output.check("the step's output")?;
+                let output = self.output.as_deref().unwrap_or("null");
+                let output = json_of(output, "the step's output")?;
                 Verb::Skip { step, output, direction: None }
             }
             (Name::Retry | Name::Skip, None) => return invalid("retry and skip need --step"),

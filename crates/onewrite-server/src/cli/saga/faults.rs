@@ -12,10 +12,10 @@ use onewrite::{
     BoxFuture, Code, Error, Result,
     saga::{Call, Checked, Direction, Ended, Json, Participant, SagaRunner, StepKey},
 };
-use onewrite_testkit::saga::{Caught, EveryFault, Ran};
+use onewrite_testkit::saga::{Caught, EveryFault, Fault, Ran};
 use serde_json::{Value, json};
 
-use super::files;
+use super::{files, json_of};
 use crate::{
     report,
     serve::participants::{ParticipantArgs, Services},
@@ -25,7 +25,7 @@ use crate::{
 pub(crate) struct TestArgs {
     /// A file with the definition, YAML or JSON; - is standard input.
     file: PathBuf,
-    /// What the saga is given, as JSON.
+    /// What the saga is given, as JSON; @FILE holds it, and - is standard input.
     #[arg(long, default_value = "null")]
     input: String,
     #[command(flatten)]
@@ -47,7 +47,7 @@ pub(crate) struct TestArgs {
 /// Runs all and prints what came of each; fails when anything was caught.
 pub(crate) async fn test(args: TestArgs) -> Result<ExitCode> {
     let checked = files::definition(&args.file)?;
-    let input = Json::parse(args.input.clone(), "the saga's input")?;
+    let input = json_of(&args.input, "the saga's input")?;
     input.check("the saga's input")?;
     let found = participants(&checked, &args)?;
     let mut runs = Vec::new();
@@ -64,6 +64,8 @@ pub(crate) async fn test(args: TestArgs) -> Result<ExitCode> {
             report::tell!("{}", report::plain(&run.sentence()));
         }
         runs.push(run);
+        // Where it does not complete by itself, nothing is learnt of what else may happen.
+        runs.len() > 1 || runs.iter().all(|run| run.wrong.is_none())
     };
     EveryFault::default().run_definition(&checked, &serve, &input, told).await;
     let caught = runs.iter().filter(|run| run.wrong.is_some()).count();
@@ -80,6 +82,9 @@ pub(crate) async fn test(args: TestArgs) -> Result<ExitCode> {
             )
         );
         report::say!("{} runs, {caught} caught", runs.len());
+        if args.check.is_none() && caught == 0 {
+            report::tell!("without --check, what the services did was not looked at");
+        }
     }
     Ok(if caught == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
@@ -96,8 +101,14 @@ struct Run {
 
 impl Run {
     async fn of(ended: Result<Ran<Json>, Caught>, seen: &Seen, check: Option<&str>) -> Self {
-        let contradiction = seen.take();
+        let (contradiction, no) = seen.take();
         match ended {
+            Ok(ran) if ran.fault == Fault::None && !ran.is_completed() => {
+                let why = no.map(|reason| format!(": {reason}")).unwrap_or_default();
+                let wrong = format!("nothing went wrong, and it is not completed{why}");
+                let (step, fault) = (ran.step, ran.fault.to_string());
+                Self { step, fault, ended: Some("compensated"), wrong: Some(wrong) }
+            }
             Ok(ran) => {
                 let state = if ran.is_completed() { "completed" } else { "compensated" };
                 let checked = match check {
@@ -210,7 +221,16 @@ impl Participant for Stub {
 
 /// What was answered under each key, and the first contradiction.
 #[derive(Default)]
-struct Seen(Mutex<(Answers, Option<String>)>);
+struct Seen(Mutex<Answered>);
+
+/// What was answered in one run.
+#[derive(Default)]
+struct Answered {
+    known: Answers,
+    contradiction: Option<String>,
+    /// The last no.
+    no: Option<String>,
+}
 
 /// Done with an output, or no for a reason.
 type Answers = HashMap<StepKey, Result<Json, String>>;
@@ -226,7 +246,10 @@ impl Seen {
             Ended::Unknown(_) | Ended::NotMade(_) | Ended::UnderWay { .. } => return,
         };
         let mut seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let (known, contradiction) = &mut *seen;
+        let Answered { known, contradiction, no } = &mut *seen;
+        if let Err(reason) = &now {
+            *no = Some(reason.clone());
+        }
         let Some(before) = known.get(&call.key) else {
             known.insert(call.key.clone(), now);
             return;
@@ -243,9 +266,10 @@ impl Seen {
         contradiction.get_or_insert(wrong);
     }
 
-    /// The contradiction of a run, which is over.
-    fn take(&self) -> Option<String> {
-        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner)).1
+    /// The contradiction and the last no of a run, which is over.
+    fn take(&self) -> (Option<String>, Option<String>) {
+        let seen = std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
+        (seen.contradiction, seen.no)
     }
 }
 

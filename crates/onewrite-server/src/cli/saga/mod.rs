@@ -11,13 +11,13 @@ use std::{process::ExitCode, sync::Arc};
 use clap::Subcommand;
 use onewrite::{
     Code, Error, Result,
-    saga::{Journal, Sagas, Verb},
+    saga::{Journal, Json, Sagas, Verb},
     store::Copied,
 };
 
 pub(crate) use self::files::definition;
 use super::Stores;
-use crate::backends;
+use crate::{backends, saga::file::text_of};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum SagaVerb {
@@ -79,6 +79,18 @@ pub(crate) async fn run(verb: SagaVerb) -> Result<ExitCode> {
         SagaVerb::Signal(args) => steer::signal(args).await?,
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// A value that is given as JSON, as `@FILE` that holds it, or as `-` for standard input.
+fn json_of(given: &str, what: &str) -> Result<Json> {
+    let text = match given.strip_prefix('@') {
+        Some(path) => text_of(path.as_ref())?,
+        None if given == "-" => text_of("-".as_ref())?,
+        None => given.to_owned(),
+    };
+    let value = Json::parse(text, what)?;
+    value.check(what)?;
+    Ok(value)
 }
 
 /// The one store named, and what asks whoever runs its sagas.

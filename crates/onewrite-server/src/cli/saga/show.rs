@@ -29,7 +29,7 @@ pub(crate) struct Filter {
     key: Option<String>,
     /// Only those in this state: running, compensating, needs_operator, completed or compensated. May be given
     /// several times.
-    #[arg(long)]
+    #[arg(long, value_delimiter = ',')]
     state: Vec<String>,
     /// Only those that were started so long ago at least: 5m, 2h, 3d.
     #[arg(long, value_parser = humantime::parse_duration)]

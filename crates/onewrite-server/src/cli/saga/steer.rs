@@ -5,11 +5,11 @@ use std::{path::PathBuf, sync::Arc};
 use clap::Args;
 use onewrite::{
     Code, Error, Result, Text,
-    saga::{Json, OWN, SagaId, Signal, Verb, check_text},
+    saga::{OWN, SagaId, Signal, Verb, check_text},
 };
 use serde_json::json;
 
-use super::files;
+use super::{files, json_of};
 use crate::{cli::Stores, report};
 
 #[derive(Debug, Args)]
@@ -19,7 +19,7 @@ pub(crate) struct StartArgs {
     /// What it is about: of one name and key there is one saga, however often it is started.
     #[arg(long)]
     key: String,
-    /// What it is given, as JSON.
+    /// What it is given, as JSON; @FILE holds it, and - is standard input.
     #[arg(long, default_value = "null")]
     input: String,
     #[command(flatten)]
@@ -28,8 +28,7 @@ pub(crate) struct StartArgs {
 
 pub(crate) async fn start(args: StartArgs) -> Result<()> {
     let checked = Arc::new(files::definition(&args.definition)?);
-    let input = Json::parse(args.input, "the saga's input")?;
-    input.check("the saga's input")?;
+    let input = json_of(&args.input, "the saga's input")?;
     let (_, sagas) = super::open(&args.stores).await?;
     let started = sagas.start_definition(checked, args.key, input).await?;
     if args.stores.json {
@@ -103,8 +102,7 @@ pub(crate) struct SkipArgs {
 }
 
 pub(crate) async fn skip(args: SkipArgs) -> Result<()> {
-    let output = Json::parse(args.output, "the step's output")?;
-    output.check("the step's output")?;
+    let output = json_of(&args.output, "the step's output")?;
     let said = format!("goes on without `{}`", args.step);
     steer(args.steer, Verb::Skip { step: args.step.into(), output, direction: None }, &said).await
 }
@@ -130,7 +128,7 @@ pub(crate) async fn signal(args: SignalArgs) -> Result<()> {
         let what = format!("the name of a signal that begins with `{OWN}` is onewrite's own");
         return Err(Error::new(Code::InvalidInput, what));
     }
-    let payload = Json::parse(args.payload, "the signal's payload")?;
+    let payload = json_of(&args.payload, "the signal's payload")?;
     let signal = Signal::new(args.id, args.name, args.correlation).payload(&payload)?;
     let (_, sagas) = super::open(&args.stores).await?;
     let is_new = sagas.signal(signal).await?;

@@ -15,6 +15,7 @@ use axum::{
     Router,
     extract::{Request, State},
     http::{HeaderMap, StatusCode, header},
+    middleware::Next,
     response::{IntoResponse, Response},
     routing::{get, post},
 };
@@ -31,7 +32,7 @@ use serde_json::{Value, json};
 use self::body::Global;
 use super::{
     access::Right,
-    problem::Problem,
+    problem::{Problem, Refused},
     routes::{self, Api},
 };
 
@@ -55,8 +56,19 @@ pub(super) fn routes(api: Arc<Api>) -> Router {
         .route("/abort", post(abort))
         .route("/query", get(query::query))
         .route("/all", get(query::all))
+        .layer(axum::middleware::from_fn(noted))
         .with_state(api);
     Router::new().nest("/api/dtmsvr", own)
+}
+
+/// Logs what is refused: clients of dtm show their users a status at most.
+async fn noted(request: Request, next: Next) -> Response {
+    let path = request.uri().path().to_owned();
+    let response = next.run(request).await;
+    if let Some(Refused(why)) = response.extensions().get::<Refused>() {
+        tracing::warn!(path, why, "a request of a client of dtm is refused");
+    }
+    response
 }
 
 async fn new_gid(State(api): State<Arc<Api>>, headers: HeaderMap) -> Answer {
