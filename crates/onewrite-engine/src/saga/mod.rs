@@ -12,7 +12,6 @@ mod attempt;
 mod beside;
 mod children;
 mod commands;
-mod decide;
 mod driver;
 mod gate;
 mod handle;
@@ -25,6 +24,7 @@ mod publish;
 mod retention;
 mod runner;
 mod start;
+mod steer;
 mod transaction;
 mod write;
 

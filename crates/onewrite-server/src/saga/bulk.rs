@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use futures::{StreamExt as _, stream};
 use onewrite::{
-    Result, Text,
+    Code, Error, Result, Text,
+    error::Certainty,
     saga::{
         Journal, SagaId, Sagas, Verb,
         journal::{ListSagas, SagaHead, State, Waits},
@@ -31,13 +32,15 @@ pub(crate) struct Bulk {
     pub(crate) done: usize,
     /// Sagas of which nothing was changed.
     pub(crate) refused: usize,
-    /// Some of these, and why.
+    /// Sagas of which nobody knows: nobody who runs them has answered in time, and what was asked for stands.
+    pub(crate) unknown: usize,
+    /// Some of these and of the refused ones, and why.
     pub(crate) why: Vec<Refused>,
     /// Where to read on, if there may be more.
     pub(crate) next: Option<String>,
 }
 
-/// A saga of which nothing was changed.
+/// A saga that has not heeded it, as far as is known.
 #[derive(Debug, Serialize)]
 pub(crate) struct Refused {
     pub(crate) saga: String,
@@ -78,33 +81,44 @@ pub(crate) async fn steer(
     Ok(bulk)
 }
 
-async fn one(
-    sagas: &Sagas,
-    saga: SagaHead,
-    verb: Verb,
-    actor: Text,
-    reason: Text,
-) -> Result<(), String> {
+async fn one(sagas: &Sagas, saga: SagaHead, verb: Verb, actor: Text, reason: Text) -> Result<()> {
+    let refused = |why: String| Err(Error::new(Code::InvalidInput, why));
     if let Some(why) = saga.unreadable {
-        return Err(why.to_string());
+        return refused(why.to_string());
     }
     let waits = saga.state == State::NeedsOperator || saga.waits == Waits::Operator;
     if verb == Verb::Resume && !waits {
-        return Err("nothing of it is held or paused".into());
+        return refused("nothing of it is held or paused".into());
     }
-    sagas.steer(saga.id, verb, actor, reason).await.map_err(|error| error.to_string())
+    sagas.steer(saga.id, verb, actor, reason).await
 }
 
 impl Bulk {
-    fn note(&mut self, saga: SagaId, answer: Result<(), String>) {
-        match answer {
-            Ok(()) => self.done += 1,
-            Err(why) => {
-                self.refused += 1;
-                if self.why.len() < TOLD_MAX {
-                    self.why.push(Refused { saga: saga.to_string(), why });
-                }
-            }
+    fn note(&mut self, saga: SagaId, answer: Result<()>) {
+        let Err(error) = answer else {
+            self.done += 1;
+            return;
+        };
+        match error.certainty() {
+            Certainty::Unknown => self.unknown += 1,
+            _ => self.refused += 1,
         }
+        if self.why.len() < TOLD_MAX {
+            self.why.push(Refused { saga: saga.to_string(), why: error.to_string() });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_nobody_knows_is_not_called_refused() {
+        let mut bulk = Bulk::default();
+        bulk.note(SagaId(1), Ok(()));
+        bulk.note(SagaId(2), Err(Error::new(Code::CommitUnknown, "nobody has answered")));
+        bulk.note(SagaId(3), Err(Error::new(Code::InvalidInput, "it has ended")));
+        assert_eq!((bulk.done, bulk.unknown, bulk.refused, bulk.why.len()), (1, 1, 1, 2));
     }
 }

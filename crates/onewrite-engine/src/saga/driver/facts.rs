@@ -15,9 +15,9 @@ use super::{Driver, Fact, Live, Reply, Turn};
 use crate::saga::{
     attempt::{self, How, Report},
     beside::beside,
-    decide::refused,
     handle::Command,
     participant::Serving,
+    steer::refused,
     write,
 };
 

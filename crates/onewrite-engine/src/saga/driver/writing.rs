@@ -15,9 +15,9 @@ use tokio::time::Instant;
 
 use super::{Driver, Live};
 use crate::saga::{
-    decide::refused,
     handle::{Outcome, Start},
     start::{self, First},
+    steer::refused,
     write::{self, Committed, Of, Write},
 };
 

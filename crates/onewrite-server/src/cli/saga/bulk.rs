@@ -11,7 +11,7 @@ use super::{json_of, show::Filter};
 use crate::{
     cli::Stores,
     report,
-    saga::bulk::{self, LIMIT_MAX},
+    saga::bulk::{self, Bulk, LIMIT_MAX},
 };
 
 #[derive(Debug, Args)]
@@ -100,7 +100,8 @@ pub(crate) async fn run(args: BulkArgs) -> Result<()> {
     for refused in &bulk.why {
         report::tell!("{}: {}", refused.saga, report::plain(&refused.why));
     }
-    report::say!("done with {}, refused by {}", bulk.done, bulk.refused);
+    let Bulk { done, refused, unknown, .. } = bulk;
+    report::say!("done with {done}, refused by {refused}, not known of {unknown}");
     if let Some(next) = bulk.next {
         report::tell!("there may be more: --behind {next}");
     }
