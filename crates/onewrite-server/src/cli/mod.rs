@@ -19,7 +19,8 @@ use std::{path::PathBuf, process::ExitCode, sync::Arc};
 
 use clap::{Args, Parser, Subcommand};
 use onewrite::{
-    Code, Error, Result, Store,
+    Code, Error, Result, Store, Text,
+    saga::check_text,
     store::{Batch, Copied, Durability, Item, Op, Outcome},
 };
 
@@ -180,6 +181,28 @@ impl Stores {
                 "this verb works on one store: name it with --store URL",
             )),
         }
+    }
+}
+
+/// Who decides something, and why.
+#[derive(Debug, Args)]
+pub(crate) struct Why {
+    /// Why: it is kept beside what is decided.
+    #[arg(long)]
+    reason: String,
+    /// Who wants it.
+    #[arg(long, env = "USER", default_value = "operator")]
+    actor: String,
+}
+
+impl Why {
+    /// The actor and the reason, as every store can keep them.
+    fn read(&self) -> Result<(Text, Text)> {
+        for (what, text) in [("reason", &self.reason), ("actor", &self.actor)] {
+            check_text(text)
+                .map_err(|why| Error::new(Code::InvalidInput, format!("the {what} {why}")))?;
+        }
+        Ok((self.actor.clone().into(), self.reason.clone().into()))
     }
 }
 

@@ -4,7 +4,7 @@ use clap::{Args, Subcommand};
 use onewrite::{Result, saga::Hold};
 use serde_json::json;
 
-use super::{Stores, done, saga};
+use super::{Stores, Why, done, saga};
 use crate::report;
 
 #[derive(Debug, Subcommand)]
@@ -24,25 +24,23 @@ pub(crate) enum ParticipantVerb {
 pub(crate) struct HoldArgs {
     /// Who: bank (with bank.charge and whatever stands behind the dot), bank.charge alone, or the beginning of a URL.
     participant: String,
-    /// Why: it stands beside who is held.
-    #[arg(long)]
-    reason: String,
-    /// Who wants it.
-    #[arg(long, env = "USER", default_value = "operator")]
-    actor: String,
+    #[command(flatten)]
+    why: Why,
     #[command(flatten)]
     stores: Stores,
 }
 
 pub(crate) async fn run(verb: ParticipantVerb) -> Result<()> {
     match verb {
-        ParticipantVerb::Hold(HoldArgs { participant, reason, actor, stores }) => {
+        ParticipantVerb::Hold(HoldArgs { participant, why, stores }) => {
+            let (actor, reason) = why.read()?;
             let (_, sagas) = saga::open(&stores).await?;
             let is_new = sagas.hold(participant.clone(), actor, reason).await?;
             let word = if is_new { "is held" } else { "was held before" };
             done(&format!("{participant} {word}"), stores.json);
         }
-        ParticipantVerb::Release(HoldArgs { participant, reason, actor, stores }) => {
+        ParticipantVerb::Release(HoldArgs { participant, why, stores }) => {
+            let (actor, reason) = why.read()?;
             let (_, sagas) = saga::open(&stores).await?;
             let was_held = sagas.release(&participant, actor, reason).await?;
             let word = if was_held { "is asked again" } else { "was not held" };

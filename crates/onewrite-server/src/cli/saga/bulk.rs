@@ -1,15 +1,12 @@
 //! `onewrite saga bulk VERB`: one decision about many sagas.
 
 use clap::{Args, ValueEnum};
-use onewrite::{
-    Code, Error, Result, Text,
-    saga::{Verb, check_text},
-};
+use onewrite::{Code, Error, Result, Text, saga::Verb};
 use serde_json::json;
 
 use super::{json_of, show::Filter};
 use crate::{
-    cli::Stores,
+    cli::{Stores, Why},
     report,
     saga::bulk::{self, Bulk, LIMIT_MAX},
 };
@@ -26,12 +23,8 @@ pub(crate) struct BulkArgs {
     /// What a step that is skipped is to have answered, as JSON.
     #[arg(long)]
     output: Option<String>,
-    /// Why: it stands in the journal of each.
-    #[arg(long)]
-    reason: String,
-    /// Who wants it.
-    #[arg(long, env = "USER", default_value = "operator")]
-    actor: String,
+    #[command(flatten)]
+    why: Why,
     /// At most with so many, the newest first.
     #[arg(long, default_value_t = LIMIT_MAX)]
     limit: usize,
@@ -78,10 +71,7 @@ impl BulkArgs {
 
 pub(crate) async fn run(args: BulkArgs) -> Result<()> {
     let verb = args.verb()?;
-    for (what, text) in [("reason", &args.reason), ("actor", &args.actor)] {
-        check_text(text)
-            .map_err(|why| Error::new(Code::InvalidInput, format!("the {what} {why}")))?;
-    }
+    let (actor, reason) = args.why.read()?;
     if !args.filter.is_some() {
         let what = "say which: --state, --name, --key or --older-than";
         return Err(Error::new(Code::InvalidInput, what));
@@ -91,7 +81,6 @@ pub(crate) async fn run(args: BulkArgs) -> Result<()> {
     }
     let (store, sagas) = super::open(&args.stores).await?;
     let which = args.filter.read(&*store, args.limit).await?;
-    let (actor, reason) = (args.actor.into(), args.reason.into());
     let bulk = bulk::steer(&store, &sagas, which, &verb, (&actor, &reason)).await?;
     if args.stores.json {
         report::json(&json!(bulk));

@@ -5,12 +5,15 @@ use std::{path::PathBuf, sync::Arc};
 use clap::Args;
 use onewrite::{
     Code, Error, Result, Text,
-    saga::{OWN, SagaId, Signal, Verb, check_text},
+    saga::{OWN, SagaId, Signal, Verb},
 };
 use serde_json::json;
 
 use super::{files, json_of};
-use crate::{cli::Stores, report};
+use crate::{
+    cli::{Stores, Why},
+    report,
+};
 
 #[derive(Debug, Args)]
 pub(crate) struct StartArgs {
@@ -45,12 +48,8 @@ pub(crate) async fn start(args: StartArgs) -> Result<()> {
 pub(crate) struct SteerArgs {
     /// The saga's id.
     id: String,
-    /// Why: it stands in the saga's journal.
-    #[arg(long)]
-    reason: String,
-    /// Who wants it.
-    #[arg(long, env = "USER", default_value = "operator")]
-    actor: String,
+    #[command(flatten)]
+    why: Why,
     #[command(flatten)]
     stores: Stores,
 }
@@ -58,11 +57,8 @@ pub(crate) struct SteerArgs {
 impl SteerArgs {
     /// Which saga, by whom and why.
     fn read(&self) -> Result<(SagaId, Text, Text)> {
-        for (what, text) in [("reason", &self.reason), ("actor", &self.actor)] {
-            check_text(text)
-                .map_err(|why| Error::new(Code::InvalidInput, format!("the {what} {why}")))?;
-        }
-        Ok((self.id.parse()?, self.actor.clone().into(), self.reason.clone().into()))
+        let (actor, reason) = self.why.read()?;
+        Ok((self.id.parse()?, actor, reason))
     }
 }
 
