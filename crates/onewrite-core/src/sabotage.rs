@@ -71,13 +71,17 @@ pub enum Defect {
     TrimChildren = 30,
     /// Retention deletes what is old, whichever sagas it was told to delete (a saga is gone that no archive kept).
     TrimOthers = 31,
+    /// Retention leaves what a saga was looked for by (another saga of its id is found by it).
+    KeepAttributes = 32,
+    /// A list is of all sagas, whatever attributes are asked for.
+    OverlookAttributes = 33,
 }
 
 /// The defects planted in one component. Empty, and of size zero, without the `sabotage` feature.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Sabotage {
     #[cfg(feature = "sabotage")]
-    planted: u32,
+    planted: u64,
 }
 
 impl Sabotage {
@@ -85,7 +89,7 @@ impl Sabotage {
     #[must_use]
     #[cfg(feature = "sabotage")]
     pub const fn has(self, defect: Defect) -> bool {
-        self.planted & (1 << defect as u32) != 0
+        self.planted & (1 << defect as u64) != 0
     }
 
     /// Whether `defect` is planted here: never, without the `sabotage` feature.
@@ -99,7 +103,7 @@ impl Sabotage {
     #[must_use]
     #[cfg(feature = "sabotage")]
     pub const fn with(mut self, defect: Defect) -> Self {
-        self.planted |= 1 << defect as u32;
+        self.planted |= 1 << defect as u64;
         self
     }
 

@@ -63,6 +63,8 @@ GRANT SELECT, INSERT, UPDATE, DELETE ON onewrite_saga TO onewrite_relay
 --.
 GRANT SELECT, INSERT, DELETE ON onewrite_saga_journal TO onewrite_relay
 --.
+GRANT SELECT, INSERT, DELETE ON onewrite_saga_attribute TO onewrite_relay
+--.
 GRANT SELECT, INSERT, UPDATE, DELETE ON onewrite_saga_wait TO onewrite_relay
 --.
 GRANT SELECT, INSERT, UPDATE, DELETE ON onewrite_saga_signal TO onewrite_relay

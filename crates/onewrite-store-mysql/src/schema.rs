@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// The schema this program writes.
-pub const SCHEMA_VERSION: u32 = 6;
+pub const SCHEMA_VERSION: u32 = 7;
 
 /// Programs of at least this version can work with the schema written here.
 const MIN_COMPATIBLE: u32 = 1;
@@ -31,6 +31,7 @@ const MIGRATIONS: &[&[&str]] = &[
     &[include_str!("../migrations/0004_child.sql")],
     &[include_str!("../migrations/0005_free.sql")],
     &[include_str!("../migrations/0006_retention.sql")],
+    &[include_str!("../migrations/0007_attribute.sql")],
 ];
 
 pub(crate) const SOURCE: &str = "SELECT name, partitions FROM onewrite_source";

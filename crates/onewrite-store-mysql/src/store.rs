@@ -293,7 +293,9 @@ impl Journal for MysqlStore {
     }
 
     fn list<'a>(&'a self, which: &'a ListSagas) -> BoxFuture<'a, Result<Vec<SagaHead>>> {
-        Box::pin(async move { saga::heads(&mut self.engine().await?, which).await })
+        Box::pin(async move {
+            saga::heads(&mut self.engine().await?, which, self.inner.options.sabotage).await
+        })
     }
 
     fn arrived(

@@ -279,7 +279,7 @@ BEGIN
     PERFORM pg_advisory_xact_lock(1869505912, hashtext(wanted)); -- claims of one scope follow one another
     INSERT INTO onewrite.member (scope, owner, seen_until) VALUES (wanted, claimant, clock_timestamp() + ttl)
         ON CONFLICT (scope, owner) DO UPDATE SET seen_until = excluded.seen_until;
-    DELETE FROM onewrite.member WHERE scope = wanted AND seen_until < clock_timestamp();
+    DELETE FROM onewrite.member WHERE scope = wanted AND owner <> claimant AND seen_until < clock_timestamp();
     IF (SELECT count(*) FROM onewrite.lease WHERE scope = wanted) < leases THEN
         INSERT INTO onewrite.lease (scope, partition) SELECT wanted, p FROM generate_series(0, leases - 1) p
             ON CONFLICT DO NOTHING;

@@ -9,7 +9,7 @@ use onewrite_core::{
 use crate::{Options, claim, error::While, row};
 
 /// The schema this program writes.
-pub const SCHEMA_VERSION: u32 = 5;
+pub const SCHEMA_VERSION: u32 = 6;
 
 /// Migrations in order, each in its parts; the first brings an empty database to version 1.
 const MIGRATIONS: &[&[&str]] = &[
@@ -23,6 +23,7 @@ const MIGRATIONS: &[&[&str]] = &[
     &[include_str!("../migrations/0003_signal.sql")],
     &[include_str!("../migrations/0004_child.sql")],
     &[include_str!("../migrations/0005_retention.sql")],
+    &[include_str!("../migrations/0006_attribute.sql")],
 ];
 
 /// Programs of at least this version can work with the schema written here.

@@ -235,7 +235,9 @@ impl Journal for PostgresStore {
     }
 
     fn list<'a>(&'a self, which: &'a ListSagas) -> BoxFuture<'a, Result<Vec<SagaHead>>> {
-        Box::pin(async move { saga::heads(&self.engine().await?, which).await })
+        Box::pin(async move {
+            saga::heads(&self.engine().await?, which, self.inner.options.sabotage).await
+        })
     }
 
     fn arrived(

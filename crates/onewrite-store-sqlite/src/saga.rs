@@ -8,7 +8,7 @@ use onewrite_core::{
     lease::Fence,
     sabotage::{Defect, Sabotage},
     saga::{
-        Checked, Json, Parent, SagaId,
+        Attribute, Checked, Json, Parent, SagaId,
         journal::{
             FindSagas, NewSaga, SavedSaga, SavedTransition, Standing, State, Transition, Waits,
         },
@@ -70,6 +70,10 @@ pub(crate) fn start(tx: &Connection, saga: &NewSaga) -> Result<u64> {
     )?;
     if new > 0 {
         signal::wait(tx, saga.id, saga.partition, &saga.awaits)?;
+        for Attribute { name, value } in &saga.attributes {
+            let sql = "INSERT INTO onewrite_saga_attribute (saga, name, value) VALUES (?1, ?2, ?3)";
+            execute(tx, sql, params![saga.id.0.to_be_bytes(), &**name, &**value])?;
+        }
     }
     Ok(new)
 }

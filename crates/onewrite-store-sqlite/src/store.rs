@@ -232,7 +232,8 @@ impl Journal for SqliteStore {
 
     fn list<'a>(&'a self, which: &'a ListSagas) -> BoxFuture<'a, Result<Vec<SagaHead>>> {
         let which = which.clone();
-        Box::pin(self.engine_read(move |connection| saga::heads(connection, &which)))
+        let sabotage = self.sabotage();
+        Box::pin(self.engine_read(move |connection| saga::heads(connection, &which, sabotage)))
     }
 
     fn arrived(

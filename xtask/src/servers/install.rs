@@ -26,7 +26,8 @@ const CLUSTER: (&str, &str) =
 const LOCK: &str = "/run/lock/onewrite-install";
 
 /// What tests run beside the servers: how to see that it is there, and Debian's package.
-const TOOLS: [(&[&str], &str); 2] = [
+const TOOLS: [(&[&str], &str); 3] = [
+    (&["haproxy", "-v"], "haproxy"),
     (&["python3", "-c", "import venv, ensurepip"], "python3-venv"),
     (&["openssl", "version"], "openssl"),
 ];

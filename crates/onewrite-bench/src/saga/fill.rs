@@ -82,6 +82,7 @@ fn new(checked: &Checked, kind: &str, number: u64, now: Timestamp) -> NewSaga {
         input: Json::trusted(input),
         standing: Standing::leased(State::Running),
         awaits: Vec::new(),
+        attributes: Vec::new(),
         parent: None,
         started_at: now,
     }

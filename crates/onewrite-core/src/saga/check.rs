@@ -3,7 +3,9 @@
 use std::collections::{HashMap, HashSet};
 
 use super::{
-    Compensation, Definition, Kind, Mapping, RetryPolicy, Step, Wait, check_text,
+    Compensation, Definition, Kind, Mapping, RetryPolicy, Step, Wait,
+    attribute::attributes,
+    check_text,
     flaw::{Flaw, Flaws, shortened},
     mapping::step_of,
 };
@@ -169,6 +171,7 @@ fn fnv(text: &str) -> u64 {
 fn names(definition: &Definition, flaws: &mut Flaws) {
     name_flaw("its name", &definition.name).into_iter().for_each(|why| flaws.add("/name", why));
     version(definition, flaws);
+    attributes(definition, flaws);
     let mut seen = HashSet::new();
     for (index, step) in definition.steps.iter().enumerate() {
         if let Some(why) = name_flaw("the name of step", &step.name) {
@@ -195,7 +198,7 @@ fn names(definition: &Definition, flaws: &mut Flaws) {
 }
 
 /// What is wrong with a name, if anything is.
-fn name_flaw(what: &str, name: &str) -> Option<String> {
+pub(super) fn name_flaw(what: &str, name: &str) -> Option<String> {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "_-.:".contains(c);
     let is_good = (1..=NAME_MAX).contains(&name.len()) && name.chars().all(is_plain);
     (!is_good).then(|| {

@@ -1,5 +1,7 @@
 //! What a saga does, as data.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use super::{Mapping, RetryPolicy, Wait};
@@ -25,6 +27,10 @@ pub struct Definition {
     /// is run by the text it was started with.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub version: Option<String>,
+    /// What its sagas can be looked for by: names, each with where in the saga's input its value stands,
+    /// `/input/customer/id`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub attributes: BTreeMap<String, String>,
     /// What it does.
     pub steps: Vec<Step>,
     /// What a completed saga answers; without it, `null`.

@@ -1,6 +1,6 @@
 //! The attempts in flight here. Not facts: they are lost with this process.
 
-use super::{Direction, Phase, Saga};
+use super::{Direction, Saga};
 
 impl Saga {
     /// An attempt that was permitted is not made here, and has not begun.
@@ -25,11 +25,7 @@ impl Saga {
     /// Whether an attempt of this kind still serves a purpose.
     #[must_use]
     pub fn wants(&self, step: usize, direction: Direction) -> bool {
-        let present = match self.phase {
-            Phase::Compensating => Direction::Compensation,
-            _ => Direction::Action,
-        };
-        direction == present && self.is_runnable(step)
+        direction == self.direction() && self.is_runnable(step)
     }
 
     /// The attempts in flight here.

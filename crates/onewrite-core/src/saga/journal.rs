@@ -6,7 +6,7 @@
 use serde::Deserialize as _;
 
 pub use super::list::{ListSagas, SagaHead};
-use super::{DefinitionId, Entry, Json, Parent, SagaId};
+use super::{Attribute, DefinitionId, Entry, Json, Parent, SagaId};
 use crate::{
     BoxFuture, Code, Error, Partition, Result, Text, Timestamp,
     lease::{Epoch, Scope},
@@ -158,6 +158,8 @@ pub struct NewSaga {
     pub started_at: Timestamp,
     /// The step that it is, if another saga starts it.
     pub parent: Option<Parent>,
+    /// What it is looked for by.
+    pub attributes: Vec<Attribute>,
 }
 
 /// One transition of a saga.

@@ -2,14 +2,17 @@
 //! journals.
 
 use super::{
-    DefinitionId, Parent, SagaId,
+    Attribute, DefinitionId, Parent, SagaId,
     journal::{SavedSaga, State, Waits, read_words},
 };
-use crate::{Text, Timestamp};
+use crate::{
+    Text, Timestamp,
+    sabotage::{Defect, Sabotage},
+};
 
 /// Which sagas to list: those that all of this is true of. By itself, a hundred of all.
 ///
-/// A store looks for them from the newest on. Unless it is told a name, or unfinished states alone, it looks
+/// A store looks for them from the newest on. Unless it is told a name, an attribute, or unfinished states alone, it looks
 /// at every saga until it has found as many as it may.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ListSagas {
@@ -23,6 +26,8 @@ pub struct ListSagas {
     pub started_from: Option<Timestamp>,
     /// Started before this time.
     pub started_before: Option<Timestamp>,
+    /// Each of these is true of it.
+    pub attributes: Vec<Attribute>,
     /// Read on behind this one, the last of the page before.
     pub behind: Option<SagaId>,
     /// At most so many.
@@ -37,6 +42,7 @@ impl Default for ListSagas {
             states: Vec::new(),
             started_from: None,
             started_before: None,
+            attributes: Vec::new(),
             behind: None,
             limit: 100,
         }
@@ -49,6 +55,12 @@ impl ListSagas {
     #[must_use]
     pub fn only_unfinished(&self) -> bool {
         !self.states.is_empty() && !self.states.iter().any(|state| state.has_ended())
+    }
+
+    /// The attributes that are asked for.
+    #[must_use]
+    pub fn attributes(&self, sabotage: Sabotage) -> &[Attribute] {
+        if sabotage.has(Defect::OverlookAttributes) { &[] } else { &self.attributes }
     }
 }
 

@@ -380,10 +380,7 @@ impl Saga {
 
     fn attempt(&self, now: Timestamp, step: usize, number: u32) -> Attempt {
         let (state, known) = (&self.steps[step], &self.checked.steps()[step]);
-        let direction = match self.phase {
-            Phase::Compensating => Direction::Compensation,
-            _ => Direction::Action,
-        };
+        let direction = self.direction();
         let outputs = |name: &str| {
             let found = self.checked.index_of(name)?;
             self.steps.get(found)?.output.clone()

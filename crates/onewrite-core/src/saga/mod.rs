@@ -13,6 +13,7 @@
 //! Source of the idea: Garcia-Molina, Salem, "Sagas", SIGMOD 1987.
 
 mod attempt;
+mod attribute;
 pub mod barrier;
 mod check;
 mod command;
@@ -28,6 +29,7 @@ mod json;
 mod list;
 mod machine;
 mod mapping;
+mod open_step;
 mod parent;
 mod participant;
 mod policy;
@@ -39,6 +41,7 @@ mod wait;
 mod waiting;
 
 pub use attempt::{Attempt, Direction, Ended, Input};
+pub use attribute::{ATTRIBUTES_MAX, Attribute};
 pub use barrier::{Barrier, Passage};
 pub use check::{Checked, DefinitionId, OWN, STEPS_MAX, is_url};
 pub use command::{Answer, Command, REPLY, Reply};
@@ -51,6 +54,7 @@ pub use id::{SagaId, StepKey};
 pub use json::{JSON_MAX, Json};
 pub use machine::{Cancelled, Saga};
 pub use mapping::Mapping;
+pub use open_step::OpenStep;
 pub use parent::Parent;
 pub use participant::{Call, Journaling, Participant, Transacted, Transactional};
 pub use policy::RetryPolicy;

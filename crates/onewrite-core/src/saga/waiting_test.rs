@@ -1,4 +1,5 @@
 use super::*;
+use crate::saga::{OpenStep, journal::Awaited};
 
 /// Asks, waits for the answer or for an hour, and waits a minute more before it ends.
 const ANSWER: &str = r#"{"name":"answer","output":"/steps/answer/yes","steps":[
@@ -115,6 +116,32 @@ fn a_saga_may_begin_by_waiting() {
     );
     assert_eq!(run.stands(), (State::Running, Waits::Signal));
     assert_eq!(&*run.saga.awaited()[0].correlation, "17");
+}
+
+#[test]
+fn the_steps_that_a_saga_is_at_are_told() {
+    let mut run = Run::of(DECISION);
+    let at = |run: &Run| {
+        let open = run.saga.open_steps();
+        let name = |signal: &Awaited| signal.name.to_string();
+        let told = |open: OpenStep| {
+            (
+                open.step.to_string(),
+                open.direction,
+                open.participant.map(|name| name.to_string()),
+                open.signal.as_ref().map(name),
+                open.at.is_some(),
+            )
+        };
+        open.into_iter().map(told).collect::<Vec<_>>()
+    };
+    let (there, back) = (Direction::Action, Direction::Compensation);
+    let ask = Some("ask".to_owned());
+    assert_eq!(at(&run), [("ask".into(), there, ask, None, false)]);
+    run.done("ask");
+    assert_eq!(at(&run), [("word".into(), there, None, Some("word".into()), true)]);
+    run.wait(Duration::from_secs(61));
+    assert_eq!(at(&run), [("ask".into(), back, Some("take_back".into()), None, false)]);
 }
 
 /// Pays when the signal comes, and only goes forward then.

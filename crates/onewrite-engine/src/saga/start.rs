@@ -42,6 +42,7 @@ impl First {
         }
         let partition = partition(&checked, &key);
         let (name, definition) = (checked.definition().name.clone().into(), checked.id().clone());
+        let attributes = checked.attributes(&input);
         NewSaga {
             id,
             name,
@@ -54,6 +55,7 @@ impl First {
             awaits,
             started_at,
             parent,
+            attributes,
         }
     }
 }

@@ -7,13 +7,14 @@ use onewrite_core::{
     Code, Error, Result, Text,
     sabotage::Sabotage,
     saga::{
-        Definition, Direction, Entry, Json, REQUEST, Request, Saga, SagaId, Verb, check_text,
-        journal::SavedSaga,
+        Definition, Direction, Entry, Json, OpenStep, REQUEST, Request, Saga, SagaId, Verb,
+        check_text, journal::SavedSaga,
     },
 };
 use tokio::{sync::oneshot, time::Instant};
 
 use super::handle::{Command, LOOK_EVERY, Sagas, new_id, stopped};
+use super::hold::Hold;
 
 /// How long a request waits for an answer.
 const HEARD_WITHIN: Duration = Duration::from_secs(30);
@@ -160,11 +161,42 @@ impl Sagas {
         if saved.ended_at.is_some() {
             return Ok(Some("it has ended"));
         }
+        Ok(self.recovered(saved).await?.refusal(verb))
+    }
+
+    /// The steps that a saga is at, and who is held of those that carry them out: why it does not go on. None of
+    /// one whose journal or definition cannot be read.
+    ///
+    /// # Errors
+    /// What the store says.
+    pub async fn open_steps(&self, saved: &SavedSaga) -> Result<Vec<(OpenStep, Option<Hold>)>> {
+        if saved.ended_at.is_some() {
+            return Ok(Vec::new());
+        }
+        let steps = match self.recovered(saved).await {
+            Ok(saga) => saga.open_steps(),
+            Err(error) if matches!(error.code(), Code::Corrupt | Code::InvalidSaga) => Vec::new(),
+            Err(error) => return Err(error),
+        };
+        let holds = self.holds().await?;
+        let of = |step: &OpenStep| {
+            let name = step.participant.as_deref()?;
+            holds.iter().find(|hold| hold.covers(name)).cloned()
+        };
+        Ok(steps
+            .into_iter()
+            .map(|step| (of(&step), step))
+            .map(|(hold, step)| (step, hold))
+            .collect())
+    }
+
+    /// A saga as its journal tells it.
+    async fn recovered(&self, saved: &SavedSaga) -> Result<Saga> {
         let text = self.store().definition(&saved.definition).await?;
         let missing =
             || Error::new(Code::Corrupt, format!("the definition of {} is missing", saved.id));
         let checked = Arc::new(Definition::parse(&text.ok_or_else(missing)?)?);
-        Ok(Saga::recovered(saved, checked, Sabotage::default())?.refusal(verb))
+        Saga::recovered(saved, checked, Sabotage::default())
     }
 
     /// Whether nobody has taken a request yet.

@@ -3,7 +3,7 @@
 use onewrite::{
     Text,
     saga::{
-        Json,
+        Direction, Hold, Json, OpenStep,
         journal::{SagaHead, SavedSaga, SavedTransition},
     },
 };
@@ -26,9 +26,32 @@ pub(crate) struct View<'a> {
     parent: Option<String>,
     input: &'a Json,
     output: Option<&'a Json>,
+    /// The steps that it is at. Not in an archive, where sagas have ended.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    open_steps: Option<Vec<Open<'a>>>,
     journal: Vec<Line>,
     #[serde(skip_serializing_if = "Option::is_none")]
     unreadable: Option<&'a Text>,
+}
+
+/// A step that it is at.
+#[derive(Serialize)]
+struct Open<'a> {
+    step: &'a Text,
+    direction: Direction,
+    participant: Option<&'a Text>,
+    attempts: u32,
+    at: Option<String>,
+    signal: Option<Signal<'a>>,
+    needs_operator: bool,
+    held: Option<&'a Hold>,
+}
+
+/// A signal that is waited for.
+#[derive(Serialize)]
+struct Signal<'a> {
+    name: &'a Text,
+    correlation: &'a Text,
 }
 
 /// A transition.
@@ -63,9 +86,28 @@ impl<'a> View<'a> {
             parent: saga.parent.as_ref().map(ToString::to_string),
             input: &saga.input,
             output: saga.standing.output.as_ref(),
+            open_steps: None,
             journal: saga.journal.iter().map(line).collect(),
             unreadable: saga.unreadable.as_ref(),
         }
+    }
+
+    /// With the steps that it is at.
+    pub(crate) fn at(self, steps: &'a [(OpenStep, Option<Hold>)]) -> Self {
+        let open = |(open, hold): &'a (OpenStep, Option<Hold>)| Open {
+            step: &open.step,
+            direction: open.direction,
+            participant: open.participant.as_ref(),
+            attempts: open.attempts,
+            at: open.at.map(|time| time.to_string()),
+            signal: open
+                .signal
+                .as_ref()
+                .map(|signal| Signal { name: &signal.name, correlation: &signal.correlation }),
+            needs_operator: open.needs_operator,
+            held: hold.as_ref(),
+        };
+        Self { open_steps: Some(steps.iter().map(open).collect()), ..self }
     }
 }
 

@@ -103,8 +103,9 @@ impl Access {
         if !self.is_open() {
             return Ok(());
         }
-        let host =
-            headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
+        // Every browser names the host that it calls; what asks a server whether it is well may not.
+        let host = headers.get(header::HOST).map(|host| host.to_str().unwrap_or_default());
+        let host = host.unwrap_or("localhost");
         let name = host.rsplit_once(':').map_or(host, |(name, port)| {
             if port.chars().all(|c| c.is_ascii_digit()) { name } else { host }
         });

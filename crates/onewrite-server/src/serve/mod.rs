@@ -10,6 +10,7 @@ mod problem;
 mod routes;
 mod steer;
 mod tls;
+mod which;
 
 use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 

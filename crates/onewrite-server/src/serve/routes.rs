@@ -5,18 +5,17 @@ use std::{sync::Arc, time::Duration};
 use axum::{
     Router,
     body::Bytes,
-    extract::{FromRequest as _, Path, Query, Request, State, rejection::QueryRejection},
+    extract::{FromRequest as _, Path, Request, State},
     http::{HeaderMap, HeaderValue, StatusCode, header},
     middleware::Next,
     response::{IntoResponse, Response},
     routing::{get, post},
 };
 use onewrite::{
-    Code, Text, Timestamp,
+    Code, Text,
     saga::{
         Checked, Definition, JSON_MAX, Json, OWN, Outcome, SagaId, Sagas, Signal,
-        State as SagaState, check_text,
-        journal::{Journal, ListSagas},
+        State as SagaState, journal::Journal,
     },
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -28,6 +27,7 @@ use super::{
     participants::Services,
     problem::Problem,
     steer,
+    which::{self, Asked},
 };
 use crate::saga::{
     SCHEMA,
@@ -221,59 +221,9 @@ pub(super) async fn started(
     }
 }
 
-/// Which sagas.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Which {
-    name: Option<Text>,
-    key: Option<Text>,
-    /// States, with commas between them.
-    state: Option<String>,
-    started_from: Option<String>,
-    started_before: Option<String>,
-    behind: Option<String>,
-    limit: Option<usize>,
-}
-
-impl Which {
-    /// The same, at most so many.
-    pub(super) fn read(self, most: usize) -> Result<ListSagas, Problem> {
-        let Self { name, key, state, started_from, started_before, behind, limit } = self;
-        for text in [&name, &key].into_iter().flatten() {
-            check_text(text).map_err(|why| invalid(&format!("the name or key {why}")))?;
-        }
-        let limit = limit.unwrap_or(if most > LIMIT_MAX { most } else { LIMIT });
-        if !(1..=most).contains(&limit) {
-            return Err(invalid(&format!("`limit` is 1 to {most}")));
-        }
-        let states = state.iter().flat_map(|all| all.split(',')).map(|one| {
-            let unknown = |_| invalid("`state` is one or more of running, compensating, needs_operator, completed and compensated, with commas between");
-            SagaState::parse(one).map_err(unknown)
-        });
-        let behind = behind.map(|id| saga_id(&id)).transpose()?;
-        let states = states.collect::<Result<_, _>>()?;
-        let started_from = started_from.as_deref().map(time).transpose()?;
-        let started_before = started_before.as_deref().map(time).transpose()?;
-        Ok(ListSagas { name, key, states, started_from, started_before, behind, limit })
-    }
-}
-
-/// A time as the API tells it.
-fn time(text: &str) -> Result<Timestamp, Problem> {
-    let why = "a time is written as 2026-11-29T17:00:00Z";
-    let time = humantime::parse_rfc3339(text).map_err(|_| invalid(why))?;
-    let since = time.duration_since(std::time::UNIX_EPOCH).map_err(|_| invalid(why))?;
-    Ok(Timestamp(i64::try_from(since.as_micros()).map_err(|_| invalid(why))?))
-}
-
-async fn list(
-    State(api): State<Arc<Api>>,
-    headers: HeaderMap,
-    which: Result<Query<Which>, QueryRejection>,
-) -> Answer {
+async fn list(State(api): State<Arc<Api>>, headers: HeaderMap, which: Asked) -> Answer {
     api.access.check(&headers, Right::Read)?;
-    let Query(which) = which.map_err(|error| invalid(&error.body_text()))?;
-    let which = which.read(LIMIT_MAX)?;
+    let which = which::read(which, LIMIT, LIMIT_MAX)?;
     let found = api.store.list(&which).await?;
     Ok(json(StatusCode::OK, &Page::of(&found, which.limit)))
 }
@@ -281,7 +231,8 @@ async fn list(
 async fn show(State(api): State<Arc<Api>>, headers: HeaderMap, Path(id): Path<String>) -> Answer {
     api.access.check(&headers, Right::Read)?;
     let saga = api.sagas.show(saga_id(&id)?).await?;
-    Ok(json(StatusCode::OK, &View::of(&saga)))
+    let at = api.sagas.open_steps(&saga).await?;
+    Ok(json(StatusCode::OK, &View::of(&saga).at(&at)))
 }
 
 /// A signal to be sent.

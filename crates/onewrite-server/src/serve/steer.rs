@@ -3,20 +3,21 @@
 use std::sync::Arc;
 
 use axum::{
-    extract::{Path, Query, Request, State, rejection::QueryRejection},
+    extract::{Path, Request, State},
     http::{HeaderMap, StatusCode},
     response::IntoResponse as _,
 };
 use onewrite::{
     Code, Text,
-    saga::{Json, Verb, check_text},
+    saga::{Json, Verb, check_text, journal::ListSagas},
 };
 use serde::Deserialize;
 
 use super::{
     access::Right,
     problem::Problem,
-    routes::{Answer, Api, Which, body, invalid, json, saga_id},
+    routes::{Answer, Api, body, invalid, json, saga_id},
+    which::{self, Asked},
 };
 use crate::saga::bulk;
 
@@ -92,16 +93,15 @@ pub(super) async fn one(
 pub(super) async fn many(
     State(api): State<Arc<Api>>,
     Path(name): Path<String>,
-    which: Result<Query<Which>, QueryRejection>,
+    which: Asked,
     request: Request,
 ) -> Answer {
     let holder = api.access.check(request.headers(), Right::Steer)?;
-    let Query(which) = which.map_err(|error| invalid(&error.body_text()))?;
-    let which = which.read(bulk::LIMIT_MAX)?;
-    let names_some = which.name.is_some() || which.key.is_some() || !which.states.is_empty();
-    if !names_some && which.started_from.is_none() && which.started_before.is_none() {
+    let which = which::read(which, bulk::LIMIT_MAX, bulk::LIMIT_MAX)?;
+    let everything = ListSagas { behind: which.behind, limit: which.limit, ..ListSagas::default() };
+    if which == everything {
         return Err(invalid(
-            "say which: `state`, `name`, `key`, `started_from` or `started_before`",
+            "say which: `state`, `name`, `key`, `attribute`, `started_from` or `started_before`",
         ));
     }
     let mut steer: Steer = body(request).await?;

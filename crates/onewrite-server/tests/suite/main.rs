@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test ends where it is surprised")]
 
 mod bad_input;
+mod balancer;
 mod cli;
 mod consumers;
 mod dead_letter;

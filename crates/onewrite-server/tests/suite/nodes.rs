@@ -1,4 +1,4 @@
-//! Several `onewrite serve` on one store, behind no balancer but clients that try the next one.
+//! Several `onewrite serve` on one store, behind a load balancer, or with clients that try the next one.
 
 use std::{
     collections::BTreeMap,
@@ -24,6 +24,7 @@ use serde_json::{Value, json};
 use tokio::{task::block_in_place, time::sleep};
 
 use crate::{
+    balancer::Balancer,
     serve::{JsonBody as _, Started, serve_on},
     services::database,
     support::{Place, free_address},
@@ -117,15 +118,20 @@ struct Nodes {
     place: Place,
     store: String,
     shop: String,
+    balancer: Option<Balancer>,
     all: Vec<(SocketAddr, Option<Started>)>,
 }
 
 impl Nodes {
-    fn start(store: String, shop: SocketAddr) -> Self {
+    fn start(store: String, shop: SocketAddr, balanced: bool) -> Self {
         let all = (0..NODES).map(|_| (free_address(), None)).collect();
-        let mut nodes =
-            Self { place: Place::new(), store, shop: format!("shop=http://{shop}"), all };
+        let (place, shop) = (Place::new(), format!("shop=http://{shop}"));
+        let mut nodes = Self { place, store, shop, balancer: None, all };
         (0..NODES).for_each(|node| nodes.begin(node));
+        if balanced {
+            let servers = nodes.all.iter().map(|(address, _)| *address);
+            nodes.balancer = Some(Balancer::before(&nodes.place, servers));
+        }
         nodes
     }
 
@@ -135,7 +141,11 @@ impl Nodes {
         self.all[node].1 = Some(serve_on(&self.place, &self.store, self.all[node].0, &args));
     }
 
+    /// Whom clients ask: the balancer alone, if there is one.
     fn urls(&self) -> Vec<String> {
+        if let Some(balancer) = &self.balancer {
+            return vec![balancer.url()];
+        }
         self.all.iter().map(|(address, _)| format!("http://{address}")).collect()
     }
 
@@ -182,11 +192,15 @@ async fn asked(
 
 /// Starts sagas, some of them twice, while nodes are killed and stalled; waits for their ends. Returns them with
 /// the effects of each order.
-async fn run(store: String, shop: Shop) -> (BTreeMap<u64, String>, BTreeMap<u64, Vec<String>>) {
+async fn run(
+    store: String,
+    shop: Shop,
+    balanced: bool,
+) -> (BTreeMap<u64, String>, BTreeMap<u64, Vec<String>>) {
     let count = std::env::var("ONEWRITE_NODES_SAGAS").map_or(SAGAS, |text| text.parse().unwrap());
     let effects = Arc::clone(&shop.effects);
     let address = shop.open().await;
-    let mut nodes = block_in_place(|| Nodes::start(store, address));
+    let mut nodes = block_in_place(|| Nodes::start(store, address, balanced));
     let urls = nodes.urls();
     let client = Client::builder().timeout(Duration::from_secs(10)).build().unwrap();
     let starting = {
@@ -275,9 +289,9 @@ fn is_clean((ends, effects): &(BTreeMap<u64, String>, BTreeMap<u64, Vec<String>>
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nodes_on_postgres_are_killed_and_stalled_and_every_saga_ends_once() {
+async fn nodes_behind_a_balancer_are_killed_and_stalled_and_every_saga_ends_once() {
     shared_postgres().await.unwrap();
-    is_clean(&run(database("sagas").await, Shop::default()).await);
+    is_clean(&run(database("sagas").await, Shop::default(), true).await);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -285,14 +299,14 @@ async fn nodes_on_mariadb_are_killed_and_stalled_and_every_saga_ends_once() {
     let server = shared_mariadb().await.unwrap();
     let name = unique("sagas");
     server.sql("information_schema", &format!("CREATE DATABASE {name}")).await.unwrap();
-    is_clean(&run(server.url(&name), Shop::default()).await);
+    is_clean(&run(server.url(&name), Shop::default(), false).await);
 }
 
 /// The control: a service that does not look at the key acts once for each answer that is lost as well.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_shop_that_forgets_its_keys_acts_twice() {
     let shop = Shop { forgets: true, ..Shop::default() };
-    let (_, effects) = run(database("sagas").await, shop).await;
+    let (_, effects) = run(database("sagas").await, shop, false).await;
     let twice = effects.values().any(|steps| steps.windows(2).any(|pair| pair[0] == pair[1]));
     assert!(twice, "{effects:?}");
 }

@@ -246,6 +246,15 @@ async fn a_participant_is_held_and_released() {
         tokio::time::sleep(std::time::Duration::from_millis(10)).await;
     }
     assert_eq!((state(&client, url, id).await, *asked.lock().unwrap()), ("running".into(), 0));
+    let (_, saga) = ask(&client, Method::GET, format!("{url}/v1/sagas/{id}"), None).await;
+    let open = &saga["open_steps"][0];
+    assert_eq!(
+        (&open["participant"], &open["held"]["actor"]),
+        (&json!("bank.charge"), &json!("ann")),
+        "{saga}"
+    );
+    let shown = block_in_place(|| place.run(&[&["saga", "show", id][..], &STORE].concat()));
+    assert!(shown.ok().out.contains("charge, by bank.charge; bank is held by ann: it is down"));
     let why = json!({"participant": "bank", "reason": "it is back"});
     let (_, released) =
         ask(&client, Method::POST, format!("{url}/v1/holds/release"), Some(&why)).await;

@@ -195,7 +195,7 @@ async fn starting_twice_is_harmless_and_a_saga_is_shown_and_signalled() {
     let (place, client) = (Place::new(), Client::new());
     let server = block_in_place(|| serve(&place, anywhere(), &[]));
     let url = &server.url;
-    let waits = json!({"name": "waits", "steps": [{"name": "paid", "wait": {"signal": {"name": "payment", "correlation": "/input"}},
+    let waits = json!({"name": "waits", "attributes": {"bill": "/input"}, "steps": [{"name": "paid", "wait": {"signal": {"name": "payment", "correlation": "/input"}},
         "compensation": {"none": "it only waits"}, "step_timeout_ms": 600_000}], "output": "/steps/paid"});
     let body = json!({"definition": waits, "key": "k", "input": "b-1"});
     let (status, started) =
@@ -206,12 +206,32 @@ async fn starting_twice_is_harmless_and_a_saga_is_shown_and_signalled() {
         (status, &again["id"], &again["new"]),
         (StatusCode::OK, &started["id"], &json!(false))
     );
+    // What it waits for is named, and it is found by what it is about.
+    let id = started["id"].as_str().unwrap();
+    let (_, saga) = ask(&client, Method::GET, format!("{url}/v1/sagas/{id}"), None).await;
+    let (open, paid) = (&saga["open_steps"][0], json!({"name": "payment", "correlation": "b-1"}));
+    assert_eq!((&open["step"], &open["signal"]), (&json!("paid"), &paid), "{saga}");
+    let shown = block_in_place(|| place.run(&["saga", "show", id, "--store", "sqlite:sagas.db"]));
+    assert!(shown.ok().out.contains("paid: waits for the signal payment about b-1, until "));
+    for (value, expected) in [("b-1", 1), ("b-2", 0)] {
+        let found = format!("{url}/v1/sagas?name=waits&attribute=bill={value}");
+        let (_, page) = ask(&client, Method::GET, found, None).await;
+        assert_eq!(page["sagas"].as_array().unwrap().len(), expected, "{page}");
+        let (attribute, store) = (format!("bill={value}"), "sqlite:sagas.db");
+        let args = ["saga", "list", "--attribute", &attribute, "--store", store, "--json"];
+        let page = block_in_place(|| place.json(&args));
+        assert_eq!(page["sagas"].as_array().unwrap().len(), expected, "{page}");
+    }
+    for bad in ["attribute=bill", "limit=0", "size=1", "key=k&key=l"] {
+        let (status, problem) =
+            ask(&client, Method::GET, format!("{url}/v1/sagas?{bad}"), None).await;
+        assert_eq!((status.as_u16(), &problem["code"]), (422, &json!("OW0007")), "{problem}");
+    }
     let signal =
         json!({"id": "s-1", "name": "payment", "correlation": "b-1", "payload": {"cents": 1}});
     let (status, sent) =
         ask(&client, Method::POST, format!("{url}/v1/signals"), Some(&signal)).await;
     assert_eq!((status, &sent["new"]), (StatusCode::ACCEPTED, &json!(true)));
-    let id = started["id"].as_str().unwrap();
     let until = std::time::Instant::now() + PATIENCE;
     while state(&client, url, id).await != "completed" {
         assert!(std::time::Instant::now() < until, "it never ends");
@@ -221,7 +241,11 @@ async fn starting_twice_is_harmless_and_a_saga_is_shown_and_signalled() {
     let (_, page) = ask(&client, Method::GET, found, None).await;
     assert_eq!((&page["sagas"][0]["id"], &page["next"]), (&started["id"], &Value::Null), "{page}");
     let (_, saga) = ask(&client, Method::GET, format!("{url}/v1/sagas/{id}"), None).await;
-    assert_eq!(saga["output"], json!({"cents": 1}), "{saga}");
+    assert_eq!(
+        (&saga["output"], &saga["open_steps"]),
+        (&json!({"cents": 1}), &json!([])),
+        "{saga}"
+    );
     assert_eq!(saga["journal"][0]["entries"][0]["signalled"]["step"], "paid", "{saga}");
     let (status, described) =
         ask(&client, Method::GET, format!("{url}/v1/openapi.json"), None).await;

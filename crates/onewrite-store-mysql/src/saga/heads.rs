@@ -3,7 +3,11 @@
 use mysql_async::{Conn, Params, Row, Value};
 use onewrite_core::{
     Result,
-    saga::journal::{ListSagas, SagaHead, State, Waits},
+    sabotage::Sabotage,
+    saga::{
+        Attribute,
+        journal::{ListSagas, SagaHead, State, Waits},
+    },
 };
 
 use super::read_id;
@@ -12,14 +16,18 @@ use crate::row::{self, query};
 const COLUMNS: &str = "SELECT id, name, `key`, run, definition, state, waits, due_at, started_at, ended_at, parent FROM onewrite_saga";
 
 /// Sagas in a list, the newest first.
-pub(crate) async fn heads(conn: &mut Conn, list: &ListSagas) -> Result<Vec<SagaHead>> {
-    let (which, binds) = which(list);
+pub(crate) async fn heads(
+    conn: &mut Conn,
+    list: &ListSagas,
+    sabotage: Sabotage,
+) -> Result<Vec<SagaHead>> {
+    let (which, binds) = which(list, sabotage);
     let found = query(conn, &format!("{COLUMNS} {which}"), binds).await?;
     found.into_iter().map(head).collect()
 }
 
 /// Which rows are looked for, with what is bound.
-fn which(list: &ListSagas) -> (String, Params) {
+fn which(list: &ListSagas, sabotage: Sabotage) -> (String, Params) {
     let filters = [
         ("name = ?", list.name.as_deref().map(Value::from)),
         ("`key` = ?", list.key.as_deref().map(Value::from)),
@@ -37,6 +45,11 @@ fn which(list: &ListSagas) -> (String, Params) {
     if !list.states.is_empty() {
         let words: Vec<&str> = list.states.iter().map(|state| state.as_str()).collect();
         conditions.push(format!("state IN ('{}')", words.join("', '")));
+    }
+    for Attribute { name, value } in list.attributes(sabotage) {
+        let these = "id IN (SELECT saga FROM onewrite_saga_attribute WHERE name = ? AND value = ?)";
+        conditions.push(these.to_owned());
+        binds.extend([Value::from(&**name), Value::from(&**value)]);
     }
     if list.only_unfinished() {
         conditions.push("ended_at IS NULL".to_owned());

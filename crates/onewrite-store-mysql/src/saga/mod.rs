@@ -17,7 +17,7 @@ use onewrite_core::{
     lease::{Epoch, Fence},
     sabotage::{Defect, Sabotage},
     saga::{
-        Checked, SagaId,
+        Attribute, Checked, SagaId,
         journal::{NewSaga, Transition, Waits},
     },
 };
@@ -56,7 +56,30 @@ pub(crate) async fn start(tx: &mut impl Queryable, sagas: &[&NewSaga]) -> Result
         insert(tx, piece).await?;
         new.extend(inserted(tx, piece).await?);
     }
-    Ok(sagas.iter().map(|saga| new.contains(&saga.id)).collect())
+    let new: Vec<bool> = sagas.iter().map(|saga| new.contains(&saga.id)).collect();
+    let started = sagas.iter().zip(&new).filter(|(_, new)| **new).map(|(saga, _)| *saga);
+    note_attributes(tx, started).await?;
+    Ok(new)
+}
+
+/// Notes what new sagas are looked for by.
+async fn note_attributes(
+    tx: &mut impl Queryable,
+    sagas: impl Iterator<Item = &NewSaga>,
+) -> Result<()> {
+    let row = |saga: &NewSaga, Attribute { name, value }: &Attribute| {
+        format!("({}, {}, {})", id(saga.id), quoted(name), quoted(value))
+    };
+    let rows = sagas.flat_map(|saga| saga.attributes.iter().map(|one| row(saga, one)));
+    let rows: Vec<String> = rows.collect();
+    for piece in pieces(&rows, String::len) {
+        let sql = format!(
+            "INSERT IGNORE INTO onewrite_saga_attribute (saga, name, value) VALUES {}",
+            piece.join(", ")
+        );
+        tx.query_drop(sql).await.during("start sagas")?;
+    }
+    Ok(())
 }
 
 async fn insert(tx: &mut impl Queryable, sagas: &[&NewSaga]) -> Result<()> {

@@ -18,7 +18,7 @@ use crate::{
 pub(super) const MAY_GO: &str = "ended_at < ? AND (? OR parent IS NULL OR NOT EXISTS (
          SELECT 1 FROM onewrite_saga p WHERE p.id = UNHEX(REPLACE(LEFT(s.parent, 36), '-', '')) AND p.ended_at IS NULL))";
 
-/// Deletes sagas that ended before `before`, the oldest first and at most `limit`, and their journals. Rows
+/// Deletes sagas that ended before `before`, the oldest first and at most `limit`, with all that is theirs. Rows
 /// that another process deletes are left to it.
 pub(crate) async fn trim(
     tx: &mut impl Queryable,
@@ -46,7 +46,9 @@ pub(crate) async fn trim(
         return Ok(0);
     }
     let ids = list(gone.iter().copied());
+    let also = !sabotage.has(Defect::KeepAttributes);
     for sql in [
+        format!("DELETE FROM onewrite_saga_attribute WHERE saga IN ({ids}) AND {also}"),
         format!("DELETE FROM onewrite_saga_journal WHERE saga IN ({ids})"),
         format!("DELETE FROM onewrite_saga WHERE id IN ({ids})"),
     ] {

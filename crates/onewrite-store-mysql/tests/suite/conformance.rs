@@ -242,6 +242,8 @@ notices! {
     transitions_of_any_number: NoVersion, saga::next_version, "next version: one that exists";
     signals_taken_twice: TakeTwice, saga::taken_once, "taken once: by two at once";
     children_trimmed: TrimChildren, child::kept_for_its_parent, "kept for its parent: and not for one that is gone";
+    attributes_that_stay: KeepAttributes, list::by_attribute, "by attribute: another saga of its id";
+    attributes_overlooked: OverlookAttributes, list::by_attribute, "by attribute: one";
     others_trimmed: TrimOthers, child::only_these, "only these: none";
     late_writes_within_a_batch: NoFence, store::independent, "independent: ";
     order_taken_from_time: OrderByTime, order::time_is_no_order, "commit order: ";

@@ -29,6 +29,7 @@ fn start(id: u128, bytes: usize) -> Item {
         input: Json::trusted(format!("\"{}\"", "x".repeat(bytes - 2))),
         standing: Standing::leased(State::Running),
         awaits: Vec::new(),
+        attributes: Vec::new(),
         started_at: Timestamp(1),
         parent: None,
     };

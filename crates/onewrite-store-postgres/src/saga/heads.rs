@@ -1,8 +1,11 @@
 //! Sagas in a list.
 
+use std::fmt::Write as _;
+
 use deadpool_postgres::Client;
 use onewrite_core::{
     Result,
+    sabotage::Sabotage,
     saga::journal::{ListSagas, SagaHead, State, Waits},
 };
 use tokio_postgres::{Row, types::ToSql};
@@ -14,24 +17,42 @@ use crate::{
 };
 
 /// What is not asked for is null, an empty array or false, and falls away before the statement is planned.
+/// `{attributes}` is a condition for each attribute, or nothing: beside an OR it would not be looked up.
 const LIST: &str = "SELECT id, name, key, run, definition, state, waits, due_at, started_at, ended_at, parent FROM onewrite.saga
      WHERE ($1::text IS NULL OR name = $1) AND ($2::text IS NULL OR key = $2)
          AND (cardinality($3::text[]) = 0 OR state = ANY($3))
          AND ($4::timestamptz IS NULL OR started_at >= $4) AND ($5::timestamptz IS NULL OR started_at < $5)
          AND ($6::uuid IS NULL OR id < $6) AND (NOT $7::boolean OR ended_at IS NULL)
+         {attributes}
      ORDER BY id DESC LIMIT $8";
 
 /// Sagas in a list, the newest first.
-pub(crate) async fn heads(client: &Client, list: &ListSagas) -> Result<Vec<SagaHead>> {
+pub(crate) async fn heads(
+    client: &Client,
+    list: &ListSagas,
+    sabotage: Sabotage,
+) -> Result<Vec<SagaHead>> {
     let (name, key) = (list.name.as_deref(), list.key.as_deref());
     let states: Vec<&str> = list.states.iter().map(|state| state.as_str()).collect();
     let (from, before) = (list.started_from.map(Time), list.started_before.map(Time));
     let (behind, only_unfinished) = (list.behind.map(Id), list.only_unfinished());
     let limit = i64::try_from(list.limit).unwrap_or(i64::MAX);
-    let binds: [&(dyn ToSql + Sync); 8] =
-        [&name, &key, &states, &from, &before, &behind, &only_unfinished, &limit];
+    let mut binds: Vec<&(dyn ToSql + Sync)> =
+        vec![&name, &key, &states, &from, &before, &behind, &only_unfinished, &limit];
+    let attributes: Vec<[&str; 2]> =
+        list.attributes(sabotage).iter().map(|one| [&*one.name, &*one.value]).collect();
+    let mut having = String::new();
+    for [name, value] in &attributes {
+        let (first, second) = (binds.len() + 1, binds.len() + 2);
+        let _ = write!(
+            having,
+            "AND id IN (SELECT saga FROM onewrite.saga_attribute WHERE name = ${first} AND value = ${second}) "
+        );
+        binds.extend([name as &(dyn ToSql + Sync), value]);
+    }
     // Prepared anew each time, so that it is planned for what is asked.
-    let rows = client.query(LIST, &binds).await.during("list sagas")?;
+    let rows =
+        client.query(&LIST.replace("{attributes}", &having), &binds).await.during("list sagas")?;
     rows.iter().map(head).collect()
 }
 

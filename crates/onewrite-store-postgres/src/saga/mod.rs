@@ -20,7 +20,7 @@ use onewrite_core::{
 };
 use tokio_postgres::types::{FromSql, IsNull, ToSql, Type, to_sql_checked};
 
-use self::write::{Starts, Transitions, conflict, epoch, is_taken};
+use self::write::{Attributes, Starts, Transitions, conflict, epoch, is_taken};
 pub(crate) use self::{heads::heads, read::find, trim::trim, write::write_all};
 use crate::{
     commit::execute,
@@ -83,6 +83,9 @@ pub(crate) async fn start(tx: &Transaction<'_>, saga: &NewSaga) -> Result<u64> {
     let new = execute(tx, write::START, &Starts::of([saga].into_iter()).binds()).await?;
     if new > 0 {
         signal::wait(tx, saga.id, saga.partition, &saga.awaits).await?;
+        if !saga.attributes.is_empty() {
+            execute(tx, write::NOTE, &Attributes::of([saga].into_iter()).binds()).await?;
+        }
     }
     Ok(new)
 }

@@ -27,24 +27,27 @@ pub(crate) async fn trim(
     let (before, limit) = (Time(before), i64::from(limit));
     let with_children = sabotage.has(Defect::TrimChildren);
     match only.filter(|_| !sabotage.has(Defect::TrimOthers)) {
-        None => execute(tx, &delete(""), &[&before, &with_children, &limit]).await,
+        None => execute(tx, &delete("", sabotage), &[&before, &with_children, &limit]).await,
         // A statement of its own: one for both would be planned without knowing that there are few.
         Some(only) => {
             let only: Vec<Id> = only.iter().copied().map(Id).collect();
-            let sql = delete("AND id = ANY($4)");
+            let sql = delete("AND id = ANY($4)", sabotage);
             execute(tx, &sql, &[&before, &with_children, &limit, &only]).await
         }
     }
 }
 
-/// Rows that another process deletes are left to it. The journal goes with the row of its saga.
-fn delete(among: &str) -> String {
+/// Rows that another process deletes are left to it. Journal and attributes go with the row of their saga.
+fn delete(among: &str, sabotage: Sabotage) -> String {
+    let also = !sabotage.has(Defect::KeepAttributes);
     format!(
         "WITH gone AS MATERIALIZED (
             SELECT id FROM onewrite.saga s WHERE {MAY_GO} {among}
             ORDER BY ended_at LIMIT $3 FOR UPDATE SKIP LOCKED
         ), journals AS (
             DELETE FROM onewrite.saga_journal WHERE saga = ANY(ARRAY(SELECT id FROM gone))
+        ), attributes AS (
+            DELETE FROM onewrite.saga_attribute WHERE saga = ANY(ARRAY(SELECT id FROM gone)) AND {also}
         )
         DELETE FROM onewrite.saga WHERE id = ANY(ARRAY(SELECT id FROM gone))"
     )

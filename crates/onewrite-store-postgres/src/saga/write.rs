@@ -1,7 +1,7 @@
 //! Starts and transitions of many sagas, in one transaction: a statement for each table, all sent at once.
 
 use deadpool_postgres::Client;
-use futures::{FutureExt as _, future};
+use futures::FutureExt as _;
 use onewrite_core::{
     Code, Error, Result, failpoint,
     lease::Fence,
@@ -36,29 +36,32 @@ pub(crate) async fn write_all(
         Transitions::of(group.advances.iter().map(|(_, fence, next)| (epoch(*fence), *next)));
     let standings = Standings::of(group.advances.iter().map(|(.., next)| *next));
     let leases: Vec<i32> = group.leases.iter().map(|(partition, _)| (*partition).into()).collect();
+    let attributes = Attributes::of(group.starts.iter().map(|(_, _, new)| *new));
     let prepare = async |sql| client.prepare_cached(sql).await.during("prepare a write");
-    let (hold, start, append, stand) = (
+    let (hold, start, note, append, stand) = (
         prepare(HOLD).await?,
         prepare(START_ALL).await?,
+        prepare(NOTE_ALL).await?,
         prepare(APPEND_ALL).await?,
         prepare(STAND_ALL).await?,
     );
-    let (scope, starting) = (&*SCOPE, starts.binds());
+    let (scope, starting, noting) = (&*SCOPE, starts.binds(), attributes.binds());
     let (holding, appending, standing) =
         ([&scope as &(dyn ToSql + Sync), &leases], journal.binds(), standings.binds());
     let begun = Begun { client, is_over: false };
     // In this order, and none waits for the answer to the one before.
-    let (began, held, new, appended, stood) = future::join5(
+    let (began, held, new, noted, appended, stood) = futures::join!(
         client.batch_execute(BEGIN),
         client.query(&hold, &holding),
         unless(starts.ids.is_empty(), client.query(&start, &starting)),
+        unless(attributes.sagas.is_empty(), client.execute(&note, &noting)),
         unless(journal.sagas.is_empty(), client.execute(&append, &appending)),
         unless(standings.sagas.is_empty(), client.execute(&stand, &standing)),
-    )
-    .await;
+    );
     began.during("begin a write of sagas")?;
     let held = held.during("look at the leases")?;
     let new = new.during("start sagas")?;
+    noted.during("start sagas")?;
     if appended.as_ref().is_err_and(is_taken) {
         return begun.roll_back().await.map(|()| None);
     }
@@ -178,6 +181,24 @@ pub(super) const START: &str = start!("true");
 
 const START_ALL: &str = start!(begun!());
 
+/// Notes what sagas are looked for by, if they are there: of those just started, the new ones.
+macro_rules! note {
+    ($($holds:tt)*) => {
+        concat!(
+            "INSERT INTO onewrite.saga_attribute (saga, name, value)
+             SELECT saga, name, value FROM unnest($1::uuid[], $2::text[], $3::text[]) AS w (saga, name, value)
+             WHERE EXISTS (SELECT FROM onewrite.saga s WHERE s.id = w.saga) AND ",
+            $($holds)*,
+            " ON CONFLICT DO NOTHING"
+        )
+    };
+}
+
+/// Notes what sagas are looked for by, in a transaction that has begun.
+pub(super) const NOTE: &str = note!("true");
+
+const NOTE_ALL: &str = note!(begun!());
+
 /// Appends to journals where the condition holds. Without `ON CONFLICT`, for a row would cost twice as much: a
 /// second search, and a second record in the log.
 macro_rules! append {
@@ -257,6 +278,31 @@ impl<'a> Starts<'a> {
             &self.started,
             &self.parents,
         ]
+    }
+}
+
+/// Attributes of new sagas, column by column.
+#[derive(Default)]
+pub(super) struct Attributes<'a> {
+    sagas: Vec<Id>,
+    names: Vec<&'a str>,
+    values: Vec<&'a str>,
+}
+
+impl<'a> Attributes<'a> {
+    pub(super) fn of(all: impl Iterator<Item = &'a NewSaga>) -> Self {
+        let mut columns = Self::default();
+        for (saga, attribute) in all.flat_map(|new| new.attributes.iter().map(|one| (new.id, one)))
+        {
+            columns.sagas.push(Id(saga));
+            columns.names.push(&attribute.name);
+            columns.values.push(&attribute.value);
+        }
+        columns
+    }
+
+    pub(super) fn binds(&self) -> Binds<'_> {
+        vec![&self.sagas, &self.names, &self.values]
     }
 }
 

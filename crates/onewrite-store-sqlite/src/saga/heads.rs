@@ -2,8 +2,9 @@
 
 use onewrite_core::{
     Result,
+    sabotage::Sabotage,
     saga::{
-        SagaId,
+        Attribute, SagaId,
         journal::{ListSagas, SagaHead, State, Waits},
     },
 };
@@ -15,8 +16,12 @@ use crate::error::While;
 const COLUMNS: &str = "SELECT id, name, key, run, definition, state, waits, due_at, started_at, ended_at, parent FROM onewrite_saga";
 
 /// Sagas in a list, the newest first.
-pub(crate) fn heads(connection: &Connection, list: &ListSagas) -> Result<Vec<SagaHead>> {
-    let (which, binds) = which(list);
+pub(crate) fn heads(
+    connection: &Connection,
+    list: &ListSagas,
+    sabotage: Sabotage,
+) -> Result<Vec<SagaHead>> {
+    let (which, binds) = which(list, sabotage);
     // Not kept as others are: it reads as many ways as there are to ask.
     let mut statement = connection.prepare(&format!("{COLUMNS} {which}")).during("list sagas")?;
     let mut rows = statement.query(params_from_iter(binds)).during("list sagas")?;
@@ -28,7 +33,7 @@ pub(crate) fn heads(connection: &Connection, list: &ListSagas) -> Result<Vec<Sag
 }
 
 /// Which rows are looked for, with what is bound.
-fn which(list: &ListSagas) -> (String, Vec<Value>) {
+fn which(list: &ListSagas, sabotage: Sabotage) -> (String, Vec<Value>) {
     let word = |word: &str| Value::Text(word.to_owned());
     let filters = [
         ("name = ?", list.name.as_deref().map(word)),
@@ -48,11 +53,16 @@ fn which(list: &ListSagas) -> (String, Vec<Value>) {
         let words: Vec<&str> = list.states.iter().map(|state| state.as_str()).collect();
         conditions.push(format!("state IN ('{}')", words.join("', '")));
     }
+    for Attribute { name, value } in list.attributes(sabotage) {
+        let these = "id IN (SELECT saga FROM onewrite_saga_attribute WHERE name = ? AND value = ?)";
+        conditions.push(these.to_owned());
+        binds.extend([word(name), word(value)]);
+    }
     // Without being told, SQLite goes through all sagas in their order, also those that ended.
     let mut by = "";
     if list.only_unfinished() {
         conditions.push("ended_at IS NULL".to_owned());
-        if list.name.is_none() {
+        if list.name.is_none() && list.attributes.is_empty() {
             by = "INDEXED BY onewrite_saga_open ";
         }
     }

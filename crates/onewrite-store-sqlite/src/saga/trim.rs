@@ -15,7 +15,7 @@ use crate::{claim::execute, error::While};
 pub(super) const MAY_GO: &str = "ended_at < ?1 AND (?2 OR parent IS NULL OR NOT EXISTS (
      SELECT 1 FROM onewrite_saga p WHERE p.id = unhex(substr(s.parent, 1, 36), '-') AND p.ended_at IS NULL))";
 
-/// Deletes sagas that ended before `before`, the oldest first and at most `limit`, and their journals.
+/// Deletes sagas that ended before `before`, the oldest first and at most `limit`, with all that is theirs.
 pub(crate) fn trim(
     tx: &Connection,
     before: Timestamp,
@@ -32,6 +32,9 @@ pub(crate) fn trim(
         }
     }?;
     for id in &gone {
+        if !sabotage.has(Defect::KeepAttributes) {
+            execute(tx, "DELETE FROM onewrite_saga_attribute WHERE saga = ?1", params![id])?;
+        }
         execute(tx, "DELETE FROM onewrite_saga_journal WHERE saga = ?1", params![id])?;
         execute(tx, "DELETE FROM onewrite_saga WHERE id = ?1", params![id])?;
     }

@@ -24,6 +24,7 @@ fn start(id: u128, definition: &str) -> Op {
         input: Json::NULL,
         standing: Standing::leased(State::Running),
         awaits: Vec::new(),
+        attributes: Vec::new(),
         started_at: Timestamp(1),
         parent: None,
     }))

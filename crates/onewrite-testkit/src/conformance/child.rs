@@ -74,7 +74,7 @@ pub async fn barred(fixture: &dyn JournalFixture) {
 }
 
 /// The end of a saga at `time`, as its first transition.
-fn end(saga: u128, time: i64) -> Item {
+pub(super) fn end(saga: u128, time: i64) -> Item {
     let Op::AdvanceSaga(next) = transition(saga, 1, Some(Standing::ended(State::Completed))) else {
         unreachable!("it is a transition")
     };
@@ -82,7 +82,7 @@ fn end(saga: u128, time: i64) -> Item {
     Item { fence: None, ops: vec![Op::AdvanceSaga(next.into())] }
 }
 
-fn trim(before: i64, limit: u32) -> Vec<Item> {
+pub(super) fn trim(before: i64, limit: u32) -> Vec<Item> {
     let ops = vec![Op::TrimSagas { before: Timestamp(before), limit, only: None }];
     vec![Item { fence: None, ops }]
 }

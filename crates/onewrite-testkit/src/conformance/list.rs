@@ -3,7 +3,7 @@
 use onewrite_core::{
     Timestamp,
     saga::{
-        Parent, SagaId,
+        Attribute, Parent, SagaId,
         journal::{Journal, ListSagas, NewSaga, SagaHead, Standing, State, Waits},
     },
     store::Op,
@@ -11,7 +11,7 @@ use onewrite_core::{
 
 use super::{
     JournalFixture, apply, commit,
-    saga::{advance, definition, find, new, running, start},
+    saga::{advance, definition, find, new, running, start, words},
     same,
 };
 
@@ -129,4 +129,58 @@ pub async fn paged(fixture: &dyn JournalFixture) {
     same("paged: the others of these", listed(store, page(Some(2), &open)).await, vec![1]);
     let none = ListSagas { limit: 0, ..ListSagas::default() };
     same("paged: none at all", listed(store, none).await, vec![]);
+}
+
+/// Sagas are found by what they are looked for by, together with everything else, and no others.
+pub async fn by_attribute(fixture: &dyn JournalFixture) {
+    let place = fixture.journals().await;
+    let store = place.journal().await;
+    let store = &*store;
+    apply(store, vec![Op::DefineSaga(definition())]).await;
+    let has = |all: &[(&'static str, &str)]| {
+        all.iter().map(|(name, value)| Attribute::new(*name, value)).collect::<Vec<_>>()
+    };
+    let with = |id, key, all: &[(&'static str, &str)]| NewSaga {
+        attributes: has(all),
+        ..new(id, key, running())
+    };
+    let long = "é".repeat(300);
+    let sagas = [
+        with(1, "a", &[("customer", "17"), ("shop", "ç' \\")]),
+        with(2, "b", &[("customer", "17"), ("shop", &long)]),
+        with(3, "c", &[("customer", "1"), ("shop", "17")]),
+        new(4, "d", running()),
+    ];
+    commit(store, sagas.map(start).into()).await;
+    // One that is there already is not found by what another start says.
+    let again = with(5, "d", &[("customer", "17")]);
+    same("by attribute: a repeated start", words(&commit(store, vec![start(again)]).await), "0");
+    // Alone, as one that waits for a signal is, and among others.
+    let waits =
+        NewSaga { attributes: has(&[("customer", "18")]), ..super::saga::awaiting(6, "e", "o-1") };
+    commit(store, vec![start(waits)]).await;
+    let found = async |all: &[(&'static str, &str)]| {
+        let which = ListSagas { attributes: has(all), ..ListSagas::default() };
+        let heads = store.list(&which).await.expect("sagas can be listed");
+        heads.iter().map(|head| head.id.0).collect::<Vec<_>>()
+    };
+    same("by attribute: one", found(&[("customer", "17")]).await, vec![2, 1]);
+    same("by attribute: two", found(&[("customer", "17"), ("shop", "ç' \\")]).await, vec![1]);
+    same("by attribute: a long one", found(&[("shop", &long)]).await, vec![2]);
+    same("by attribute: of another name", found(&[("shop", "1")]).await, vec![]);
+    same("by attribute: as it is written", found(&[("customer", "17 ")]).await, vec![]);
+    same("by attribute: with a signal", found(&[("customer", "18")]).await, vec![6]);
+    let key = ListSagas {
+        attributes: has(&[("customer", "17")]),
+        key: Some("b".into()),
+        states: vec![State::Running],
+        limit: 1,
+        ..ListSagas::default()
+    };
+    same("by attribute: and a key", store.list(&key).await.expect("a list").len(), 1);
+    // What is deleted takes it along.
+    commit(store, vec![super::child::end(1, 100)]).await;
+    commit(store, super::child::trim(i64::MAX >> 8, 9)).await;
+    commit(store, vec![start(new(1, "z", running()))]).await;
+    same("by attribute: another saga of its id", found(&[("customer", "17")]).await, vec![2]);
 }

@@ -43,6 +43,7 @@ pub(super) fn new(id: u128, key: &str, standing: Standing) -> NewSaga {
         input: Json::trusted(r#"{"é":1.10}"#),
         standing,
         awaits: Vec::new(),
+        attributes: Vec::new(),
         started_at: Timestamp(1_700_000_000_000_001),
         parent: None,
     }
@@ -206,7 +207,8 @@ pub async fn fenced_transition(fixture: &dyn JournalFixture) {
     let place = fixture.journals().await;
     let store = place.journal().await;
     apply(&*store, vec![Op::DefineSaga(definition())]).await;
-    let short = Duration::from_millis(1);
+    // Over at once: also for the one who claims it.
+    let short = Duration::ZERO;
     let before = leased(&*store, "a", short).await;
     let old = before.iter().find(|fence| fence.partition == 3).cloned();
     let mut owned = start(new(1, "k", running()));

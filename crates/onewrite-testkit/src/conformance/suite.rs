@@ -82,7 +82,7 @@ macro_rules! journal_cases {
                 its_parent told_with_its_end barred trimmed kept_for_its_parent
                 started_before_its_successor about_to_go only_these
             }
-            list { its_head filtered paged }
+            list { its_head filtered paged by_attribute }
         );
     };
 }

@@ -28,6 +28,14 @@ impl<S, I, O> Finished<S, I, O> {
         self.definition.timeout_ms = u64::try_from(time.as_millis()).ok();
         self
     }
+
+    /// Its sagas can be looked for by what stands at `pointer`, `/input/customer/id`, under this name; at most
+    /// eight. A name or pointer that is none is refused by [`SagaType::plan`].
+    #[must_use]
+    pub fn attribute(mut self, name: impl Into<String>, pointer: impl Into<String>) -> Self {
+        self.definition.attributes.insert(name.into(), pointer.into());
+        self
+    }
 }
 
 /// One type of saga: its definition and its functions.

@@ -96,7 +96,7 @@ mod handles;
 mod step;
 mod transaction;
 
-use std::{marker::PhantomData, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, marker::PhantomData, sync::Arc, time::Duration};
 
 use onewrite_core::saga::{Compensation, Definition, Kind, Mapping, RetryPolicy, Wait};
 use serde::{Serialize, de::DeserializeOwned};
@@ -203,8 +203,14 @@ impl<S: Send + Sync + 'static, I, P> Plan<S, I, P> {
             None => Mapping::input(),
             Some(step) => Mapping::output_of(&step.name),
         };
-        let definition =
-            Definition { name: saga, steps, output: Some(output), timeout_ms: None, version: None };
+        let definition = Definition {
+            name: saga,
+            steps,
+            output: Some(output),
+            timeout_ms: None,
+            version: None,
+            attributes: BTreeMap::new(),
+        };
         Finished { definition, actors, of: PhantomData }
     }
 }

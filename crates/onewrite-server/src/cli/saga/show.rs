@@ -4,8 +4,8 @@ use clap::Args;
 use onewrite::{
     Code, Error, Result, Timestamp,
     saga::{
-        Entry, Journal, SagaId, State,
-        journal::{ListSagas, SavedSaga},
+        Attribute, Direction, Entry, Hold, Journal, OpenStep, SagaId, State,
+        journal::{Awaited, ListSagas, SavedSaga},
     },
 };
 
@@ -34,6 +34,9 @@ pub(crate) struct Filter {
     /// Only those that were started so long ago at least: 5m, 2h, 3d.
     #[arg(long, value_parser = humantime::parse_duration)]
     older_than: Option<std::time::Duration>,
+    /// Only those with this attribute, as its definition names it: customer=17. May be given several times.
+    #[arg(long = "attribute", value_name = "NAME=VALUE", value_parser = read_attribute)]
+    attributes: Vec<Attribute>,
     /// Read on behind this one: the last of the list before.
     #[arg(long)]
     behind: Option<String>,
@@ -42,8 +45,9 @@ pub(crate) struct Filter {
 impl Filter {
     /// Whether it leaves anything out.
     pub(crate) fn is_some(&self) -> bool {
-        let Self { name, key, state, older_than, .. } = self;
-        name.is_some() || key.is_some() || !state.is_empty() || older_than.is_some()
+        let Self { name, key, state, older_than, attributes, behind: _ } = self;
+        let is_named = name.is_some() || key.is_some() || !attributes.is_empty();
+        is_named || !state.is_empty() || older_than.is_some()
     }
 
     /// The same, by the store's clock, and at most so many.
@@ -55,7 +59,9 @@ impl Filter {
             None => None,
         };
         let (name, key) = (self.name.map(Into::into), self.key.map(Into::into));
-        Ok(ListSagas { name, key, states, started_before, behind, limit, ..ListSagas::default() })
+        let attributes = self.attributes;
+        let started_from = None;
+        Ok(ListSagas { name, key, states, started_from, started_before, attributes, behind, limit })
     }
 }
 
@@ -99,6 +105,11 @@ fn ago(now: Timestamp, age: std::time::Duration) -> Timestamp {
     Timestamp(now.0.saturating_sub(age))
 }
 
+fn read_attribute(text: &str) -> Result<Attribute, &'static str> {
+    let (name, value) = text.split_once('=').ok_or("an attribute is written as NAME=VALUE")?;
+    Ok(Attribute::new(name.to_owned(), value))
+}
+
 fn read_state(text: &str) -> Result<State> {
     State::parse(text).map_err(|_| {
         let what = format!("`{}` is no state of a saga: running, compensating, needs_operator, completed or compensated", text.escape_debug());
@@ -136,14 +147,19 @@ pub(crate) async fn show(args: ShowArgs) -> Result<()> {
     let id: SagaId = args.id.parse()?;
     let (_, sagas) = super::open(&args.stores).await?;
     let saga = sagas.show(id).await?;
+    let at = sagas.open_steps(&saga).await?;
     if args.stores.json {
-        let view = serde_json::to_value(View::of(&saga));
+        let view = serde_json::to_value(View::of(&saga).at(&at));
         report::json(&view.map_err(|error| {
             Error::new(Code::Corrupt, format!("show the saga {id}")).with_source(error)
         })?);
         return Ok(());
     }
     head(&saga, args.payloads);
+    for (step, hold) in &at {
+        report::say!("{:<11} {}", "is at", report::plain(&standing(step, hold.as_ref())));
+    }
+    report::say!("");
     let mut rows = Vec::new();
     for transition in &saga.journal {
         for entry in transition.entries()? {
@@ -186,7 +202,35 @@ fn head(saga: &SavedSaga, payloads: bool) {
     for (what, value) in lines {
         report::say!("{what:<11} {}", report::plain(&value));
     }
-    report::say!("");
+}
+
+/// How it stands with a step that a saga is at.
+fn standing(open: &OpenStep, hold: Option<&Hold>) -> String {
+    let OpenStep { step, participant, attempts, at, signal, .. } = open;
+    let what = match (open.direction, participant) {
+        (Direction::Action, Some(participant)) => format!("{step}, by {participant}"),
+        (Direction::Compensation, Some(participant)) => {
+            format!("the compensation of {step}, by {participant}")
+        }
+        (_, None) => step.to_string(),
+    };
+    let until = match (at, participant) {
+        (Some(at), Some(_)) => format!(", again at {at}"),
+        (Some(at), None) => format!(", until {at}"),
+        (None, _) => String::new(),
+    };
+    let for_what = match (signal, attempts, open.needs_operator) {
+        (_, _, true) => ": a person has to decide".to_owned(),
+        (Some(Awaited { name, correlation, .. }), _, _) => {
+            format!(": waits for the signal {name} about {correlation}")
+        }
+        (None, 0, _) => String::new(),
+        (None, 1, _) => ": one attempt has failed".to_owned(),
+        (None, attempts, _) => format!(": {attempts} attempts have failed"),
+    };
+    let held = hold
+        .map(|hold| format!("; {} is held by {}: {}", hold.participant, hold.actor, hold.reason));
+    format!("{what}{for_what}{until}{}", held.unwrap_or_default())
 }
 
 /// Which step an entry is about, and what it says.

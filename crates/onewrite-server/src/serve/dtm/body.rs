@@ -161,7 +161,14 @@ impl Global {
         // The time to fail of a message is its sender's.
         let timeout_ms = (self.timeout_to_fail > 0 && !self.is_message())
             .then_some(self.timeout_to_fail.saturating_mul(1_000));
-        Ok(Definition { name: NAME.to_string(), version: None, steps, output: None, timeout_ms })
+        Ok(Definition {
+            name: NAME.to_string(),
+            version: None,
+            attributes: BTreeMap::new(),
+            steps,
+            output: None,
+            timeout_ms,
+        })
     }
 
     /// Asks the sender of a message whether it has committed.

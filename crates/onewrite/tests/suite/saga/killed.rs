@@ -144,6 +144,7 @@ async fn a_timer_outlives_its_process() {
         input: onewrite::saga::Json::of(&order, "the order").unwrap(),
         standing: Standing::waiting(State::Running, due),
         awaits: Vec::new(),
+        attributes: Vec::new(),
         started_at: now,
         parent: None,
     };

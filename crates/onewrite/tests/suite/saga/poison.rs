@@ -32,6 +32,7 @@ fn definition() -> Arc<onewrite::saga::Checked> {
         name: "poison".into(),
         steps: vec![step],
         output: None,
+        attributes: std::collections::BTreeMap::new(),
         timeout_ms: None,
         version: None,
     };
@@ -105,6 +106,7 @@ async fn left_behind(
             input: Json::of(&order, "the order").unwrap(),
             standing: standing.clone(),
             awaits: Vec::new(),
+            attributes: Vec::new(),
             started_at: now,
             parent: None,
         })));
