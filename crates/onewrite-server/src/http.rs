@@ -4,13 +4,15 @@ use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
 
 use axum::{Router, extract::State, http::StatusCode, routing::get};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
-use onewrite::{Code, Error, Result, Shutdown, Store};
+use onewrite::{Code, Error, Result, Shutdown, Store, saga::Sagas};
 use tokio::{net::TcpListener, task::JoinHandle};
 
 use crate::report;
 
 struct Health {
     stores: Vec<Arc<dyn Store>>,
+    /// Whoever runs sagas here knows whether their store takes what is written.
+    sagas: Option<Sagas>,
     recorder: PrometheusHandle,
     shutdown: Shutdown,
 }
@@ -28,7 +30,7 @@ pub(crate) async fn serve(
             format!("{address} is not a loopback address, and these routes ask for no token");
         return Err(Error::new(Code::CannotListen, what));
     }
-    let routes = routes(stores, shutdown)?;
+    let routes = routes(stores, None, shutdown)?;
     let (listener, address) = self::listen(address).await?;
     report::tell!("metrics at http://{address}/metrics");
     Ok(Some(tokio::spawn(async move {
@@ -39,11 +41,15 @@ pub(crate) async fn serve(
 }
 
 /// The three routes.
-pub(crate) fn routes(stores: Vec<Arc<dyn Store>>, shutdown: &Shutdown) -> Result<Router> {
+pub(crate) fn routes(
+    stores: Vec<Arc<dyn Store>>,
+    sagas: Option<Sagas>,
+    shutdown: &Shutdown,
+) -> Result<Router> {
     let recorder = PrometheusBuilder::new()
         .install_recorder()
         .map_err(|error| Error::new(Code::CannotListen, "start the metrics").with_source(error))?;
-    let health = Arc::new(Health { stores, recorder, shutdown: shutdown.clone() });
+    let health = Arc::new(Health { stores, sagas, recorder, shutdown: shutdown.clone() });
     Ok(Router::new()
         .route("/metrics", get(measure))
         .route("/healthz", get(|| std::future::ready("alive\n")))
@@ -93,16 +99,23 @@ async fn ask(store: &dyn Store) -> Result<()> {
     Ok(())
 }
 
-/// Ready when every store answers and the end has not begun. A sink that is down does not count: its
-/// events wait safely, and taking this process away would not help.
+/// Ready when every store answers, and takes what is written for sagas, and the end has not begun. A sink that is
+/// down does not count: its events wait safely, and taking this process away would not help.
 async fn ready(State(health): State<Arc<Health>>) -> (StatusCode, String) {
     if health.shutdown.has_begun() {
         return (StatusCode::SERVICE_UNAVAILABLE, "draining\n".into());
     }
     for store in &health.stores {
         if let Err(error) = store.head().await {
-            return (StatusCode::SERVICE_UNAVAILABLE, format!("{error}\n"));
+            return unready(&error);
         }
     }
+    if let Some(Err(error)) = health.sagas.as_ref().map(Sagas::writable) {
+        return unready(&error);
+    }
     (StatusCode::OK, "ready\n".into())
+}
+
+fn unready(error: &Error) -> (StatusCode, String) {
+    (StatusCode::SERVICE_UNAVAILABLE, format!("{error}\n{}\n", error.code().cure()))
 }

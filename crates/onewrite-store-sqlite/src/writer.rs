@@ -4,6 +4,7 @@
 //! engine and the user go through the same queue, so neither starves the other.
 
 use std::{
+    error::Error as _,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc,
@@ -323,9 +324,12 @@ fn finish(group: Group) {
 
 fn fail(group: Group, error: &Error) {
     for (job, result) in group {
-        let error =
-            Error::new(error.code(), error.context().to_owned()).with_source(error.to_string());
-        job.finish(result.and(Err(error)));
+        let told = Error::new(error.code(), error.context().to_owned());
+        let told = match error.source() {
+            Some(why) => told.with_source(why.to_string()),
+            None => told,
+        };
+        job.finish(result.and(Err(told)));
     }
 }
 

@@ -13,7 +13,7 @@ use onewrite_core::{
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::sync::{mpsc, oneshot};
 
-use super::{apart, plan::SagaType, start::First};
+use super::{apart, health::Health, plan::SagaType, start::First};
 
 /// How often a saga that another process runs is looked at.
 pub(super) const LOOK_EVERY: Duration = Duration::from_millis(50);
@@ -76,11 +76,12 @@ pub struct Sagas {
     commands: mpsc::UnboundedSender<Command>,
     /// Whether there is no runner in this process, nor will be.
     apart: bool,
+    health: Health,
 }
 
 impl Sagas {
     pub(super) fn new(store: Arc<dyn Journal>, commands: mpsc::UnboundedSender<Command>) -> Self {
-        Self { store, commands, apart: false }
+        Self { store, commands, apart: false, health: Health::default() }
     }
 
     /// A handle without a runner: what it starts and asks for stands in the store, for whoever runs the sagas
@@ -88,7 +89,7 @@ impl Sagas {
     #[must_use]
     pub fn apart(store: Arc<dyn Journal>) -> Self {
         let (commands, _) = mpsc::unbounded_channel();
-        Self { store, commands, apart: true }
+        Self { store, commands, apart: true, health: Health::default() }
     }
 
     /// Starts a saga about `key`, unless one of this name and key was started before: starting twice is
@@ -97,7 +98,8 @@ impl Sagas {
     /// # Errors
     /// [`Code::InvalidInput`] when `input` has no JSON form or more than [`JSON_MAX`] bytes, or for a key that
     /// cannot be; [`Code::Stopped`] without a runner in this process; what the database says when it refuses this
-    /// saga ([`Code::Database`]); [`Code::CommitUnknown`] when nobody knows whether it was started: repeat it with the same key.
+    /// saga ([`Code::Database`]) or everything ([`Code::DiskFull`], [`Code::ReadOnly`]; [`Code::StoreUnreachable`]
+    /// after some seconds), and then it was not started; [`Code::CommitUnknown`] when nobody knows whether it was started: repeat it with the same key.
     ///
     /// [`JSON_MAX`]: onewrite_core::saga::JSON_MAX
     pub async fn start<S, I, O>(
@@ -294,6 +296,19 @@ impl Sagas {
         };
         self.look_soon();
         Ok(sent)
+    }
+
+    /// Whether the store takes what the runner of this process writes, its leases among it.
+    ///
+    /// # Errors
+    /// What the store said last, while it takes nothing: [`Code::DiskFull`], [`Code::ReadOnly`],
+    /// [`Code::StoreUnreachable`] and the like.
+    pub fn writable(&self) -> Result<()> {
+        self.health.check()
+    }
+
+    pub(super) fn health(&self) -> Health {
+        self.health.clone()
     }
 
     /// A saga with its journal.

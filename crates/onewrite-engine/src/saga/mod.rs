@@ -15,6 +15,7 @@ mod commands;
 mod driver;
 mod gate;
 mod handle;
+mod health;
 mod hold;
 mod leases;
 mod options;

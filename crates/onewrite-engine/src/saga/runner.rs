@@ -102,12 +102,13 @@ impl SagaRunner {
     /// most, and what is left is handed to others.
     pub async fn run(self, shutdown: Shutdown) {
         let Self { store, options, owner, participants, commands, handle } = self;
+        let health = handle.health();
         // Whoever holds a handle keeps it working; this one must not.
         drop(handle);
         let (retention, archive) = (options.retention, options.archive.clone());
         let journal = Arc::clone(&store);
         let every = options.poll * WATCHDOG_EVERY;
-        let driver = Driver::new(store, options, owner, participants);
+        let driver = Driver::new(store, options, owner, participants, health);
         let sweeper = retention::run(&*journal, retention, archive.as_ref(), every, &shutdown);
         tokio::join!(driver.run(commands, shutdown.clone()), sweeper);
     }

@@ -140,7 +140,7 @@ pub(crate) async fn run(args: ServeArgs) -> Result<()> {
         starts: Arc::new(Semaphore::new(routes::STARTS_MAX)),
         requests: Semaphore::new(routes::REQUESTS_MAX),
     });
-    let health = http::routes(vec![store], &shutdown)?;
+    let health = http::routes(vec![store], Some(api.sagas.clone()), &shutdown)?;
     let guard = axum::middleware::from_fn_with_state(Arc::clone(&api), routes::guard);
     let doors = match args.dtm {
         true => routes::routes(Arc::clone(&api)).merge(dtm::routes(api)),

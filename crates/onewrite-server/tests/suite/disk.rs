@@ -8,8 +8,16 @@ use std::{
     process::Command,
 };
 
-use crate::support::{
-    PROGRAM, Place, Run, Running, emit, event, eventually, free_address, number, plain,
+use reqwest::{Client, Method};
+use serde_json::{Value, json};
+use tokio::task::block_in_place;
+
+use crate::{
+    serve::{Started, anywhere, ask, serve_on, state},
+    support::{
+        PATIENCE, PROGRAM, Place, Run, Running, emit, event, eventually, free_address, number,
+        plain,
+    },
 };
 
 /// Runs the test `name` again in a mount namespace of its own, where it may mount what nobody else
@@ -217,4 +225,81 @@ fn a_full_disk_refuses_what_it_cannot_keep_and_work_goes_on_with_space() {
     assert_eq!(kept, i64::try_from(acknowledged.len()).unwrap(), "each with its event");
     let check = crate::support::texts(&path, "PRAGMA integrity_check");
     assert_eq!(check, ["ok"]);
+}
+
+/// A saga that rests for a moment and ends, and takes some kibibytes.
+fn rest(number: usize) -> Value {
+    let steps = json!([{"name": "rest", "wait": {"for_ms": 200}, "compensation": {"none": "nothing was done"}}]);
+    json!({"definition": {"name": "rest", "steps": steps}, "key": format!("r-{number}"), "input": "x".repeat(4_000)})
+}
+
+/// A server of sagas on that disk.
+fn saga_server(place: &Place, path: &Path) -> Started {
+    serve_on(place, &url(path), anywhere(), &["--lease", "1s"])
+}
+
+async fn readiness(client: &Client, server: &Started) -> (u16, String) {
+    let answer = client.get(format!("{}/readyz", server.url)).send().await.unwrap();
+    (answer.status().as_u16(), answer.text().await.unwrap())
+}
+
+/// Starts sagas until one is refused; the ids of those that were accepted.
+async fn start_until_full(client: &Client, server: &Started, first: usize) -> Vec<String> {
+    let sagas = format!("{}/v1/sagas", server.url);
+    let mut accepted = Vec::new();
+    for number in first..first + 10_000 {
+        let began = std::time::Instant::now();
+        let (status, answer) = ask(client, Method::POST, sagas.clone(), Some(&rest(number))).await;
+        if status == 201 {
+            accepted.push(answer["id"].as_str().unwrap().to_owned());
+            continue;
+        }
+        assert_eq!((status.as_u16(), &answer["code"]), (503, &json!("OW0009")), "{answer}");
+        assert!(answer["detail"].as_str().unwrap().contains("full"), "{answer}");
+        assert!(began.elapsed() < PATIENCE / 3, "after {:?}", began.elapsed());
+        return accepted;
+    }
+    panic!("the disk is never full")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sagas_are_refused_while_the_disk_is_full_and_none_that_was_accepted_is_lost() {
+    let name = "disk::sagas_are_refused_while_the_disk_is_full_and_none_that_was_accepted_is_lost";
+    if !is_inside(name) {
+        return;
+    }
+    let (place, disk, client) = (Place::new(), Disk::of(8_192), Client::new());
+    let (path, ballast) = (disk.path("sagas.db"), disk.path("ballast"));
+    // As far as there is room.
+    let fill = || drop(std::fs::write(&ballast, vec![0; 5 << 20]));
+    let mut server = block_in_place(|| saga_server(&place, &path));
+    assert_eq!(readiness(&client, &server).await.0, 200, "there is room");
+    fill();
+    let mut accepted = start_until_full(&client, &server, 0).await;
+    assert!(!accepted.is_empty());
+    let (status, said) = readiness(&client, &server).await;
+    assert_eq!(status, 503, "{said}");
+    assert!(said.contains("OW0009") && said.contains("Free space"), "{said}");
+    std::fs::remove_file(&ballast).unwrap();
+    let client = &client;
+    until("it is ready again", async || readiness(client, &server).await.0 == 200).await;
+    // Again, and it ends meanwhile: it does not say that all is well.
+    fill();
+    accepted.extend(start_until_full(client, &server, 10_000).await);
+    let run = block_in_place(|| server.process.terminate()).ok();
+    assert!(run.err.contains("OW0009"), "{}", run.err);
+    std::fs::remove_file(&ballast).unwrap();
+    server = block_in_place(|| saga_server(&place, &path));
+    for id in &accepted {
+        until("it ends", async || state(client, &server.url, id).await == "completed").await;
+    }
+    block_in_place(|| server.process.terminate()).ok();
+}
+
+async fn until(what: &str, condition: impl AsyncFn() -> bool) {
+    let until = std::time::Instant::now() + PATIENCE;
+    while !condition().await {
+        assert!(std::time::Instant::now() < until, "not within {PATIENCE:?}: {what}");
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
 }

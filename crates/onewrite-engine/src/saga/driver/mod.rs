@@ -32,6 +32,7 @@ use super::{
     attempt::Report,
     gate::Gates,
     handle::{Command, Watcher},
+    health::Health,
     leases::{Clock, Leases},
     options::SagaOptions,
     participant::Participants,
@@ -178,6 +179,8 @@ pub(super) struct Driver {
     knows_holds: bool,
     /// When it is looked next whether anything was forgotten.
     watch_at: Instant,
+    /// Whether the store takes what is written.
+    health: Health,
     /// Nothing is written before this, after so many failures.
     pause: (Instant, u32),
     /// So many writes go one by one: the database refused a statement that they shared.
@@ -202,6 +205,7 @@ impl Driver {
         options: SagaOptions,
         owner: Text,
         participants: Participants,
+        health: Health,
     ) -> Self {
         let (reports, reported) = mpsc::unbounded_channel();
         let now = Instant::now();
@@ -245,6 +249,7 @@ impl Driver {
             holds_at: now,
             knows_holds: false,
             watch_at,
+            health,
             pause: (now, 0),
             apart: 0,
             starved: false,
@@ -298,6 +303,7 @@ impl Driver {
             self.renew_at = Instant::now() + (self.options.lease_ttl / 3).mul_f64(spread);
             if let Err(error) = self.renew(take).await {
                 tracing::warn!(%error, "the leases of sagas were not renewed");
+                self.not_taken(&error);
                 self.renew_at = Instant::now() + self.options.lease_ttl / 10;
             }
         }

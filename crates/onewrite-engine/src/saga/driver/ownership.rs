@@ -37,6 +37,7 @@ impl Driver {
         let owner = self.owner.clone();
         let claim = Claim { scope: SCOPE, leases: PARTITIONS, owner, ttl, take };
         let claimed = self.store.claim(claim).await?;
+        self.health.took();
         let (lost, new) = self.leases.learn(&claimed.held, asked, ttl);
         // What is lost may be held again by now, with another epoch.
         lost.into_iter().for_each(|partition| self.forget_sagas(partition));
@@ -184,6 +185,10 @@ impl Driver {
                 self.ended(report);
             }
             self.send();
+        }
+        if let Err(error) = self.health.check() {
+            let sagas = self.live.len();
+            tracing::warn!(%error, sagas, "the store takes nothing: what was done last for these sagas is not in it, and is asked for again, with the same keys, by whoever runs them next");
         }
         let held = self.leases.partitions().into_iter().filter_map(|at| self.leases.fence(at));
         let fences = held.chain(std::mem::take(&mut self.unsure));

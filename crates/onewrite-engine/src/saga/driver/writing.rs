@@ -1,6 +1,6 @@
 //! What is on its way to the store, and what becomes of it.
 
-use std::{error::Error as _, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use onewrite_core::{
     Code, Error, Partition, Text,
@@ -16,6 +16,7 @@ use tokio::time::Instant;
 use super::{Driver, Live};
 use crate::saga::{
     handle::{Outcome, Start},
+    health::{causes, takes_nothing},
     start::{self, First},
     steer::refused,
     write::{self, Committed, Of, Write},
@@ -31,10 +32,8 @@ const REFUSED: Backoff =
 
 /// Whether the database will not have what was written, rather than take nothing now.
 fn is_refusal(error: &Error) -> bool {
-    let takes_nothing =
-        matches!(error.code(), Code::ReadOnly | Code::SchemaMissing | Code::SchemaUnsupported);
     let never = error.retry() == Retry::Never || error.code() == Code::Database;
-    never && !takes_nothing && error.certainty() == Certainty::NotApplied
+    never && !takes_nothing(error) && error.certainty() == Certainty::NotApplied
 }
 
 /// The signals that it takes.
@@ -120,6 +119,7 @@ impl Driver {
         match outcomes {
             Ok(outcomes) => {
                 self.pause.1 = 0;
+                self.health.took();
                 for (write, outcome) in writes.into_iter().zip(outcomes) {
                     self.written(write, outcome);
                 }
@@ -143,15 +143,14 @@ impl Driver {
         }
         tracing::warn!(%error, writes = writes.len(), "sagas were not written");
         if error.certainty() == Certainty::NotApplied {
-            return self.send_again(writes, error);
+            self.send_again(writes, error);
+            return self.not_taken(error);
         }
         for write in writes {
             self.taken(&write.item);
             self.doubt(write.of.partition());
             if let Of::Start(start, _) = write.of {
-                self.starting.remove(&start.id);
-                let error = Error::new(error.code(), error.context().to_owned());
-                let _ = start.reply.send(Err(error));
+                self.not_started(*start, error);
             }
         }
     }
@@ -162,6 +161,36 @@ impl Driver {
             self.apart = writes.len();
         }
         writes.into_iter().rev().for_each(|write| self.queue.push_front(write));
+    }
+
+    /// The store would have taken nothing else either. Who wants to start a saga is told so, and may ask again;
+    /// what sagas have done stays here until there is room for it.
+    pub(super) fn not_taken(&mut self, error: &Error) {
+        if !takes_nothing(error) {
+            return;
+        }
+        self.health.refused(error);
+        if !self.health.is_told(Instant::now()) {
+            return;
+        }
+        let all = std::mem::take(&mut self.queue);
+        for write in all {
+            match write.of {
+                Of::Start(start, _) => self.not_started(*start, error),
+                of => self.queue.push_back(Write { of, ..write }),
+            }
+        }
+    }
+
+    fn not_started(&mut self, start: Start, error: &Error) {
+        self.starting.remove(&start.id);
+        let told = Error::new(error.code(), error.context().to_owned()).within("start the saga");
+        let told = match causes(error) {
+            Some(why) => told.with_source(why),
+            None => told,
+        };
+        // Who asked may have gone.
+        let _ = start.reply.send(Err(told));
     }
 
     /// The database refuses this one: it is not started, or waits aside, alone, and nobody else with it. Its
@@ -180,11 +209,7 @@ impl Driver {
             tracing::error!(%error, of = %write.of, "the database refuses one write of sagas; the others go on");
         }
         if let Of::Start(start, _) = write.of {
-            self.starting.remove(&start.id);
-            let why = error.source().map(ToString::to_string).unwrap_or_default();
-            let error = Error::new(error.code(), error.context().to_owned()).with_source(why);
-            let _ = start.reply.send(Err(error));
-            return;
+            return self.not_started(*start, error);
         }
         // It keeps the signal that it takes.
         self.taking.extend(signals_of(&write.item).cloned());
