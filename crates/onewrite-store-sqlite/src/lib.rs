@@ -18,6 +18,7 @@ mod gap;
 pub mod guard;
 mod identity;
 mod inbox;
+mod opened;
 mod parking;
 mod process;
 mod read;

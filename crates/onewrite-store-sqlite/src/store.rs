@@ -27,7 +27,9 @@ use tokio::sync::watch;
 use crate::{
     Options,
     claim::{self, Held},
-    commit, find, gap, guard, parking, read,
+    commit, find, gap, guard,
+    opened::Opened,
+    parking, read,
     reader::Reader,
     saga, schema, signal, trim,
     writer::{Writer, now},
@@ -46,6 +48,7 @@ struct Inner {
     reader: Reader,
     writer: Writer,
     changed: watch::Receiver<u64>,
+    opened: Arc<Opened>,
 }
 
 impl SqliteStore {
@@ -63,8 +66,10 @@ impl SqliteStore {
         let (changes, changed) = watch::channel(0);
         let changes = Arc::new(changes);
         let reader = Reader::start(options.connect_reader()?, Arc::clone(&changes))?;
-        let writer = Writer::start(connection, &options, changes)?;
-        let inner = Inner { options, source: RwLock::new(source), writer, reader, changed };
+        let opened = Arc::new(Opened::of(&options.path, &connection)?);
+        let writer = Writer::start(connection, &options, changes, Arc::clone(&opened))?;
+        let source = RwLock::new(source);
+        let inner = Inner { options, source, writer, reader, changed, opened };
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -180,7 +185,11 @@ impl Store for SqliteStore {
     }
 
     fn head(&self) -> BoxFuture<'_, Result<Sequence>> {
-        Box::pin(self.engine_read(schema::head))
+        let opened = Arc::clone(&self.inner.opened);
+        Box::pin(self.engine_read(move |connection| {
+            opened.check()?;
+            schema::head(connection)
+        }))
     }
 
     fn trimmed(&self) -> BoxFuture<'_, Result<Vec<(Partition, Sequence)>>> {

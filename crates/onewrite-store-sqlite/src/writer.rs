@@ -28,6 +28,7 @@ use crate::{
     error::{While, database, is_foreign_key},
     guard,
     identity::Witness,
+    opened::Opened,
 };
 
 /// Jobs that share a commit at most: bounds how long the others wait.
@@ -117,6 +118,7 @@ impl Writer {
         connection: Connection,
         options: &Options,
         appended: Arc<watch::Sender<u64>>,
+        opened: Arc<Opened>,
     ) -> Result<Self> {
         connection.busy_timeout(Duration::ZERO).during("set up the writer")?;
         let touched = Arc::new(AtomicBool::new(false));
@@ -131,7 +133,8 @@ impl Writer {
         let mut witness = Witness::beside(&options.path);
         witness.note(&connection, true);
         let (patience, sabotage) = (options.busy_timeout, options.sabotage);
-        let work = Loop { connection, level: Durability::Durable, patience, sabotage, witness };
+        let level = Durability::Durable;
+        let work = Loop { connection, level, patience, sabotage, witness, opened };
         let (queue, jobs) = mpsc::channel();
         let tell = move || {
             if touched.swap(false, Ordering::Relaxed) {
@@ -172,6 +175,7 @@ struct Loop {
     patience: Duration,
     sabotage: Sabotage,
     witness: Witness,
+    opened: Arc<Opened>,
 }
 
 impl Loop {
@@ -201,9 +205,17 @@ impl Loop {
                 }
                 Err(refused) => fail(group, &refused.error()),
             }
-            self.witness.note(&self.connection, false);
+            self.note(false);
         }
-        self.witness.note(&self.connection, true);
+        self.note(true);
+        self.opened.spare_others(&self.connection);
+    }
+
+    fn note(&mut self, at_once: bool) {
+        // Beside another file it would say of that one what is true of this.
+        if self.opened.check().is_ok() {
+            self.witness.note(&self.connection, at_once);
+        }
     }
 
     /// Runs a group in one transaction. An error says that nothing of it was committed, or, when it
@@ -211,6 +223,7 @@ impl Loop {
     fn commit(&mut self, group: &mut Group) -> Result<(), Refused> {
         let wanted =
             group.iter().map(|(job, _)| job.durability()).max().unwrap_or(Durability::Durable);
+        self.opened.check()?;
         self.set_level(wanted)?;
         self.begin()?;
         if let Err(error) = guard::drop_stale(&self.connection) {

@@ -296,6 +296,31 @@ async fn sagas_are_refused_while_the_disk_is_full_and_none_that_was_accepted_is_
     block_in_place(|| server.process.terminate()).ok();
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_is_moved_away_is_noticed_and_nothing_is_written_to_it() {
+    let (place, client) = (Place::new(), Client::new());
+    let (path, away) = (place.path("sagas.db"), place.path("elsewhere.db"));
+    let server = block_in_place(|| saga_server(&place, &path));
+    let (server, client) = (&server, &client);
+    let post = async |route: &str, body: Value| {
+        ask(client, Method::POST, format!("{}/v1/{route}", server.url), Some(&body)).await
+    };
+    assert_eq!(readiness(client, server).await.0, 200);
+    std::fs::rename(&path, &away).unwrap();
+    let (status, said) = readiness(client, server).await;
+    assert_eq!(status, 503, "{said}");
+    assert!(said.contains("OW0002") && said.contains("bring it back"), "{said}");
+    let signal = json!({"id": "s", "name": "paid", "correlation": "o-1"});
+    for (status, answer) in [post("signals", signal).await, post("sagas", rest(1)).await] {
+        assert_eq!((status.as_u16(), &answer["code"]), (503, &json!("OW0002")), "{answer}");
+        assert!(answer["detail"].as_str().unwrap().contains("was removed or moved"), "{answer}");
+    }
+    std::fs::rename(&away, &path).unwrap();
+    until("it is ready again", async || readiness(client, server).await.0 == 200).await;
+    assert_eq!(post("sagas", rest(1)).await.0, 201);
+    block_in_place(|| server.process.signal(rustix::process::Signal::TERM));
+}
+
 async fn until(what: &str, condition: impl AsyncFn() -> bool) {
     let until = std::time::Instant::now() + PATIENCE;
     while !condition().await {

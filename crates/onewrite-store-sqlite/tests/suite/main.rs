@@ -9,6 +9,7 @@ mod conformance;
 mod emit;
 mod guard;
 mod list;
+mod opened;
 #[cfg(feature = "sqlx")]
 mod sqlx;
 #[cfg(feature = "sqlx")]
