@@ -47,7 +47,8 @@ impl Health {
     /// and where the store has been away for long.
     pub(super) fn is_told(&self, now: Instant) -> bool {
         self.locked().as_ref().is_some_and(|refusing| {
-            refusing.code != Code::StoreUnreachable || now.duration_since(refusing.since) >= AWAY_MAX
+            refusing.code != Code::StoreUnreachable
+                || now.duration_since(refusing.since) >= AWAY_MAX
         })
     }
 

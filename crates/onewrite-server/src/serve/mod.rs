@@ -33,6 +33,9 @@ use crate::{backends, cli, http, report};
 /// What a lease may hold for: shorter, and a pause of the machine loses it; longer, and sagas wait for the dead.
 const LEASE_MIN: Duration = Duration::from_millis(500);
 const LEASE_MAX: Duration = Duration::from_secs(600);
+/// What ended sagas are kept for at least: as long as an answer may wait for the end of one, and whoever was not
+/// answered repeats the start of one. Once it is deleted, that starts it anew.
+const RETENTION_MIN: Duration = Duration::from_secs(60);
 
 #[derive(Debug, Args)]
 pub(crate) struct ServeArgs {
@@ -101,6 +104,10 @@ impl ServeArgs {
     fn options(&self, owner: &str) -> Result<SagaOptions> {
         if self.archive.is_some() && self.retention.0.is_none() {
             let what = "--archive keeps what is deleted, and with --retention forever nothing is";
+            return Err(Error::new(Code::InvalidConfig, what));
+        }
+        if self.retention.0.is_some_and(|time| time < RETENTION_MIN) {
+            let what = "--retention is at least 1min, or `forever`: once a saga is deleted, who repeats its start for want of an answer starts it anew";
             return Err(Error::new(Code::InvalidConfig, what));
         }
         let archive = self.archive.as_deref().map(|folder| archive::Files::new(folder, owner));

@@ -10,7 +10,7 @@ use tokio::task::block_in_place;
 
 use crate::{
     serve::{JsonBody as _, Started, anywhere, ask, serve, state},
-    support::{PATIENCE, Place, eventually},
+    support::{PATIENCE, Place, eventually, execute},
 };
 
 const ORDER: &str = "name: order
@@ -490,13 +490,20 @@ async fn over_tls_only_clients_with_a_certificate_are_let_in() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_has_ended_is_archived_and_then_deleted() {
     let (place, client) = (Place::new(), Client::new());
-    let args = ["--retention", "1ms", "--archive", "old"];
+    // Who repeats a start that was not answered is not to start it anew.
+    for short in ["0s", "59s"] {
+        let args = ["serve", "--store", "sqlite:sagas.db", "--retention", short];
+        place.run(&args).refused("OW0023", &["--retention", "at least 1min", "forever"]);
+    }
+    let args = ["--retention", "1m", "--archive", "old"];
     let server = block_in_place(|| serve(&place, anywhere(), &args));
     let nap = json!({"name": "nap", "steps": [{"name": "rest", "wait": {"for_ms": 1}, "compensation": {"none": "x"}}]});
     let url = format!("{}/v1/sagas", server.url);
     // Printed over several lines, it is one line there.
-    let body =
-        format!(r#"{{"definition": {nap}, "key": "k", "input": {{{}"dream": 1}}}}"#, "\n\r\n  ");
+    let body = format!(
+        r#"{{"definition": {nap}, "key": "k", "wait_ms": 30000, "input": {{{}"dream": 1}}}}"#,
+        "\n\r\n  "
+    );
     let sent = client
         .post(url)
         .header("content-type", "application/json")
@@ -505,7 +512,10 @@ async fn what_has_ended_is_archived_and_then_deleted() {
         .await
         .unwrap();
     let started: Value = serde_json::from_str(&sent.text().await.unwrap()).unwrap();
+    assert_eq!(started["state"], json!("completed"), "{started}");
     block_in_place(|| {
+        // Long ago.
+        execute(&place.path("sagas.db"), "UPDATE onewrite_saga SET ended_at = 0");
         eventually("it is gone", || {
             let list = ["saga", "list", "--json"];
             place.json(&[&list[..], &STORE].concat())["sagas"] == json!([])
