@@ -1,6 +1,6 @@
 //! Who may do what: bearer tokens with roles.
 
-use std::{net::IpAddr, time::SystemTime};
+use std::{fmt, net::IpAddr, time::SystemTime};
 
 use axum::http::{HeaderMap, StatusCode, header};
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
@@ -49,6 +49,15 @@ impl Role {
         })
     }
 
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Reader => "reader",
+            Self::Starter => "starter",
+            Self::Participant => "participant",
+            Self::Operator => "operator",
+        }
+    }
+
     fn may(self, right: Right) -> bool {
         match self {
             Self::Reader => right == Right::Read,
@@ -67,6 +76,17 @@ struct Holder {
     digest: [u8; 32],
     /// Until when it counts.
     until: Option<SystemTime>,
+}
+
+/// Who it is, and never the token.
+impl fmt::Display for Holder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({})", self.name, self.role.as_str())?;
+        match self.until {
+            Some(until) => write!(f, " until {}", humantime::format_rfc3339_seconds(until)),
+            None => Ok(()),
+        }
+    }
 }
 
 /// Who may do what. Without tokens, everybody who reaches this process may do everything.
@@ -90,6 +110,25 @@ impl Access {
             }
         }
         Ok(Self { holders })
+    }
+
+    /// Says whose token has expired already.
+    ///
+    /// # Errors
+    /// [`Code::InvalidConfig`] when all have: nobody could do anything.
+    pub(super) fn check_expired(&self, now: SystemTime) -> Result<()> {
+        let expired = |holder: &&Holder| holder.until.is_some_and(|until| until <= now);
+        let expired: Vec<String> =
+            self.holders.iter().filter(expired).map(ToString::to_string).collect();
+        if !expired.is_empty() && expired.len() == self.holders.len() {
+            let what = format!("every token has expired: {}", expired.join(", "));
+            return Err(Error::new(Code::InvalidConfig, what)
+                .with_source("nobody could ask this server for anything"));
+        }
+        for holder in expired {
+            tracing::warn!("a token has expired, and opens nothing: {holder}");
+        }
+        Ok(())
     }
 
     /// Whether nobody needs a token.

@@ -12,7 +12,12 @@ mod steer;
 mod tls;
 mod which;
 
-use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    net::SocketAddr,
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use clap::Args;
 use onewrite::{
@@ -125,6 +130,7 @@ pub(crate) async fn run(args: ServeArgs) -> Result<()> {
     let shutdown = Shutdown::on_signals()
         .map_err(|error| Error::new(Code::Stopped, "listen for signals").with_source(error))?;
     let access = Access::new(&args.token)?;
+    access.check_expired(SystemTime::now())?;
     if access.is_open() && !args.listen.ip().is_loopback() {
         let what = format!("{} is not a loopback address, and there are no tokens", args.listen);
         return Err(Error::new(Code::CannotListen, what));

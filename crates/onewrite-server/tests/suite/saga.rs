@@ -10,7 +10,7 @@ use tokio::task::block_in_place;
 
 use crate::{
     serve::{JsonBody as _, Started, anywhere, ask, serve, state},
-    support::{PATIENCE, Place, eventually, execute},
+    support::{PATIENCE, Place, Run, eventually, execute},
 };
 
 const ORDER: &str = "name: order
@@ -451,6 +451,9 @@ async fn a_token_that_has_expired_opens_nothing() {
         "ann:reader=START@2100-01-01T00:00:00Z",
     ];
     let server = block_in_place(|| serve(&place, anywhere(), &args));
+    let said = block_in_place(|| server.process.says("has expired"));
+    assert!(said.contains("old (reader) until 2020-01-01T00:00:00Z"), "{said}");
+    assert!(!server.process.said().contains("ann") && !said.contains("reading-is"), "{said}");
     let get = async |token: &str| {
         let request = client.get(format!("{}/v1/sagas", server.url)).bearer_auth(token);
         let answer = request.send().await.unwrap();
@@ -460,6 +463,10 @@ async fn a_token_that_has_expired_opens_nothing() {
     assert!(status == 401 && said.contains("expired"), "{status} {said}");
     assert_eq!(get("starting-is-also-fine").await.0, 200);
     block_in_place(|| drop(server.process.terminate().ok()));
+    let mut command = place.command(&[&["serve"][..], &STORE, &args[..2]].concat());
+    let all = Run::of_ref(command.env("READ", "reading-is-harmless-0"));
+    all.refused("OW0023", &["every token has expired: old (reader)"]);
+    assert!(!all.err.contains("reading-is-harmless"), "{all:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
