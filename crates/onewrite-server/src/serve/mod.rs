@@ -5,6 +5,7 @@ mod archive;
 mod definitions;
 mod door;
 mod dtm;
+mod end;
 pub(crate) mod participants;
 mod problem;
 mod routes;

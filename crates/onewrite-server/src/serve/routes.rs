@@ -14,8 +14,7 @@ use axum::{
 use onewrite::{
     Code, Text,
     saga::{
-        Checked, Definition, JSON_MAX, Json, OWN, Outcome, SagaId, Sagas, Signal,
-        State as SagaState, journal::Journal,
+        Checked, Definition, JSON_MAX, Json, OWN, SagaId, Sagas, Signal, journal::Journal,
     },
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -24,6 +23,7 @@ use tokio::sync::Semaphore;
 use super::{
     access::{Access, Right},
     definitions::Definitions,
+    end::End,
     participants::Services,
     problem::Problem,
     steer,
@@ -45,9 +45,6 @@ pub(super) const STARTS_MAX: usize = 1_024;
 
 /// Requests on their way at most, of any kind.
 pub(super) const REQUESTS_MAX: usize = 2_048;
-
-/// How long an answer may wait for the end of a saga.
-const WAIT_MAX: Duration = Duration::from_secs(60);
 
 /// How long the body of a request may take to come.
 const BODY_WITHIN: Duration = Duration::from_secs(30);
@@ -135,10 +132,8 @@ struct Started {
     key: Text,
     new: bool,
     /// How it ended, if it has while the answer waited.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    state: Option<&'static str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    output: Option<Json>,
+    #[serde(flatten)]
+    end: End,
 }
 
 async fn start(State(api): State<Arc<Api>>, request: Request) -> Answer {
@@ -151,33 +146,14 @@ async fn start(State(api): State<Arc<Api>>, request: Request) -> Answer {
     let name = checked.definition().name.clone();
     let started = started(&api, checked, key.clone(), input).await?;
     let status = if started.is_new { StatusCode::CREATED } else { StatusCode::OK };
-    let (state, output) = end(&api, started.id, wait_ms).await?;
+    let end = End::within(&api, started.id, wait_ms).await?;
     let id = started.id.to_string();
     let place = HeaderValue::from_str(&format!("/v1/sagas/{id}"));
-    let mut response = json(status, &Started { id, name, key, new: started.is_new, state, output });
+    let mut response = json(status, &Started { id, name, key, new: started.is_new, end });
     if let Ok(place) = place {
         response.headers_mut().insert(header::LOCATION, place);
     }
     Ok(response)
-}
-
-/// How a saga ended, if it does within this time.
-async fn end(
-    api: &Api,
-    id: SagaId,
-    wait_ms: u64,
-) -> Result<(Option<&'static str>, Option<Json>), Problem> {
-    if wait_ms == 0 {
-        return Ok((None, None));
-    }
-    let patience = Duration::from_millis(wait_ms).min(WAIT_MAX);
-    Ok(match tokio::time::timeout(patience, api.sagas.ended(id)).await {
-        Ok(ended) => match ended? {
-            Outcome::Completed(output) => (Some(SagaState::Completed.as_str()), Some(output)),
-            Outcome::Compensated => (Some(SagaState::Compensated.as_str()), None),
-        },
-        Err(_) => (None, None),
-    })
 }
 
 /// The definition that a start names, or brings.

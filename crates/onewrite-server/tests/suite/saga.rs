@@ -368,6 +368,49 @@ async fn a_saga_is_started_by_the_name_of_its_definition() {
     serve(&["--definitions", "nowhere"]).refused("OW0023", &["nowhere"]);
 }
 
+/// Why it was compensated stands in the answer: a step's no, a person's decision, or its time.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_waits_for_a_saga_that_is_compensated_is_told_why() {
+    let (place, client) = (Place::new(), Client::new());
+    let no = || async { ([("onewrite-outcome", "failed")], "the card is blocked") };
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let bank = format!("bank=http://{}", listener.local_addr().unwrap());
+    let routes = Router::new().route("/charge", post(no));
+    tokio::spawn(async move { axum::serve(listener, routes).await });
+    let args = ["--participant", &bank, "--allow-private"];
+    let server = block_in_place(|| serve(&place, anywhere(), &args));
+    let url = format!("{}/v1/sagas", server.url);
+    let none = json!({"none": "nothing was done"});
+    let refused = json!({"name": "refused", "steps": [{"name": "charge", "action": "bank.charge", "compensation": none}]});
+    let late = json!({"name": "late", "timeout_ms": 50, "steps": [{"name": "rest", "wait": {"for_ms": 60_000}, "compensation": none}]});
+    for (definition, why) in [
+        (refused, json!({"step": "charge", "reason": "the card is blocked"})),
+        (late, json!({"reason": "it was not done in time"})),
+    ] {
+        let body = json!({"definition": definition, "key": "k", "wait_ms": 30_000});
+        // The second answer is about a saga that ended before.
+        for status in [201, 200] {
+            let (found, answer) = ask(&client, Method::POST, url.clone(), Some(&body)).await;
+            assert_eq!(
+                (found.as_u16(), &answer["state"]),
+                (status, &json!("compensated")),
+                "{answer}"
+            );
+            assert_eq!(answer["why"], why, "{answer}");
+        }
+    }
+    let rest = json!({"name": "cancelled", "steps": [{"name": "rest", "wait": {"for_ms": 60_000}, "compensation": none}]});
+    let body = |wait_ms: u64| json!({"definition": rest, "key": "k", "wait_ms": wait_ms});
+    let (_, started) = ask(&client, Method::POST, url.clone(), Some(&body(0))).await;
+    assert!(started.get("why").is_none(), "{started}");
+    let cancel = format!("{url}/{}/cancel", started["id"].as_str().unwrap());
+    let wish = json!({"reason": "a mistake", "actor": "ann"});
+    assert_eq!(ask(&client, Method::POST, cancel, Some(&wish)).await.0, 204);
+    let (_, answer) = ask(&client, Method::POST, url, Some(&body(30_000))).await;
+    assert_eq!(answer["why"], json!({"reason": "cancelled by ann: a mistake"}), "{answer}");
+    block_in_place(|| drop(server.process.terminate().ok()));
+}
+
 /// Somebody who works for long says that it is done, and is asked at once instead of in an hour.
 #[tokio::test(flavor = "multi_thread")]
 async fn who_works_for_long_says_when_it_is_done() {
