@@ -10,6 +10,7 @@ pub(crate) mod participants;
 mod problem;
 mod routes;
 mod steer;
+mod stopping;
 mod tls;
 mod which;
 
@@ -33,6 +34,7 @@ use self::{
     definitions::Definitions,
     participants::{ParticipantArgs, Services},
     routes::Api,
+    stopping::Signals,
 };
 use crate::{backends, cli, http, report};
 
@@ -130,6 +132,7 @@ impl ServeArgs {
 pub(crate) async fn run(args: ServeArgs) -> Result<()> {
     let shutdown = Shutdown::on_signals()
         .map_err(|error| Error::new(Code::Stopped, "listen for signals").with_source(error))?;
+    let signals = Signals::listen()?;
     let access = Access::new(&args.token)?;
     access.check_expired(SystemTime::now())?;
     if access.is_open() && !args.listen.ip().is_loopback() {
@@ -168,12 +171,15 @@ pub(crate) async fn run(args: ServeArgs) -> Result<()> {
         report::tell!("definitions read: {known}");
     }
     report::tell!("serving sagas at {scheme}://{address}");
+    tokio::spawn(signals.heed(shutdown.clone()));
     let running = tokio::spawn(runner.run(shutdown.clone()));
     let serving = door::serve(listener, tls, routes, &shutdown, patience);
     // Whichever ends first: what is in flight is waited for in both.
     let says = async {
         shutdown.begun().await;
-        report::tell!("stopping: what is in flight has up to {patience:?} to end");
+        report::tell!(
+            "stopping: what is in flight has up to {patience:?} to end; a second signal ends it now"
+        );
     };
     let ((), (), ended) = tokio::join!(says, serving, async {
         let ended = running.await;

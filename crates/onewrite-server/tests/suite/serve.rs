@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 
 use reqwest::{Client, Method, StatusCode};
+use rustix::process::Signal;
 use serde_json::{Value, json};
 use tokio::task::block_in_place;
 
@@ -409,6 +410,43 @@ async fn what_cannot_be_is_refused_with_a_problem() {
         assert_eq!(request.send().await.unwrap().status(), status);
     }
     block_in_place(|| drop(server.process.terminate().ok()));
+}
+
+/// A participant that takes every request, and answers none.
+async fn silent() -> (tokio::net::TcpListener, String) {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let bank = format!("bank=http://{}", listener.local_addr().unwrap());
+    (listener, bank)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_signal_ends_the_wait_for_what_is_in_flight() {
+    let (place, client, (listener, bank)) = (Place::new(), Client::new(), silent().await);
+    // Longer than this test has patience.
+    let args = ["--participant", &bank, "--allow-private", "--lease", "10m"];
+    for (first, second, code) in
+        [(Signal::TERM, Signal::TERM, 143), (Signal::TERM, Signal::INT, 130)]
+    {
+        let server = block_in_place(|| serve(&place, anywhere(), &args));
+        let body =
+            json!({"definition": definition(), "key": format!("k-{code}"), "input": order(1)});
+        let url = format!("{}/v1/sagas", server.url);
+        let (status, started) = ask(&client, Method::POST, url, Some(&body)).await;
+        assert_eq!(status, 201, "{started}");
+        let _attempt = listener.accept().await.unwrap();
+        let id = started["id"].as_str().unwrap();
+        let run = block_in_place(|| {
+            server.process.signal(first);
+            let said = server.process.says("stopping");
+            assert!(said.contains("a second signal"), "{said}");
+            server.process.signal(second);
+            server.process.end()
+        });
+        assert_eq!(run.code, Some(code), "{run:?}");
+        assert!(run.err.contains("stopped at once"), "{run:?}");
+        let shown = ["saga", "show", id, "--json", "--store", "sqlite:sagas.db"];
+        assert_eq!(place.json(&shown)["state"], json!("running"));
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
