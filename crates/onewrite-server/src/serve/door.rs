@@ -1,6 +1,6 @@
 //! Where connections come in: how many, for how long, and how they end.
 
-use std::{io, pin::pin, sync::Arc, time::Duration};
+use std::{io, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 
 use axum::Router;
 use hyper::server::conn::http1;
@@ -16,6 +16,8 @@ use tokio::{
     task::JoinSet,
 };
 use tokio_rustls::TlsAcceptor;
+
+use super::handshakes::Handshakes;
 
 /// Connections that are open at once. The others wait with the kernel, and cost nothing here.
 const CONNECTIONS_MAX: usize = 4_096;
@@ -38,7 +40,7 @@ pub(super) async fn serve(
 ) {
     // Without a state left to fill in, the routes need not be made anew for every request.
     let routes: Router = routes.with_state(());
-    let tls = tls.map(TlsAcceptor::from);
+    let tls = tls.map(|tls| Tls { acceptor: TlsAcceptor::from(tls), failed: Arc::default() });
     let mut open = accept(listener, tls, routes, shutdown, CONNECTIONS_MAX).await;
     let drained = async { while open.join_next().await.is_some() {} };
     if tokio::time::timeout(patience, drained).await.is_err() {
@@ -47,10 +49,17 @@ pub(super) async fn serve(
     // What is still open ends here, with the set that holds it.
 }
 
+/// How connections are greeted, and which could not be.
+#[derive(Clone)]
+struct Tls {
+    acceptor: TlsAcceptor,
+    failed: Arc<Handshakes>,
+}
+
 /// Lets in at most `at_most` connections at once until the shutdown; returns those that are open.
 async fn accept(
     listener: TcpListener,
-    tls: Option<TlsAcceptor>,
+    tls: Option<Tls>,
     routes: Router,
     shutdown: &Shutdown,
     at_most: usize,
@@ -65,8 +74,8 @@ async fn accept(
             accepted = listener.accept(), if open.len() < at_most => accepted,
         };
         match accepted {
-            Ok((stream, _)) => {
-                open.spawn(welcome(stream, tls.clone(), routes.clone(), shutdown.clone()));
+            Ok(accepted) => {
+                open.spawn(welcome(accepted, tls.clone(), routes.clone(), shutdown.clone()));
             }
             Err(error) if is_of_one_client(&error) => {}
             Err(error) => {
@@ -88,19 +97,24 @@ fn is_of_one_client(error: &io::Error) -> bool {
 
 /// Serves one connection to its end. A certificate that its client showed was verified, and that is all: who
 /// may do what is said by tokens.
-async fn welcome(stream: TcpStream, tls: Option<TlsAcceptor>, routes: Router, shutdown: Shutdown) {
+async fn welcome(
+    (stream, peer): (TcpStream, SocketAddr),
+    tls: Option<Tls>,
+    routes: Router,
+    shutdown: Shutdown,
+) {
     // Answers are whole when they are written; a system that cannot hurry sends them all the same.
     let _ = stream.set_nodelay(true);
     let Some(tls) = tls else { return answer(stream, routes, &shutdown).await };
     let greeted = tokio::select! {
-        greeted = tokio::time::timeout(HANDSHAKE_MAX, tls.accept(stream)) => greeted,
+        greeted = tokio::time::timeout(HANDSHAKE_MAX, tls.acceptor.accept(stream)) => greeted,
         // Nothing was asked yet.
         () = shutdown.begun() => return,
     };
     match greeted {
         Ok(Ok(stream)) => answer(stream, routes, &shutdown).await,
-        Ok(Err(error)) => tracing::debug!(%error, "a TLS handshake failed"),
-        Err(_) => tracing::debug!("a TLS handshake took too long"),
+        Ok(Err(error)) => tls.failed.failed(peer, &error),
+        Err(_) => tls.failed.failed(peer, &"it took too long"),
     }
 }
 
@@ -128,8 +142,6 @@ where
 
 #[cfg(test)]
 mod tests {
-    use std::net::SocketAddr;
-
     use axum::routing::get;
     use onewrite_testkit::certificates::Certificates;
     use rustls::pki_types::ServerName;

@@ -6,6 +6,7 @@ mod definitions;
 mod door;
 mod dtm;
 mod end;
+mod handshakes;
 pub(crate) mod participants;
 mod problem;
 mod routes;

@@ -532,7 +532,14 @@ async fn over_tls_only_clients_with_a_certificate_are_let_in() {
     let known = get(client().identity(Identity::from_pem(&both).unwrap())).await.unwrap();
     assert_eq!(known.status(), 200);
     get(client()).await.unwrap_err();
-    block_in_place(|| drop(server.process.terminate().ok()));
+    let said = block_in_place(|| server.process.says("TLS handshakes failed"));
+    assert!(said.contains("count=1") && said.contains("127.0.0.1:"), "{said}");
+    assert!(said.contains("certificate"), "{said}");
+    // Who fails right after it is counted, and not told.
+    get(client()).await.unwrap_err();
+    get(client().identity(Identity::from_pem(&both).unwrap())).await.unwrap();
+    let run = block_in_place(|| server.process.terminate().ok());
+    assert_eq!(run.err.matches("TLS handshakes failed").count(), 1, "{}", run.err);
     let serve = |args: &[&str]| place.run(&[&["serve"][..], &STORE, args].concat());
     serve(&["--tls-cert", &cert, "--tls-key", "none.key"]).refused("OW0023", &["none.key"]);
 }
