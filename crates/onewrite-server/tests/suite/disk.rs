@@ -15,8 +15,8 @@ use tokio::task::block_in_place;
 use crate::{
     serve::{Started, anywhere, ask, serve_on, state},
     support::{
-        PATIENCE, PROGRAM, Place, Run, Running, emit, event, eventually, free_address, number,
-        plain,
+        PATIENCE, PROGRAM, Place, Run, Running, emit, event, eventually, execute, free_address,
+        number, plain,
     },
 };
 
@@ -319,6 +319,47 @@ async fn a_database_that_is_moved_away_is_noticed_and_nothing_is_written_to_it()
     until("it is ready again", async || readiness(client, server).await.0 == 200).await;
     assert_eq!(post("sagas", rest(1)).await.0, 201);
     block_in_place(|| server.process.signal(rustix::process::Signal::TERM));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_deleted_while_the_disk_of_the_archive_is_full() {
+    if !is_inside("disk::nothing_is_deleted_while_the_disk_of_the_archive_is_full") {
+        return;
+    }
+    let (place, disk, client) = (Place::new(), Disk::of(512), Client::new());
+    let (folder, ballast) = (disk.path("old"), disk.path("ballast"));
+    let path = place.path("sagas.db");
+    let args = ["--retention", "1m", "--archive", folder.to_str().unwrap()];
+    let server = block_in_place(|| serve_on(&place, &url(&path), anywhere(), &args));
+    // As far as there is room.
+    drop(std::fs::write(&ballast, vec![0; 1 << 20]));
+    let mut accepted = Vec::new();
+    for number in 0..10 {
+        let mut body = rest(number);
+        body["wait_ms"] = json!(30_000);
+        let sagas = format!("{}/v1/sagas", server.url);
+        let (_, answer) = ask(&client, Method::POST, sagas, Some(&body)).await;
+        assert_eq!(answer["state"], "completed", "{answer}");
+        accepted.push(answer["id"].as_str().unwrap().to_owned());
+    }
+    let kept = || number(&path, "SELECT count(*) FROM onewrite_saga");
+    block_in_place(|| {
+        // Long ago.
+        execute(&path, "UPDATE onewrite_saga SET ended_at = 0");
+        let said = server.process.says("keep ended sagas in");
+        assert!(said.contains("No space left"), "{said}");
+        assert_eq!(kept(), 10, "they are not in the archive");
+        std::fs::remove_file(&ballast).unwrap();
+        eventually("they are deleted", || kept() == 0);
+        server.process.terminate().ok();
+    });
+    let file = std::fs::read_dir(&folder).unwrap().next().unwrap().unwrap();
+    let text = std::fs::read_to_string(file.path()).unwrap();
+    let archived: Vec<Value> =
+        text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+    for id in accepted {
+        assert!(archived.iter().any(|saga| saga["id"] == *id), "{id} is lost");
+    }
 }
 
 async fn until(what: &str, condition: impl AsyncFn() -> bool) {

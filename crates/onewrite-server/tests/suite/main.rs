@@ -4,6 +4,7 @@
 
 mod bad_input;
 mod balancer;
+mod bounds;
 mod cli;
 mod consumers;
 mod dead_letter;
