@@ -11,7 +11,10 @@ use onewrite_core::{
     store::{Batch, Durability, Item, Op, Outcome as Written},
 };
 use serde::{Serialize, de::DeserializeOwned};
-use tokio::sync::{mpsc, oneshot};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::Instant,
+};
 
 use super::{apart, health::Health, plan::SagaType, start::First};
 
@@ -305,6 +308,12 @@ impl Sagas {
     /// [`Code::StoreUnreachable`] and the like.
     pub fn writable(&self) -> Result<()> {
         self.health.check()
+    }
+
+    /// # Errors
+    /// As [`Self::writable`], where time alone is not expected to mend it.
+    pub(super) fn refuses_all(&self) -> Result<()> {
+        if self.health.is_told(Instant::now()) { self.health.check() } else { Ok(()) }
     }
 
     pub(super) fn health(&self) -> Health {

@@ -43,7 +43,7 @@ impl Health {
         *now = Some(Refusing { since, code, context, why });
     }
 
-    /// Whether who wants to start a saga is told so, rather than kept waiting: where time alone mends nothing,
+    /// Whether who wants a saga started or steered is told so, rather than kept waiting: where time alone mends nothing,
     /// and where the store has been away for long.
     pub(super) fn is_told(&self, now: Instant) -> bool {
         self.locked().as_ref().is_some_and(|refusing| {

@@ -87,6 +87,8 @@ impl Sagas {
             check_text(text)
                 .map_err(|why| Error::new(Code::InvalidInput, format!("the {what} {why}")))?;
         }
+        // Nothing is asked of who could not write it, and would have it wait.
+        self.refuses_all()?;
         let verb = self.with_direction(id, verb).await?;
         let request = Request { id: new_id().to_string().into(), verb, actor, reason };
         let (reply, answer) = oneshot::channel();

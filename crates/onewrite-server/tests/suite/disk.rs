@@ -280,6 +280,10 @@ async fn sagas_are_refused_while_the_disk_is_full_and_none_that_was_accepted_is_
     let (status, said) = readiness(&client, &server).await;
     assert_eq!(status, 503, "{said}");
     assert!(said.contains("OW0009") && said.contains("Free space"), "{said}");
+    let cancel = format!("{}/v1/sagas/{}/cancel", server.url, accepted[0]);
+    let (status, answer) =
+        ask(&client, Method::POST, cancel, Some(&json!({"reason": "a mistake"}))).await;
+    assert_eq!((status.as_u16(), &answer["code"]), (503, &json!("OW0009")), "{answer}");
     std::fs::remove_file(&ballast).unwrap();
     let client = &client;
     until("it is ready again", async || readiness(client, &server).await.0 == 200).await;
