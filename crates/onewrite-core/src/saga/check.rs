@@ -92,17 +92,6 @@ impl Definition {
         let names = self.steps.iter().map(|step| step.name.clone().into()).collect();
         Ok(Ok(Checked { definition: self, id, json: json.into(), names, before, behind }))
     }
-
-    /// Reads a definition from JSON and looks it through.
-    ///
-    /// # Errors
-    /// [`Code::InvalidSaga`] with the place and the reason.
-    pub fn parse(json: &str) -> Result<Checked> {
-        let definition: Self = serde_json::from_str(json).map_err(|error| {
-            Error::new(Code::InvalidSaga, "read the definition of a saga").with_source(error)
-        })?;
-        definition.check()
-    }
 }
 
 impl Checked {

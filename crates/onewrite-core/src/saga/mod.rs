@@ -21,6 +21,7 @@ mod definition;
 mod entry;
 mod flaw;
 mod fold;
+mod form;
 mod group;
 mod id;
 mod in_flight;

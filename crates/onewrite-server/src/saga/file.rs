@@ -1,19 +1,18 @@
 //! Definitions in files: YAML or JSON, with the line and column of what is wrong.
 
-use std::{fmt, io::Read as _, path::Path};
+use std::{io::Read as _, path::Path};
 
 use onewrite::{
     Code, Error, Result,
-    saga::{Checked, Definition},
+    saga::{Checked, Definition, Flaw},
 };
-use serde::{
-    Deserialize, Deserializer, Serialize,
-    de::{IntoDeserializer as _, MapAccess, SeqAccess, Visitor},
-};
-use serde_json::{Map, Value};
-use serde_path_to_error::{Path as Track, Segment};
+use serde::Serialize;
+use serde_json::Value;
 
-use super::tree::{Node, Place};
+use super::{
+    tree::{Node, Place},
+    unique,
+};
 
 /// Bytes that a file may have at most.
 const FILE_MAX: u64 = 1 << 20;
@@ -61,26 +60,18 @@ pub(crate) fn text_of(path: &Path) -> Result<String> {
 /// Reads a definition and looks it through: everything that is wrong with it, in the order of the text.
 pub(crate) fn read(text: &str) -> Result<Checked, Vec<Mistake>> {
     let (tree, value) = parse(text).map_err(|mistake| vec![mistake])?;
-    if !value.is_object() {
-        let what = "a definition has a name and steps: `name: …`, `steps: …`".to_owned();
-        return Err(vec![Mistake::new(Place { line: 1, column: 1 }, String::new(), what)]);
-    }
-    let placed = |at: String, what: String| {
+    let placed = |Flaw { at, what }: Flaw| {
         let place = tree.as_ref().map_or(Place { line: 1, column: 1 }, |tree| tree.place_of(&at));
         Mistake::new(place, at, what)
     };
-    let definition: Definition = serde_path_to_error::deserialize(value.into_deserializer())
-        .map_err(|error| {
-            let what = error.inner().to_string();
-            vec![placed(pointer(error.path(), &what), what)]
-        })?;
-    let unnamed = |error: Error| vec![placed(String::new(), error.to_string())];
-    definition.check_all().map_err(unnamed)?.map_err(|flaws| {
-        let mut mistakes: Vec<Mistake> =
-            flaws.into_iter().map(|flaw| placed(flaw.at, flaw.what)).collect();
+    let in_order = |flaws: Vec<Flaw>| {
+        let mut mistakes: Vec<Mistake> = flaws.into_iter().map(placed).collect();
         mistakes.sort_by_key(|mistake| (mistake.line, mistake.column));
         mistakes
-    })
+    };
+    let definition = Definition::read(&value).map_err(in_order)?;
+    let unnamed = |error: Error| vec![placed(Flaw { at: String::new(), what: error.to_string() })];
+    definition.check_all().map_err(unnamed)?.map_err(in_order)
 }
 
 /// The value of a text, and where its parts stand. What looks like JSON is read as such, for YAML has other
@@ -89,8 +80,8 @@ fn parse(text: &str) -> Result<(Option<Node>, Value), Mistake> {
     let is_json = text.trim_start().starts_with('{');
     let tree = Node::read(text);
     if is_json {
-        match serde_json::from_str::<Unique>(text) {
-            Ok(Unique(value)) => return Ok((tree.ok(), value)),
+        match unique::value(text) {
+            Ok(value) => return Ok((tree.ok(), value)),
             // It may be YAML in braces.
             Err(error) if tree.is_err() => {
                 let place = Place { line: error.line().max(1), column: error.column().max(1) };
@@ -104,93 +95,6 @@ fn parse(text: &str) -> Result<(Option<Node>, Value), Mistake> {
     let tree = tree.map_err(|(place, why)| Mistake::new(place, String::new(), why))?;
     let value = tree.to_json();
     Ok((Some(tree), value))
-}
-
-/// A value of JSON none of whose keys is there twice.
-struct Unique(Value);
-
-impl<'de> Deserialize<'de> for Unique {
-    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        from.deserialize_any(UniqueVisitor)
-    }
-}
-
-struct UniqueVisitor;
-
-impl<'de> Visitor<'de> for UniqueVisitor {
-    type Value = Unique;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("JSON")
-    }
-
-    fn visit_unit<E>(self) -> Result<Unique, E> {
-        Ok(Unique(Value::Null))
-    }
-
-    fn visit_bool<E>(self, value: bool) -> Result<Unique, E> {
-        Ok(Unique(value.into()))
-    }
-
-    fn visit_u64<E>(self, value: u64) -> Result<Unique, E> {
-        Ok(Unique(value.into()))
-    }
-
-    fn visit_i64<E>(self, value: i64) -> Result<Unique, E> {
-        Ok(Unique(value.into()))
-    }
-
-    fn visit_f64<E>(self, value: f64) -> Result<Unique, E> {
-        Ok(Unique(value.into()))
-    }
-
-    fn visit_str<E>(self, value: &str) -> Result<Unique, E> {
-        Ok(Unique(value.into()))
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut all: A) -> Result<Unique, A::Error> {
-        let mut values = Vec::new();
-        while let Some(Unique(value)) = all.next_element()? {
-            values.push(value);
-        }
-        Ok(Unique(values.into()))
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut all: A) -> Result<Unique, A::Error> {
-        let mut values = Map::new();
-        while let Some((key, Unique(value))) = all.next_entry::<String, Unique>()? {
-            if values.contains_key(&key) {
-                let what = format!("the key `{}` is there twice", key.escape_debug());
-                return Err(serde::de::Error::custom(what));
-            }
-            values.insert(key, value);
-        }
-        Ok(Unique(values.into()))
-    }
-}
-
-/// The JSON Pointer of where reading failed; of the field itself where it is not known.
-fn pointer(track: &Track, what: &str) -> String {
-    let mut pointer = String::new();
-    let mut push = |part: &str| {
-        pointer.push('/');
-        pointer.push_str(&part.replace('~', "~0").replace('/', "~1"));
-    };
-    let mut last = String::new();
-    for segment in track.iter() {
-        last = match segment {
-            Segment::Seq { index } => index.to_string(),
-            Segment::Map { key } => key.clone(),
-            Segment::Enum { variant } => variant.clone(),
-            Segment::Unknown => break,
-        };
-        push(&last);
-    }
-    let unknown = what.strip_prefix("unknown field `").and_then(|rest| rest.split('`').next());
-    if let Some(field) = unknown.filter(|field| **field != last) {
-        push(field);
-    }
-    pointer
 }
 
 #[cfg(test)]
@@ -229,8 +133,12 @@ steps:
     fn what_is_wrong_stands_somewhere() {
         for (text, said) in [
             (ORDER.replace("kind: pivot", "kinds: pivot"), "9:5 /steps/1/kinds unknown field `kinds`"),
-            (ORDER.replace("pivot", "pivots"), "9:5 /steps/1/kind unknown variant `pivots`"),
-            (ORDER.replace("initial_ms: 5", "initial_ms: x"), "7:20 /steps/0/retry/initial_ms invalid type"),
+            (ORDER.replace("pivot", "pivots"), "9:5 /steps/1/kind `kind` must be `compensatable`, `pivot` or `retriable`"),
+            (ORDER.replace("initial_ms: 5", "initial_ms: x"), "7:20 /steps/0/retry/initial_ms `initial_ms` must be a whole number, and is the text `x`"),
+            (ORDER.replace("{by: bank.refund}", "[bank.refund]"), "6:5 /steps/0/compensation `compensation` must be an object"),
+            (ORDER.replace("version: '2'", "version: 2"), "2:1 /version `version` must be a text, and is 2: put it in quotation marks"),
+            (ORDER.replace("    compensation: {none: its no is final}\n", ""), "8:5 /steps/1 `compensation` is missing"),
+            ("name: s\nsteps:\n  - [a]\n".to_owned(), "3:5 /steps/0 `steps/0` must be an object, and is a list"),
             (ORDER.replace("    action: bank.charge\n", "    after: [nobody]\n"), "5:13 /steps/0/after/0 `charge` comes after `nobody`"),
             (ORDER.replace("name: ship", "name: charge"), "8:5 /steps/1/name two steps"),
             (ORDER.replace("name: order", "name: [order"), "2:8  "),
@@ -251,5 +159,7 @@ steps:
         let text = ORDER.replace("initial_ms: 5", "initial_ms: 0").replace("its no is final", "''");
         let found = mistakes(&text);
         assert!(found.len() >= 2 && found[0].starts_with("7:5"), "{found:?}");
+        let text = ORDER.replace("initial_ms: 5", "initial_ms: x").replace("kind:", "kinds:");
+        assert_eq!(mistakes(&text).len(), 3, "the anchor is repeated: {:?}", mistakes(&text));
     }
 }

@@ -4,6 +4,7 @@ pub(crate) mod bulk;
 pub(crate) mod file;
 pub(crate) mod graph;
 pub(crate) mod tree;
+pub(crate) mod unique;
 pub(crate) mod view;
 
 /// The JSON Schema of a definition.

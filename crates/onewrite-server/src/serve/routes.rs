@@ -14,7 +14,8 @@ use axum::{
 use onewrite::{
     Code, Text,
     saga::{
-        Checked, Definition, JSON_MAX, Json, OWN, SagaId, Sagas, Signal, journal::Journal,
+        Checked, Definition, Flaw, JSON_MAX, Json, OWN, SagaId, Sagas, Signal,
+        journal::Journal,
     },
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -30,7 +31,7 @@ use super::{
     which::{self, Asked},
 };
 use crate::saga::{
-    SCHEMA,
+    SCHEMA, unique,
     view::{Page, View},
 };
 
@@ -161,15 +162,17 @@ fn definition_of(api: &Api, given: &Json) -> Result<Arc<Checked>, Problem> {
     if given.as_str().starts_with('"') {
         return Ok(api.definitions.find(&given.read::<String>("the definition")?)?);
     }
-    let definition: Definition = serde_json::from_str(given.as_str()).map_err(|error| {
-        let what = "read the definition of the saga";
-        Problem::from(onewrite::Error::new(Code::InvalidSaga, what).with_source(error))
-    })?;
-    definition.check_all()?.map(Arc::new).map_err(|flaws| {
+    let refused = |why: &str, flaws: Vec<Flaw>| {
         let all: Vec<&str> = flaws.iter().map(|flaw| &*flaw.what).collect();
-        let what = format!("the saga cannot be run: {}", all.join("; "));
+        let what = format!("{why}: {}", all.join("; "));
         Problem::from(onewrite::Error::new(Code::InvalidSaga, what)).at(flaws)
-    })
+    };
+    let unread = |flaws| refused("the definition of the saga cannot be read", flaws);
+    let value = unique::value(given.as_str())
+        .map_err(|error| unread(vec![Flaw { at: String::new(), what: error.to_string() }]))?;
+    let definition = Definition::read(&value).map_err(unread)?;
+    let checked = definition.check_all()?.map(Arc::new);
+    checked.map_err(|flaws| refused("the saga cannot be run", flaws))
 }
 
 /// Starts a saga. It goes on where whoever asked has gone, and counts until it is decided.
@@ -276,6 +279,10 @@ pub(super) async fn body<T: DeserializeOwned>(request: Request) -> Result<T, Pro
         let what = format!("the body cannot be read, or has more than {BODY_MAX} bytes");
         Problem::new(error.status(), Code::InvalidInput, what)
     })?;
+    if body.trim_ascii_start().first() == Some(&b'[') {
+        // What reads it would take its fields in the order in which they are declared.
+        return Err(invalid("the request is a list, and must be an object"));
+    }
     serde_json::from_slice(&body).map_err(|error| {
         let what = "the request cannot be read";
         onewrite::Error::new(Code::InvalidInput, what).with_source(error).into()

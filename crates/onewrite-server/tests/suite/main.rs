@@ -8,6 +8,7 @@ mod bounds;
 mod cli;
 mod consumers;
 mod dead_letter;
+mod definitions;
 mod demo;
 mod disk;
 mod dtm;

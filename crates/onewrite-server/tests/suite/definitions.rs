@@ -1,0 +1,54 @@
+//! Definitions that cannot be read or run: what is wrong with them is said in our words, and where.
+
+use reqwest::{Client, Method};
+use serde_json::{Value, json};
+use tokio::task::block_in_place;
+
+use crate::{
+    serve::{anywhere, ask, serve},
+    support::Place,
+};
+
+/// Over HTTP each mistake has its place in the request, as in a file it has its line.
+#[tokio::test(flavor = "multi_thread")]
+async fn each_mistake_in_a_definition_that_is_sent_has_its_place() {
+    let (place, client) = (Place::new(), Client::new());
+    let server = block_in_place(|| serve(&place, anywhere(), &[]));
+    let url = format!("{}/v1/sagas", server.url);
+    let step =
+        json!({"name": "a", "retry": {"attempts_max": "many"}, "compensation": {"none": "x"}});
+    for (definition, expected) in [
+        (
+            json!({"name": 7, "steps": [step]}),
+            &[
+                ("/definition/name", "must be a text"),
+                ("/definition/steps/0/retry/attempts_max", "must be a whole number"),
+            ][..],
+        ),
+        (
+            json!({"name": "s", "steps": [["a", null, null]]}),
+            &[("/definition/steps/0", "must be an object, and is a list")],
+        ),
+        (json!(["s", null, []]), &[("/definition", "a definition has a name and steps")]),
+        (json!({"name": "s", "steps": []}), &[("/definition/steps", "it has no steps")]),
+    ] {
+        let body = json!({"definition": definition, "key": "k"});
+        let (status, problem) = ask(&client, Method::POST, url.clone(), Some(&body)).await;
+        assert_eq!((status.as_u16(), &problem["code"]), (422, &json!("OW0032")), "{problem}");
+        let errors = problem["errors"].as_array().unwrap();
+        assert_eq!(errors.len(), expected.len(), "{problem}");
+        for (error, (pointer, what)) in errors.iter().zip(expected) {
+            assert_eq!(error["pointer"], *pointer, "{problem}");
+            assert!(error["detail"].as_str().unwrap().contains(what), "{problem}");
+        }
+        assert!(!problem.to_string().contains("expected"), "in the words of Rust: {problem}");
+    }
+    let twice = r#"{"definition": {"name": "s", "name": "t", "steps": []}, "key": "k"}"#;
+    let sent = client.post(&url).header("content-type", "application/json").body(twice);
+    let problem = sent.send().await.unwrap().text().await.unwrap();
+    assert!(problem.contains("the key `name` is there twice"), "{problem}");
+    let (status, problem) =
+        ask(&client, Method::POST, url, Some(&json!(["order", "k", Value::Null, 0]))).await;
+    assert_eq!((status.as_u16(), &problem["code"]), (422, &json!("OW0007")), "{problem}");
+    block_in_place(|| drop(server.process.terminate().ok()));
+}
