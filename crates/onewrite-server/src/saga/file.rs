@@ -34,6 +34,11 @@ impl Mistake {
     fn new(Place { line, column }: Place, at: String, what: String) -> Self {
         Self { line, column, at, what }
     }
+
+    /// That of a file which cannot be read at all.
+    pub(crate) fn of_file(error: &Error) -> Self {
+        Self::new(Place { line: 1, column: 1 }, String::new(), error.to_string())
+    }
 }
 
 /// The text of a file; of standard input where it is called `-`.

@@ -52,3 +52,27 @@ async fn each_mistake_in_a_definition_that_is_sent_has_its_place() {
     assert_eq!((status.as_u16(), &problem["code"]), (422, &json!("OW0007")), "{problem}");
     block_in_place(|| drop(server.process.terminate().ok()));
 }
+
+/// A file that is not there keeps no other from being looked at.
+#[test]
+fn a_file_that_cannot_be_read_is_one_of_the_mistakes() {
+    let place = Place::new();
+    let good = "name: nap\nsteps:\n  - {name: rest, wait: {for_ms: 1}, compensation: {none: x}}\n";
+    place.write("good.yaml", good);
+    place.write("bad.yaml", "name: nap\nsteps: []\n");
+    let files = ["saga", "check", "good.yaml", "missing.yaml", "bad.yaml", "gone.yaml"];
+    let found = place.run(&files);
+    assert_eq!(found.code, Some(1), "{found:?}");
+    assert!(found.out.contains("good.yaml: good: nap@"), "{found:?}");
+    assert!(found.out.contains("bad.yaml:2:1: it has no steps"), "{found:?}");
+    for missing in ["missing.yaml", "gone.yaml"] {
+        assert!(found.err.contains(&format!("read the definition in {missing}")), "{found:?}");
+    }
+    let all = place.run(&[&files[..], &["--json"]].concat());
+    let all: Value = serde_json::from_str(&all.out).unwrap();
+    let oks: Vec<&Value> = all.as_array().unwrap().iter().map(|one| &one["ok"]).collect();
+    assert_eq!(oks, [&json!(true), &json!(false), &json!(false), &json!(false)], "{all}");
+    assert!(all[1]["mistakes"][0]["what"].as_str().unwrap().contains("OW0007"), "{all}");
+    place.run(&["saga", "check", "missing.yaml"]).refused("OW0007", &["missing.yaml"]);
+    assert_eq!(place.run(&["saga", "check", "good.yaml", "good.yaml"]).code, Some(0));
+}

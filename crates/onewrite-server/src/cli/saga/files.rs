@@ -7,7 +7,7 @@ use std::{
 
 use clap::{Args, ValueEnum};
 use onewrite::{Code, Error, Result, saga::Checked};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::{
     report,
@@ -45,19 +45,23 @@ enum Format {
     Mermaid,
 }
 
-/// Says of each file what is wrong; fails when anything is.
+/// Says of each file what is wrong; fails when anything is. One that cannot be read keeps no other from being looked
+/// at.
 pub(crate) fn check(args: &CheckArgs) -> Result<ExitCode> {
     let (mut all_good, mut answers) = (true, Vec::new());
+    let mut unreadable = Vec::new();
     for path in &args.files {
-        let found = file::read(&file::text_of(path)?);
+        let found = match file::text_of(path) {
+            Ok(text) => file::read(&text),
+            Err(error) => {
+                answers.push(answer(path, &Err(vec![Mistake::of_file(&error)])));
+                unreadable.push(error);
+                continue;
+            }
+        };
         all_good &= found.is_ok();
         if args.json {
-            let (definition, mistakes) = match &found {
-                Ok(checked) => (Some(checked.id()), &[] as &[Mistake]),
-                Err(mistakes) => (None, mistakes.as_slice()),
-            };
-            answers.push(json!({"file": path.display().to_string(), "ok": found.is_ok(),
-                "definition": definition, "mistakes": mistakes}));
+            answers.push(answer(path, &found));
             continue;
         }
         match found {
@@ -68,10 +72,22 @@ pub(crate) fn check(args: &CheckArgs) -> Result<ExitCode> {
             Err(mistakes) => report::say!("{}", lines(path, &mistakes)),
         }
     }
+    all_good &= unreadable.is_empty();
     if args.json {
         report::json(&answers.into());
     }
+    unreadable.iter().for_each(report::print);
     Ok(if all_good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// What `--json` says of a file.
+fn answer(path: &Path, found: &Result<Checked, Vec<Mistake>>) -> Value {
+    let (definition, mistakes) = match found {
+        Ok(checked) => (Some(checked.id()), &[] as &[Mistake]),
+        Err(mistakes) => (None, mistakes.as_slice()),
+    };
+    json!({"file": path.display().to_string(), "ok": found.is_ok(), "definition": definition,
+        "mistakes": mistakes})
 }
 
 /// What is wrong with a file, a line for each, as compilers say it.
