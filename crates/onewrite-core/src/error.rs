@@ -143,6 +143,8 @@ codes! {
     SignalTaken = "OW0037", Now, NotApplied, "Nothing to do: the saga waits on.";
     /// Whoever asks may not do this.
     Denied = "OW0038", Never, NotApplied, "Send `Authorization: Bearer TOKEN` with a token whose role permits it.";
+    /// The saga's state does not allow this.
+    WrongState = "OW0039", Never, NotApplied, "Look at how the saga stands (`onewrite saga show ID`), and ask for what its state allows.";
 }
 
 impl fmt::Display for Code {

@@ -60,4 +60,5 @@ pub use parent::Parent;
 pub use participant::{Call, Journaling, Participant, Transacted, Transactional};
 pub use policy::RetryPolicy;
 pub use request::{REQUEST, Request, STANDS, Verb};
+pub use steer::Refusal;
 pub use wait::{SIGNAL_TEXT_MAX, Signal, Wait, check_text};

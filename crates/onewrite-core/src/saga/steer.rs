@@ -3,6 +3,15 @@
 use super::{Cancelled, Direction, Entry, Phase, Saga, Verb, fold::Stage};
 use crate::Text;
 
+/// Why what somebody wants of a saga cannot be had.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refusal {
+    /// It has no step of this name.
+    NoStep,
+    /// It is not in a state for it, and this says why.
+    State(&'static str),
+}
+
 impl Saga {
     /// What follows from what somebody wants; nothing where it is so already, or cannot be ([`Self::refusal`]).
     pub(super) fn wanted(&self, verb: Verb, actor: Text, reason: Text) -> Option<Entry> {
@@ -35,15 +44,15 @@ impl Saga {
 
     /// Why what somebody wants cannot be had, if so.
     #[must_use]
-    pub fn refusal(&self, verb: &Verb) -> Option<&'static str> {
+    pub fn refusal(&self, verb: &Verb) -> Option<Refusal> {
         let is_compensating = self.phase == Phase::Compensating;
-        match verb {
+        let state = match verb {
             Verb::Resume | Verb::Look { .. } => None,
             _ if self.has_ended() => Some("it has ended"),
             Verb::Retry { step } | Verb::Skip { step, .. }
                 if self.checked.index_of(step).is_none() =>
             {
-                Some("it has no step of this name")
+                return Some(Refusal::NoStep);
             }
             Verb::Cancel => (self.can_cancel() == Cancelled::TooLate)
                 .then_some("it has passed its pivot: it is too late"),
@@ -58,7 +67,8 @@ impl Saga {
             Verb::Retry { step } | Verb::Skip { step, .. } => {
                 (!self.has_turn(step)).then_some("it is not this step's turn, or it is done")
             }
-        }
+        };
+        state.map(Refusal::State)
     }
 
     /// Whoever cancels it wants its compensations to go on.

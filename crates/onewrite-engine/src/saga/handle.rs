@@ -145,7 +145,7 @@ impl Sagas {
     /// not is cancelled and its end waited for, however long its compensations take.
     ///
     /// # Errors
-    /// As [`Self::start`] and [`Self::cancel`]; [`Code::InvalidInput`] when the one before is past its pivot,
+    /// As [`Self::start`] and [`Self::cancel`]; [`Code::WrongState`] when the one before is past its pivot,
     /// [`Code::SagaExists`] when somebody else started one meanwhile.
     pub async fn start_anew<S, I, O>(
         &self,

@@ -7,7 +7,7 @@ use onewrite_core::{
     Code, Error, Result, Text,
     sabotage::Sabotage,
     saga::{
-        Definition, Direction, Entry, Json, OpenStep, REQUEST, Request, Saga, SagaId, Verb,
+        Definition, Direction, Entry, Json, OpenStep, REQUEST, Refusal, Request, Saga, SagaId, Verb,
         check_text, journal::SavedSaga,
     },
 };
@@ -24,7 +24,7 @@ impl Sagas {
     /// durable.
     ///
     /// # Errors
-    /// [`Code::NotFound`], [`Code::InvalidInput`] when it is too late; [`Code::CommitUnknown`] when nobody
+    /// [`Code::NotFound`], [`Code::WrongState`] when it is too late; [`Code::CommitUnknown`] when nobody
     /// who runs it has answered in half a minute: the request stands for an hour.
     pub async fn cancel(
         &self,
@@ -53,8 +53,8 @@ impl Sagas {
     /// who and why in the saga's journal.
     ///
     /// # Errors
-    /// [`Code::NotFound`]; [`Code::InvalidInput`] where the saga is not in a state for it; [`Code::CommitUnknown`]
-    /// as [`Self::cancel`].
+    /// [`Code::NotFound`]; [`Code::WrongState`] where the saga is not in a state for it; [`Code::InvalidInput`] for a
+    /// step that it does not have; [`Code::CommitUnknown`] as [`Self::cancel`].
     pub async fn steer(
         &self,
         id: SagaId,
@@ -154,14 +154,17 @@ impl Sagas {
             (Some(why), _) => Err(refused(id, why)),
             // It is being tried.
             (None, Verb::Retry { .. }) => Ok(()),
-            (None, _) => Err(refused(id, "it was not so far, or past that, when it was asked")),
+            (None, _) => {
+                let why = "it was not so far, or past that, when it was asked";
+                Err(refused(id, Refusal::State(why)))
+            }
         }
     }
 
     /// Why nothing would follow, as far as the store tells.
-    async fn refusal(&self, saved: &SavedSaga, verb: &Verb) -> Result<Option<&'static str>> {
+    async fn refusal(&self, saved: &SavedSaga, verb: &Verb) -> Result<Option<Refusal>> {
         if saved.ended_at.is_some() {
-            return Ok(Some("it has ended"));
+            return Ok(Some(Refusal::State("it has ended")));
         }
         Ok(self.recovered(saved).await?.refusal(verb))
     }
@@ -185,11 +188,11 @@ impl Sagas {
             let name = step.participant.as_deref()?;
             holds.iter().find(|hold| hold.covers(name)).cloned()
         };
-        Ok(steps
-            .into_iter()
-            .map(|step| (of(&step), step))
-            .map(|(hold, step)| (step, hold))
-            .collect())
+        let with_hold = |step: OpenStep| {
+            let hold = of(&step);
+            (step, hold)
+        };
+        Ok(steps.into_iter().map(with_hold).collect())
     }
 
     /// A saga as its journal tells it.
@@ -221,6 +224,10 @@ fn is_heeded(request: &Request, saved: &SavedSaga) -> Result<bool> {
     Ok(request.is_heeded(&journal))
 }
 
-pub(super) fn refused(id: SagaId, why: &str) -> Error {
-    Error::new(Code::InvalidInput, format!("nothing is changed of the saga {id}: {why}"))
+pub(super) fn refused(id: SagaId, why: Refusal) -> Error {
+    let (code, why) = match why {
+        Refusal::NoStep => (Code::InvalidInput, "it has no step of this name"),
+        Refusal::State(why) => (Code::WrongState, why),
+    };
+    Error::new(code, format!("nothing is changed of the saga {id}: {why}"))
 }

@@ -25,7 +25,7 @@ const PAGES: &[(&str, &str)] = pages![
     "OW0010", "OW0011", "OW0012", "OW0013", "OW0014", "OW0015", "OW0016", "OW0017", "OW0018",
     "OW0019", "OW0020", "OW0021", "OW0022", "OW0023", "OW0024", "OW0025", "OW0026", "OW0027",
     "OW0028", "OW0029", "OW0030", "OW0031", "OW0032", "OW0033", "OW0034", "OW0035", "OW0036",
-    "OW0037", "OW0038",
+    "OW0037", "OW0038", "OW0039",
 ];
 
 pub(crate) fn run(args: &ExplainArgs) -> Result<()> {

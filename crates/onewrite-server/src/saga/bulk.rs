@@ -82,13 +82,12 @@ pub(crate) async fn steer(
 }
 
 async fn one(sagas: &Sagas, saga: SagaHead, verb: Verb, actor: Text, reason: Text) -> Result<()> {
-    let refused = |why: String| Err(Error::new(Code::InvalidInput, why));
     if let Some(why) = saga.unreadable {
-        return refused(why.to_string());
+        return Err(Error::new(Code::Corrupt, why.to_string()));
     }
     let waits = saga.state == State::NeedsOperator || saga.waits == Waits::Operator;
     if verb == Verb::Resume && !waits {
-        return refused("nothing of it is held or paused".into());
+        return Err(Error::new(Code::WrongState, "nothing of it is held or paused"));
     }
     sagas.steer(saga.id, verb, actor, reason).await
 }
@@ -118,7 +117,7 @@ mod tests {
         let mut bulk = Bulk::default();
         bulk.note(SagaId(1), Ok(()));
         bulk.note(SagaId(2), Err(Error::new(Code::CommitUnknown, "nobody has answered")));
-        bulk.note(SagaId(3), Err(Error::new(Code::InvalidInput, "it has ended")));
+        bulk.note(SagaId(3), Err(Error::new(Code::WrongState, "it has ended")));
         assert_eq!((bulk.done, bulk.unknown, bulk.refused, bulk.why.len()), (1, 1, 1, 2));
     }
 }

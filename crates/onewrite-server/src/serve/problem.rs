@@ -42,7 +42,7 @@ impl From<Error> for Problem {
             | Code::UnknownParticipant
             | Code::PrivateAddress => StatusCode::UNPROCESSABLE_ENTITY,
             Code::NotFound => StatusCode::NOT_FOUND,
-            Code::SagaExists => StatusCode::CONFLICT,
+            Code::SagaExists | Code::WrongState => StatusCode::CONFLICT,
             Code::InvalidConfig => StatusCode::UNPROCESSABLE_ENTITY,
             _ if error.certainty() == Certainty::Unknown && error.retry() != Retry::Never => {
                 StatusCode::GATEWAY_TIMEOUT

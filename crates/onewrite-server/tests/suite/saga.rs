@@ -91,12 +91,12 @@ async fn an_operator_decides_on_the_command_line() {
         saga.says("retry", &["--step", "charge"]);
         let retried = |shown: &Value| shown["journal"].to_string().contains("retried");
         assert!(retried(&saga.show()));
-        place.run(&saga.args("skip", &["--step", "rest"])).refused("OW0007", &["turn"]);
+        place.run(&saga.args("skip", &["--step", "rest"])).refused("OW0039", &["turn"]);
         saga.says("skip", &["--step", "charge", "--output", r#"{"paid":"in cash"}"#]);
         saga.says("skip", &["--step", "rest"]);
         saga.becomes(("completed", "nothing"));
         assert_eq!(saga.show()["output"], json!({"paid": "in cash"}));
-        place.run(&saga.args("pause", &[])).refused("OW0007", &["it has ended"]);
+        place.run(&saga.args("pause", &[])).refused("OW0039", &["it has ended"]);
         let story =
             place.run(&[&["saga", "show", &saga.id, "--payloads"][..], &STORE].concat()).ok();
         for word in ["paused by ann: so", "skipped by ann", "in cash", "completed"] {
@@ -107,7 +107,7 @@ async fn an_operator_decides_on_the_command_line() {
         saga.becomes(("running", "timer"));
         saga.says("force-compensate", &[]);
         saga.becomes(("compensating", "timer"));
-        place.run(&saga.args("force-complete", &[])).refused("OW0007", &["being compensated"]);
+        place.run(&saga.args("force-complete", &[])).refused("OW0039", &["being compensated"]);
         saga.says("skip", &["--step", "charge"]);
         saga.becomes(("compensated", "nothing"));
 
@@ -151,13 +151,18 @@ async fn an_operator_decides_over_http() {
         assert_eq!(wants(verb, body).await.0, 204, "{verb}");
     }
     let (status, problem) = wants("skip", of("rest")).await;
+    assert_eq!((status.as_u16(), &problem["code"]), (409, &json!("OW0039")), "{problem}");
+    // A step that it does not have is a mistake, and no matter of its state.
+    let (status, problem) = wants("skip", of("rests")).await;
     assert_eq!((status.as_u16(), &problem["code"]), (422, &json!("OW0007")), "{problem}");
     assert_eq!(wants("skip", of("charge")).await.0, 204);
     assert_eq!(wants("force-compensate", why()).await.0, 204);
     assert_eq!(wants("skip", of("charge")).await.0, 204);
     assert_eq!(state(&client, url, &saga.id).await, "compensated");
-    let (status, problem) = wants("force-complete", why()).await;
-    assert_eq!((status.as_u16(), &problem["code"]), (422, &json!("OW0007")), "{problem}");
+    for verb in ["force-complete", "cancel", "resume"] {
+        let (status, problem) = wants(verb, why()).await;
+        assert_eq!((status.as_u16(), &problem["code"]), (409, &json!("OW0039")), "{problem}");
+    }
     block_in_place(|| drop(server.process.terminate().ok()));
 }
 

@@ -8,7 +8,7 @@ use onewrite_core::{
     failpoint,
     lease::Fence,
     retry::Backoff,
-    saga::{Json, Phase, Saga, SagaId, journal::Waits},
+    saga::{Json, Phase, Refusal, Saga, SagaId, journal::Waits},
     store::{Item, Op, Outcome as Written},
 };
 use tokio::time::Instant;
@@ -391,7 +391,8 @@ impl Driver {
         }
         // Who wanted something of it meanwhile comes too late.
         let replies = live.facts.drain(..).filter_map(|fact| fact.reply);
-        replies.for_each(|reply| drop(reply.send(Err(refused(id, "it has ended")))));
+        replies
+            .for_each(|reply| drop(reply.send(Err(refused(id, Refusal::State("it has ended"))))));
         let outcome = match live.saga.phase() {
             Phase::Completed => {
                 let output = live.saga.standing().output.clone();

@@ -142,7 +142,7 @@ async fn submit_known(api: &Api, known: &SavedSaga) -> Result<Option<Response>, 
     let verb = Verb::Skip { step: Text::from_static(CHECK), output: Json::NULL, direction };
     match api.sagas.steer(known.id, verb, ACTOR, "its sender has committed").await {
         // It was asked meanwhile, and went on by itself; or back.
-        Err(error) if error.code() == Code::InvalidInput => {
+        Err(error) if error.code() == Code::WrongState => {
             let now = api.sagas.show(known.id).await?;
             let went_back = matches!(query::status(&now), "aborting" | "failed");
             Ok(went_back.then(|| failure("it was given up before")))
@@ -166,7 +166,7 @@ async fn abort(State(api): State<Arc<Api>>, request: Request) -> Answer {
         return Ok(failure("it was not prepared"));
     }
     match api.sagas.cancel(known.id, ACTOR, "its sender has not committed").await {
-        Err(error) if error.code() == Code::InvalidInput => {
+        Err(error) if error.code() == Code::WrongState => {
             let now = query::status(&api.sagas.show(known.id).await?);
             Ok(if now == "failed" { success() } else { failure(&format!("it is {now}")) })
         }

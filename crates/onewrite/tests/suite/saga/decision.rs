@@ -49,7 +49,7 @@ async fn a_signal_decides() {
     dock.sagas.signal(word(&kept)).await.unwrap();
     dock.at_sea(kept_id).await;
     let late = dock.sagas.cancel(kept_id, "ann", "so").await.unwrap_err();
-    assert_eq!(late.code(), Code::InvalidInput, "{late}");
+    assert_eq!(late.code(), Code::WrongState, "{late}");
     dock.sagas.signal(tide(&kept)).await.unwrap();
     assert!(matches!(ends(&dock, kept_id).await, Outcome::Completed(_)));
     dock.close().await;

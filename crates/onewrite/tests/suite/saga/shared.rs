@@ -121,7 +121,7 @@ async fn a_saga_is_cancelled_or_it_is_too_late() {
         match asked {
             Ok(()) => assert_eq!(outcome, Outcome::Compensated, "a promise to compensate is kept"),
             Err(error) => {
-                assert!(matches!(error.code(), Code::InvalidInput | Code::NotFound), "{error}");
+                assert!(matches!(error.code(), Code::WrongState | Code::NotFound), "{error}");
                 assert!(matches!(outcome, Outcome::Completed(_)));
             }
         }
@@ -162,7 +162,7 @@ async fn a_saga_is_cancelled_through_any_process() {
         let ended = tokio::time::timeout(PATIENCE, other.sagas.ended(*id)).await;
         assert_eq!(ended.expect("it ends").unwrap(), Outcome::Compensated);
         let late = other.sagas.cancel(*id, "ann", "again").await.unwrap_err();
-        assert_eq!(late.code(), Code::InvalidInput, "{late}");
+        assert_eq!(late.code(), Code::WrongState, "{late}");
     }
     assert_eq!(store.arrived((0..32).collect(), 100).await.unwrap(), vec![], "no request is left");
     owner.stop().await;
