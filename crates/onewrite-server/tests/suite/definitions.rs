@@ -76,3 +76,39 @@ fn a_file_that_cannot_be_read_is_one_of_the_mistakes() {
     place.run(&["saga", "check", "missing.yaml"]).refused("OW0007", &["missing.yaml"]);
     assert_eq!(place.run(&["saga", "check", "good.yaml", "good.yaml"]).code, Some(0));
 }
+
+/// What the signal is about is what an earlier step answered: known only when it is waited for.
+const TRIP: &str = "name: trip
+steps:
+  - {name: book, action: 'https://agency.invalid/book', compensation: {by: 'https://agency.invalid/cancel'}}
+  - name: paid
+    wait: {signal: {name: payment, correlation: /steps/book/id}}
+    step_timeout_ms: 600000
+    compensation: {none: it only waits}
+  - {name: ticket, kind: pivot, action: 'http://127.0.0.1:1/ticket', compensation: {none: its no is final}}
+output: /steps/paid/cents
+";
+
+#[test]
+fn what_waits_for_a_signal_is_tried_with_it_and_stubs_stand_in_for_urls() {
+    let place = Place::new();
+    place.write("trip.yaml", TRIP);
+    let test = |more: &[&str]| place.run(&[&["saga", "test", "trip.yaml"][..], more].concat());
+    test(&["--stub-all"]).refused("OW0007", &["`paid`", "--signal payment=JSON"]);
+    let signal = ["--signal", r#"payment={"cents": 1}"#, "--stub", r#"book={"id": 7}"#];
+    let with = |more: &[&str]| test(&[&signal[..], more].concat());
+    // The ticket's address is private, and it is asked.
+    with(&[]).refused("OW0024", &["127.0.0.1"]);
+    for stubs in [&["--stub", "ticket"][..], &["--stub-all"]] {
+        let run = with(&[stubs, &["--json"]].concat()).ok();
+        let tried: Value = serde_json::from_str(&run.out).unwrap();
+        let runs = tried["runs"].as_array().unwrap();
+        assert_eq!((runs.len(), &tried["caught"]), (13, &json!(0)), "{tried}");
+        assert_eq!(runs[0]["ended"], "completed", "{tried}");
+        let of_wait = runs.iter().filter(|run| run["step"] == "paid").count();
+        assert_eq!(of_wait, 0, "nothing goes wrong at a wait");
+    }
+    with(&["--stub-all", "--signal", "refund=1"]).refused("OW0007", &["`refund`"]);
+    with(&["--stub-all", "--signal", "payment"]).refused("OW0007", &["NAME=JSON"]);
+    with(&["--stub", "nobody"]).refused("OW0007", &["`nobody`"]);
+}

@@ -46,10 +46,10 @@ mod fault;
 mod interposed;
 mod run;
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
 use onewrite_core::{
-    Error,
+    Error, Text,
     saga::{Checked, Definition, Json, SagaId, Signal, journal::Journal},
 };
 use onewrite_engine::saga::{Outcome, SagaRunner, SagaType};
@@ -134,6 +134,8 @@ where
 pub struct EveryFault {
     store: Option<Arc<dyn Journal>>,
     signals: Vec<Signal>,
+    /// What signals bring that are sent to whoever waits for them, by name.
+    answers: BTreeMap<Text, Json>,
 }
 
 impl EveryFault {
@@ -148,6 +150,13 @@ impl EveryFault {
     #[must_use]
     pub fn signal(mut self, signal: Signal) -> Self {
         self.signals.push(signal);
+        self
+    }
+
+    /// Sent in every run to each step that waits for a signal of this name, about what it waits for.
+    #[must_use]
+    pub fn answer(mut self, name: impl Into<Text>, payload: Json) -> Self {
+        self.answers.insert(name.into(), payload);
         self
     }
 

@@ -1,13 +1,14 @@
 //! One run of a saga with one blow: a process that may end, and the one that carries on.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use onewrite_core::{
     Code, Error, Result, Text,
     lease::Fence,
+    sabotage::Sabotage,
     saga::{
-        Checked, Definition, Json, RetryPolicy, SagaId, Step, Wait,
-        journal::{Journal, SCOPE},
+        Checked, Definition, Json, RetryPolicy, Saga, SagaId, Signal, Step, Wait,
+        journal::{Awaited, Journal, SCOPE},
     },
     store::{Batch, Durability, Item, Op},
 };
@@ -26,6 +27,9 @@ use super::{
 
 /// How long an attempt may take that is to hang.
 const HANGS_MS: u64 = 200;
+
+/// How often it is looked what the saga waits for.
+const LOOK_EVERY: Duration = Duration::from_millis(10);
 
 /// A runner at work.
 struct Running {
@@ -57,12 +61,13 @@ impl EveryFault {
         };
         let mut running = begin("first");
         let checked = quick(checked.definition(), &blow)?;
-        let id = running.sagas.start_definition(checked, key.clone(), input).await?.id;
+        let id = running.sagas.start_definition(Arc::clone(&checked), key.clone(), input).await?.id;
         for signal in &self.signals {
             let mut signal = signal.clone();
             signal.id = format!("{}/{key}", signal.id).into();
             running.sagas.signal(signal).await?;
         }
+        let mut sent = HashSet::new();
         let outcome = loop {
             let sagas = running.sagas.clone();
             tokio::select! {
@@ -71,11 +76,55 @@ impl EveryFault {
                     running.end(&*store).await?;
                     running = begin("second");
                 }
+                error = self.answer_waits(&sagas, &checked, id, &mut sent) => return Err(error),
             }
         };
         blow.arrive(PATIENCE).await;
         running.stop().await;
         Ok((id, outcome))
+    }
+
+    /// Sends each step the signal that it waits for, once. What it is about may be known only when it waits: it may be
+    /// what an earlier step answered. Returns only where the store fails.
+    async fn answer_waits(
+        &self,
+        sagas: &Sagas,
+        checked: &Arc<Checked>,
+        id: SagaId,
+        sent: &mut HashSet<Text>,
+    ) -> Error {
+        if self.answers.is_empty() {
+            return std::future::pending().await;
+        }
+        loop {
+            if let Err(error) = self.answer_once(sagas, checked, id, sent).await {
+                return error;
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    }
+
+    async fn answer_once(
+        &self,
+        sagas: &Sagas,
+        checked: &Arc<Checked>,
+        id: SagaId,
+        sent: &mut HashSet<Text>,
+    ) -> Result<()> {
+        let saved = sagas.show(id).await?;
+        if saved.ended_at.is_some() {
+            return Ok(());
+        }
+        let saga = Saga::recovered(&saved, Arc::clone(checked), Sabotage::default())?;
+        for Awaited { step, name, correlation } in saga.awaited() {
+            let Some(payload) = self.answers.get(&name).filter(|_| !sent.contains(&step)) else {
+                continue;
+            };
+            let signal = Signal::new(format!("{id}/{step}"), name, correlation);
+            sagas.signal(signal.payload(payload)?).await?;
+            sent.insert(step);
+        }
+        Ok(())
     }
 }
 

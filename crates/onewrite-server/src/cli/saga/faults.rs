@@ -1,7 +1,7 @@
 //! `onewrite saga test FILE`: everything that can go wrong at each step does, one thing in each run.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::HashMap,
     path::PathBuf,
     process::{ExitCode, Stdio},
     sync::{Arc, Mutex, PoisonError},
@@ -9,17 +9,17 @@ use std::{
 
 use clap::Args;
 use onewrite::{
-    BoxFuture, Code, Error, Result,
-    saga::{Call, Checked, Direction, Ended, Json, Participant, SagaRunner, StepKey},
+    BoxFuture, Result,
+    saga::{Call, Direction, Ended, Json, Participant, SagaRunner, StepKey},
 };
 use onewrite_testkit::saga::{Caught, EveryFault, Fault, Ran};
 use serde_json::{Value, json};
 
-use super::{files, json_of};
-use crate::{
-    report,
-    serve::participants::{ParticipantArgs, Services},
+use super::{
+    files, json_of,
+    stubs::{self, StubArgs},
 };
+use crate::{report, serve::participants::ParticipantArgs};
 
 #[derive(Debug, Args)]
 pub(crate) struct TestArgs {
@@ -30,10 +30,12 @@ pub(crate) struct TestArgs {
     input: String,
     #[command(flatten)]
     participants: ParticipantArgs,
-    /// What the stub of a step answers, as JSON; without it, what it was given. A stub stands in for each participant
-    /// that is neither named nor a URL.
-    #[arg(long, value_name = "STEP=JSON")]
-    stub: Vec<String>,
+    #[command(flatten)]
+    stubs: StubArgs,
+    /// What a signal brings, by its name: it is sent to each step that waits for it, about what it waits for. May be
+    /// given several times.
+    #[arg(long, value_name = "NAME=JSON")]
+    signal: Vec<String>,
     /// A command that looks at the services after each run, and fails when something is there that should not be, or
     /// is not there: ONEWRITE_STATE says how the saga ended, ONEWRITE_SAGA which one it was, ONEWRITE_STEP and
     /// ONEWRITE_FAULT what went wrong.
@@ -49,7 +51,10 @@ pub(crate) async fn test(args: TestArgs) -> Result<ExitCode> {
     let checked = files::definition(&args.file)?;
     let input = json_of(&args.input, "the saga's input")?;
     input.check("the saga's input")?;
-    let found = participants(&checked, &args)?;
+    let found = stubs::participants(&checked, &args.participants, &args.stubs)?;
+    let faults = stubs::signals(&checked, &args.signal)?
+        .into_iter()
+        .fold(EveryFault::default(), |faults, (name, brings)| faults.answer(name, brings));
     let mut runs = Vec::new();
     let seen = Arc::new(Seen::default());
     let serve = |runner: SagaRunner| {
@@ -67,7 +72,7 @@ pub(crate) async fn test(args: TestArgs) -> Result<ExitCode> {
         // Where it does not complete by itself, nothing is learnt of what else may happen.
         runs.len() > 1 || runs.iter().all(|run| run.wrong.is_none())
     };
-    EveryFault::default().run_definition(&checked, &serve, &input, told).await;
+    faults.run_definition(&checked, &serve, &input, told).await;
     let caught = runs.iter().filter(|run| run.wrong.is_some()).count();
     if args.json {
         report::json(
@@ -159,63 +164,6 @@ async fn checked(command: &str, ran: &Ran<Json>, state: &str) -> Option<String> 
             Some(if said.is_empty() { format!("the check failed: {}", done.status) } else { said })
         }
         Err(error) => Some(format!("the check cannot be run: {error}")),
-    }
-}
-
-/// Who carries out each action and compensation: a service, or a stub.
-fn participants(
-    checked: &Checked,
-    args: &TestArgs,
-) -> Result<BTreeMap<String, Arc<dyn Participant>>> {
-    let services = Services::new(&args.participants, None)?;
-    let outputs = stubs(&args.stub, checked)?;
-    let mut unused: BTreeSet<String> = outputs.keys().cloned().collect();
-    let mut found: BTreeMap<String, Arc<dyn Participant>> = BTreeMap::new();
-    for step in checked.steps() {
-        let action = Some(step.action()).filter(|_| step.wait.is_none());
-        for name in [action, step.compensated_by()].into_iter().flatten() {
-            let stub = || Arc::new(Stub { outputs: outputs.clone() }) as Arc<dyn Participant>;
-            let known = services.at(name).transpose()?;
-            if known.is_none() {
-                unused.remove(&step.name);
-            }
-            found.insert(name.to_owned(), known.unwrap_or_else(stub));
-        }
-    }
-    match unused.first() {
-        None => Ok(found),
-        Some(step) => {
-            let what = format!("--stub is for `{step}`, which a participant carries out");
-            Err(Error::new(Code::InvalidInput, what))
-        }
-    }
-}
-
-fn stubs(all: &[String], checked: &Checked) -> Result<HashMap<String, Json>> {
-    let mut outputs = HashMap::new();
-    for text in all {
-        let known = text.split_once('=').filter(|(step, _)| checked.index_of(step).is_some());
-        let Some((step, output)) = known else {
-            let what = format!(
-                "--stub is STEP=JSON, with a step of the definition: `{}`",
-                text.escape_debug()
-            );
-            return Err(Error::new(Code::InvalidInput, what));
-        };
-        outputs.insert(step.to_owned(), Json::parse(output.to_owned(), "the stub's answer")?);
-    }
-    Ok(outputs)
-}
-
-/// Stands in for a participant: answers the same to each attempt, and does nothing.
-struct Stub {
-    outputs: HashMap<String, Json>,
-}
-
-impl Participant for Stub {
-    fn act(&self, call: Call) -> BoxFuture<'static, Ended> {
-        let said = self.outputs.get(&*call.step).cloned().unwrap_or(call.input);
-        Box::pin(std::future::ready(Ended::Done(said)))
     }
 }
 

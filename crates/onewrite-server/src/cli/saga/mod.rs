@@ -5,6 +5,7 @@ mod faults;
 mod files;
 mod show;
 mod steer;
+mod stubs;
 
 use std::{process::ExitCode, sync::Arc};
 
