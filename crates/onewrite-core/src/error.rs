@@ -1,7 +1,7 @@
 //! What a failure means. Every error answers two questions in one table: is it worth a retry, and
 //! what happened to the act that failed?
 
-use std::{error::Error as StdError, fmt};
+use std::{borrow::Cow, error::Error as StdError, fmt};
 
 /// The result of anything that can fail here.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -112,15 +112,15 @@ codes! {
     /// A transaction changed a guarded table and emitted nothing.
     EventForgotten = "OW0022", Never, NotApplied, "Emit an event in the same transaction, or state why none is needed: `onewrite.no_event('reason')`.";
     /// The configuration is not valid.
-    InvalidConfig = "OW0023", Never, NotApplied, "Correct the key named; `onewrite config --effective` shows what is in force.";
+    InvalidConfig = "OW0023", Never, NotApplied, "Correct what is named: an option, a URL, an environment variable or a key of the configuration.";
     /// The target lies in an address range that webhooks must not reach.
     PrivateAddress = "OW0024", Never, NotApplied, "When the target is yours, allow it on purpose: `allow_private = true` in the configuration, or `--allow-private` (or `?allow_private=true` in the URL) for a verb; `--allow-private-urls` for the URLs that definitions of sagas tell.";
     /// The signature is missing, wrong or too old.
     BadSignature = "OW0025", Never, NotApplied, "Give sender and receiver the same secret and check both clocks.";
     /// There is no such thing.
-    NotFound = "OW0026", Never, NotApplied, "Check the spelling and the store that was asked; delivered events are kept only for the history's retention.";
+    NotFound = "OW0026", Never, NotApplied, "Check the spelling, and the store that was asked.";
     /// The file is not a database or is damaged.
-    Corrupt = "OW0027", Never, NotApplied, "Restore the last backup, then `onewrite store fork`.";
+    Corrupt = "OW0027", Never, NotApplied, "Keep the damaged file aside, restore the last backup, then `onewrite store fork`.";
     /// An invariant does not hold.
     InvariantBroken = "OW0028", Never, Unknown, "This is a defect of onewrite: please report it with the seed.";
     /// The database refused a statement.
@@ -159,19 +159,28 @@ pub struct Error(Box<Inner>);
 struct Inner {
     code: Code,
     context: String,
+    /// What to do about this one, where it is known better than of its kind.
+    cure: Option<Cow<'static, str>>,
     source: Option<Box<dyn StdError + Send + Sync>>,
 }
 
 impl Error {
     /// A failure of kind `code` while doing what `context` says.
     pub fn new(code: Code, context: impl Into<String>) -> Self {
-        Self(Box::new(Inner { code, context: context.into(), source: None }))
+        Self(Box::new(Inner { code, context: context.into(), cure: None, source: None }))
     }
 
     /// With the error that caused it.
     #[must_use]
     pub fn with_source(mut self, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
         self.0.source = Some(source.into());
+        self
+    }
+
+    /// With what to do about it, where more is known of that than of its kind: one sentence for an operator.
+    #[must_use]
+    pub fn with_cure(mut self, cure: impl Into<Cow<'static, str>>) -> Self {
+        self.0.cure = Some(cure.into());
         self
     }
 
@@ -192,6 +201,19 @@ impl Error {
     #[must_use]
     pub fn context(&self) -> &str {
         &self.0.context
+    }
+
+    /// What to do about it: what was said where it failed, or else what is so of its kind.
+    #[must_use]
+    pub fn cure(&self) -> &str {
+        self.said_cure().unwrap_or_else(|| self.code().cure())
+    }
+
+    /// What was said of it, or of one of its kind that caused it.
+    fn said_cure(&self) -> Option<&str> {
+        let inner = || self.0.source.as_deref()?.downcast_ref::<Self>();
+        let of_cause = || inner().filter(|cause| cause.code() == self.code())?.said_cure();
+        self.0.cure.as_deref().or_else(of_cause)
     }
 
     /// Whether the act can be tried again.
@@ -253,6 +275,18 @@ mod tests {
                 "an unknown outcome is repeated with the same ids"
             );
         }
+    }
+
+    #[test]
+    fn what_was_said_where_it_failed_is_what_to_do() {
+        let code = Code::UnknownParticipant;
+        let plain = Error::new(code, "check the definition");
+        assert_eq!(plain.cure(), code.cure());
+        let said = Error::new(code, "no `bank`").with_cure("Name it.");
+        let around = Error::new(code, "in a.yaml").with_source(said);
+        assert_eq!(around.cure(), "Name it.", "whoever wraps it adds no knowledge");
+        let other = Error::new(Code::Stopped, "it ended").with_source(around);
+        assert_eq!(other.cure(), Code::Stopped.cure(), "that of another kind is no cure for it");
     }
 
     #[test]

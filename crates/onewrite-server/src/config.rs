@@ -276,7 +276,8 @@ impl Config {
 }
 
 fn invalid(what: impl Into<String>) -> Error {
-    Error::new(Code::InvalidConfig, what)
+    let cure = "Correct the key named; `onewrite config --effective` shows what is in force.";
+    Error::new(Code::InvalidConfig, what).with_cure(cure)
 }
 
 /// Refuses a type that no event has: its sink would settle everything and deliver nothing.

@@ -25,7 +25,7 @@ pub(crate) fn print(error: &Error) {
         tell!("  because: {inner}");
         cause = inner.source();
     }
-    tell!("  what to do: {}", code.cure());
+    tell!("  what to do: {}", error.cure());
     tell!("  more: onewrite explain {code}");
 }
 

@@ -51,7 +51,8 @@ pub(crate) async fn remove(client: &Client, table: &str) -> Result<()> {
         return Err(Error::new(
             Code::NotFound,
             format!("the table `{}` is not guarded", table.escape_debug()),
-        ));
+        )
+        .with_cure("`onewrite guard list` shows the tables that are."));
     }
     client
         .execute("SELECT onewrite.unguard_table(to_regclass($1))", &[&&*name])
@@ -88,7 +89,8 @@ async fn resolve(client: &Client, table: &str) -> Result<Text> {
         return Err(Error::new(
             Code::NotFound,
             format!("there is no table `{}`", table.escape_debug()),
-        ));
+        )
+        .with_cure("Check the spelling: a table is there before it is guarded, and one outside of the search path is named with its schema."));
     };
     let schema = row::option(&found, 1)?.unwrap_or_default();
     if matches!(&*schema, "onewrite" | "pg_catalog" | "information_schema") {

@@ -5,8 +5,16 @@ use rusqlite::ErrorCode;
 
 /// The error's meaning, with `context` saying what was being done.
 pub(crate) fn database(context: impl Into<String>, error: rusqlite::Error) -> Error {
-    Error::new(code_of(&error), context).with_source(error)
+    let ours = Error::new(code_of(&error), context);
+    let ours = match error.sqlite_error_code() {
+        Some(ErrorCode::NotADatabase) => ours.with_cure(NO_DATABASE),
+        _ => ours,
+    };
+    ours.with_source(error)
 }
+
+/// Of most such files nothing is damaged: the path is wrong.
+const NO_DATABASE: &str = "Check the path: this file is no database of SQLite. If it was one, restore the last backup, then `onewrite store fork`.";
 
 /// Turns a database error into ours, saying what was being done.
 pub(crate) trait While<T> {

@@ -37,7 +37,8 @@ pub fn add(tx: &Connection, table: &str) -> Result<()> {
         return Err(Error::new(
             Code::NotFound,
             format!("there is no table `{}`", table.escape_debug()),
-        ));
+        )
+        .with_cure("Check the spelling: a table is there before it is guarded."));
     };
     if name.starts_with("onewrite_") || name.starts_with("sqlite_") {
         return Err(Error::new(Code::UnsafeSetting, format!("`{name}` is not a table of yours")));
@@ -78,7 +79,8 @@ pub fn remove(tx: &Connection, table: &str) -> Result<()> {
         return Err(Error::new(
             Code::NotFound,
             format!("the table `{}` is not guarded", table.escape_debug()),
-        ));
+        )
+        .with_cure("`onewrite guard list` shows the tables that are."));
     };
     for operation in OPERATIONS {
         let sql = format!("DROP TRIGGER IF EXISTS {}", identifier(&trigger(&name, operation)));

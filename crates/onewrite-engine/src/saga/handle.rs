@@ -327,7 +327,9 @@ impl Sagas {
     /// cannot be read; or what the store says.
     pub async fn show(&self, id: SagaId) -> Result<SavedSaga> {
         let found = self.store.sagas(FindSagas::Id(id)).await?.pop();
-        let missing = || Error::new(Code::NotFound, format!("there is no saga {id}"));
+        let cure = "Check the id and the store that was asked: `onewrite saga list` shows what there is, and ended sagas are deleted after a while.";
+        let missing =
+            || Error::new(Code::NotFound, format!("there is no saga {id}")).with_cure(cure);
         found.ok_or_else(missing)?.readable()
     }
 

@@ -114,6 +114,7 @@ async fn find(args: &KeyArgs) -> Result<(Arc<dyn Store>, ParkedKey)> {
     }
     found.pop().ok_or_else(|| {
         Error::new(Code::NotFound, format!("the key `{}` is not parked", args.key.escape_debug()))
+            .with_cure("`onewrite dead-letter list` shows the keys that are parked.")
     })
 }
 

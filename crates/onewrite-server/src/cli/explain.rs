@@ -49,7 +49,8 @@ pub(crate) fn run(args: &ExplainArgs) -> Result<()> {
                 args.code.escape_debug(),
                 Code::ALL.len()
             ),
-        )),
+        )
+        .with_cure("Give the code as it is printed behind `error`, or its number alone.")),
     }
 }
 

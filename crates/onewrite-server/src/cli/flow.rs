@@ -10,7 +10,7 @@ use onewrite::{
 };
 use serde_json::{Value, json};
 
-use super::Stores;
+use super::{Stores, UNKNOWN_EVENT};
 use crate::report;
 
 #[derive(Debug, Args)]
@@ -44,7 +44,8 @@ pub(crate) async fn run(args: FlowArgs) -> Result<()> {
         return Err(Error::new(
             Code::NotFound,
             format!("no event of `{}` is known in these stores", id.escape_debug()),
-        ));
+        )
+        .with_cure(UNKNOWN_EVENT));
     };
     if args.stores.json {
         report::json(&told.iter().map(to_json).collect());

@@ -78,7 +78,8 @@ async fn accept(consumer: &str, source: &str, stores: &Stores) -> Result<()> {
                 consumer.escape_debug(),
                 source.escape_debug()
             ),
-        ));
+        )
+        .with_cure("`onewrite gap list` shows the lanes that are stopped."));
     }
     done(&format!("{accepted} partitions go on without what is gone"), stores.json);
     Ok(())

@@ -106,6 +106,12 @@ impl Cli {
     }
 }
 
+/// What to do where a verb does not know its store.
+pub(crate) const NAME_A_STORE: &str = "Name it with `--store URL` or in ONEWRITE_STORE, or name a configuration with services in `--config FILE`.";
+
+/// What to do where an event is not known.
+const UNKNOWN_EVENT: &str = "Check the spelling and the store that was asked; delivered events are kept only for the history's retention.";
+
 /// What this process is known as where leases are held: unique for its life.
 pub(crate) fn owner() -> String {
     let host = std::fs::read_to_string("/etc/hostname");
@@ -162,7 +168,8 @@ impl Stores {
             return Err(Error::new(
                 Code::InvalidConfig,
                 "no store is named: give --store URL, or a configuration with services",
-            ));
+            )
+            .with_cure(NAME_A_STORE));
         }
         let mut stores = Vec::new();
         for url in &urls {
@@ -179,7 +186,8 @@ impl Stores {
             _ => Err(Error::new(
                 Code::InvalidConfig,
                 "this verb works on one store: name it with --store URL",
-            )),
+            )
+            .with_cure(NAME_A_STORE)),
         }
     }
 }

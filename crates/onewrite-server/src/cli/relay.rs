@@ -170,7 +170,8 @@ async fn configured(args: &RelayArgs, config: &Config) -> Result<Work> {
         return Err(Error::new(
             Code::InvalidConfig,
             format!("the configuration names no service `{}`", name.escape_debug()),
-        ));
+        )
+        .with_cure("Name one of the configuration: `onewrite config --effective` shows them."));
     }
     if wanted.iter().all(|service| service.sink.is_empty()) {
         return Err(Error::new(
@@ -224,6 +225,9 @@ fn secrets(variables: &[String]) -> Result<Vec<String>> {
             Error::new(
                 Code::InvalidConfig,
                 format!("the environment variable {name} with a webhook secret is not set"),
+            )
+            .with_cure(
+                "Set it for this process, and as well for the receiver that checks the signatures.",
             )
         })
     };

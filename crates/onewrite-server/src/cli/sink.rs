@@ -33,7 +33,8 @@ pub(crate) async fn run(verb: Sink) -> Result<()> {
                 return Err(Error::new(
                     Code::NotFound,
                     format!("there is no sink `{}`", sink.escape_debug()),
-                ));
+                )
+                .with_cure("`onewrite sink list` shows the sinks of a store."));
             }
             done(&format!("`{sink}` goes on"), stores.json);
             Ok(())

@@ -10,7 +10,7 @@ use onewrite::{
 };
 use serde_json::{Value, json};
 
-use super::Stores;
+use super::{Stores, UNKNOWN_EVENT};
 use crate::report;
 
 #[derive(Debug, Args)]
@@ -52,11 +52,13 @@ async fn unknown(what: &str, stores: &[Arc<dyn Store>]) -> Result<Error> {
             let said = format!(
                 "`{shown}` is a correlation id: its story is told by `onewrite flow {shown}`"
             );
-            return Ok(Error::new(Code::NotFound, said));
+            let cure =
+                "Ask `onewrite flow` for the story, or `onewrite why` for one of its events.";
+            return Ok(Error::new(Code::NotFound, said).with_cure(cure));
         }
     }
     let said = format!("neither an event nor a key `{shown}` is known in these stores");
-    Ok(Error::new(Code::NotFound, said))
+    Ok(Error::new(Code::NotFound, said).with_cure(UNKNOWN_EVENT))
 }
 
 struct Answer {

@@ -47,7 +47,8 @@ impl Mistake {
 /// [`Code::InvalidInput`] where it cannot be read, is too large or no text.
 pub(crate) fn text_of(path: &Path) -> Result<String> {
     let what = || format!("read the definition in {}", path.display());
-    let failed = |error| Error::new(Code::InvalidInput, what()).with_source(error);
+    let cure = "Check the path and the permissions; a definition or an input is text in UTF-8.";
+    let failed = |error| Error::new(Code::InvalidInput, what()).with_source(error).with_cure(cure);
     let mut text = String::new();
     if path == Path::new("-") {
         std::io::stdin().take(FILE_MAX + 1).read_to_string(&mut text).map_err(failed)?;

@@ -46,7 +46,8 @@ impl Definitions {
         let versions = self.0.entry(name.clone()).or_default();
         if versions.contains_key(&version) {
             let what = format!("{at}: a definition `{}` was read before", shown(&name, &version));
-            return Err(Error::new(Code::InvalidConfig, what));
+            let cure = "Give one of the two another `version`, or leave its file out.";
+            return Err(Error::new(Code::InvalidConfig, what).with_cure(cure));
         }
         versions.insert(version, Arc::new(checked));
         Ok(())
@@ -70,7 +71,8 @@ impl Definitions {
                     "there is no definition `{}` here: send it whole, or start the server with --definitions",
                     wanted.escape_debug()
                 );
-                Err(Error::new(Code::NotFound, what))
+                let cure = "Check the spelling, send the definition whole, or start the server with `--definitions PATH`.";
+                Err(Error::new(Code::NotFound, what).with_cure(cure))
             }
             _ => {
                 let known = versions.into_iter().flatten().map(|(version, _)| shown(name, version));
@@ -95,7 +97,8 @@ fn shown(name: &str, version: &str) -> String {
 fn files(path: &Path) -> Result<Vec<PathBuf>> {
     let failed = |error| {
         let what = format!("read definitions in {}", path.display());
-        Error::new(Code::InvalidConfig, what).with_source(error)
+        let cure = "Check the path given with `--definitions`, and the permissions.";
+        Error::new(Code::InvalidConfig, what).with_source(error).with_cure(cure)
     };
     if !std::fs::metadata(path).map_err(failed)?.is_dir() {
         return Ok(vec![path.to_owned()]);
@@ -111,7 +114,8 @@ fn files(path: &Path) -> Result<Vec<PathBuf>> {
     all.sort();
     if all.is_empty() {
         let what = format!("{} has no file that ends in .yaml, .yml or .json", path.display());
-        return Err(Error::new(Code::InvalidConfig, what));
+        let cure = "Name a folder that holds definitions, or a file, with `--definitions`.";
+        return Err(Error::new(Code::InvalidConfig, what).with_cure(cure));
     }
     Ok(all)
 }

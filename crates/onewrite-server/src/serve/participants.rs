@@ -114,8 +114,10 @@ impl Services {
         });
         for name in names.flatten() {
             self.at(name).ok_or_else(|| {
-                let what = format!("no participant `{name}` is known here: name it with --participant {name}=URL, or give its URL as the action");
-                Error::new(Code::UnknownParticipant, what)
+                let service = name.split('.').next().unwrap_or(name);
+                let what = format!("no participant `{service}` is known here, and `{name}` is to be asked: name it with --participant {service}=URL, or give a URL in the definition");
+                let cure = "Correct the name in the definition, or name the participant where this program is started: `--participant NAME=URL`.";
+                Error::new(Code::UnknownParticipant, what).with_cure(cure)
             })??;
         }
         Ok(())

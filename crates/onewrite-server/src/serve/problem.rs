@@ -24,6 +24,11 @@ impl Problem {
         Self { status, error: Error::new(code, what), flaws: Vec::new() }
     }
 
+    /// With what to do about it, where that is known better than of its code.
+    pub(super) fn with_cure(self, cure: &'static str) -> Self {
+        Self { error: self.error.with_cure(cure), ..self }
+    }
+
     /// With the places in the definition.
     pub(super) fn at(self, flaws: Vec<Flaw>) -> Self {
         Self { flaws, ..self }
@@ -70,7 +75,7 @@ impl IntoResponse for Problem {
         }
         let mut body = json!({
             "type": format!("urn:onewrite:error:{code}"),
-            "title": code.cure(),
+            "title": error.cure(),
             "status": status.as_u16(),
             "detail": &detail,
             "code": code.as_str(),

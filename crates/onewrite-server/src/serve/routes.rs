@@ -47,6 +47,9 @@ pub(super) const STARTS_MAX: usize = 1_024;
 /// Requests on their way at most, of any kind.
 pub(super) const REQUESTS_MAX: usize = 2_048;
 
+/// What to do where a route is not there.
+pub(super) const ROUTES: &str = "Ask for one of the routes that `GET /v1/openapi.json` describes.";
+
 /// How long the body of a request may take to come.
 const BODY_WITHIN: Duration = Duration::from_secs(30);
 
@@ -255,11 +258,12 @@ async fn nothing() -> Problem {
         Code::NotFound,
         "there is no such route: see /v1/openapi.json",
     )
+    .with_cure(ROUTES)
 }
 
 async fn not_so() -> Problem {
     let what = "this route does not answer to this method: see /v1/openapi.json";
-    Problem::new(StatusCode::METHOD_NOT_ALLOWED, Code::InvalidInput, what)
+    Problem::new(StatusCode::METHOD_NOT_ALLOWED, Code::InvalidInput, what).with_cure(ROUTES)
 }
 
 /// The body of a request, which is JSON and says so: what a page in a browser sends unasked does not.

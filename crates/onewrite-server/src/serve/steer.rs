@@ -16,7 +16,7 @@ use serde::Deserialize;
 use super::{
     access::Right,
     problem::Problem,
-    routes::{Answer, Api, body, invalid, json, saga_id},
+    routes::{Answer, Api, ROUTES, body, invalid, json, saga_id},
     which::{self, Asked},
 };
 use crate::saga::bulk;
@@ -70,7 +70,8 @@ impl Steer {
             ("force-complete", _) => Verb::ForceComplete,
             _ => {
                 let what = "there is no such route: see /v1/openapi.json";
-                return Err(Problem::new(StatusCode::NOT_FOUND, Code::NotFound, what));
+                let unknown = Problem::new(StatusCode::NOT_FOUND, Code::NotFound, what);
+                return Err(unknown.with_cure(ROUTES));
             }
         })
     }

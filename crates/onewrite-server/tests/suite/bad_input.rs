@@ -265,3 +265,44 @@ fn what_is_not_known_is_said_to_be_unknown() {
     with(&["dead-letter", "retry", "a"]).refused("OW0026", &["`a`"]);
     place.run(&["why", "order-0"]).refused("OW0023", &["--store"]);
 }
+
+/// One code has several causes, and what helps against one is no help against another.
+#[test]
+fn what_to_do_fits_what_happened() {
+    let place = Place::with_store();
+    place.write("text.db", &"this is not a database\n".repeat(200));
+    place.write("onewrite.toml", "[relay]\nlease_mss = 5\n");
+    std::fs::create_dir(place.path("empty")).unwrap();
+    let order = "name: o\nsteps:\n  - {name: a, action: bank.pay, compensation: {none: x}}\n";
+    place.write("order.yaml", order);
+    let saga = "01964b2e-7d1c-7a00-8000-0123456789ab";
+    for (args, code, cure) in [
+        (&["config", "--effective"][..], "OW0023", "onewrite config --effective"),
+        (&["serve", "--definitions", "empty"], "OW0023", "`--definitions`"),
+        (&["serve", "--participant", "bank"], "OW0023", "an option"),
+        (&["serve", "--definitions", "order.yaml"], "OW0034", "`--participant NAME=URL`"),
+        (&["saga", "show", saga], "OW0026", "onewrite saga list"),
+        (&["dead-letter", "show", "a"], "OW0026", "onewrite dead-letter list"),
+        (&["sink", "resume", "a"], "OW0026", "onewrite sink list"),
+        (&["guard", "remove", "a"], "OW0026", "onewrite guard list"),
+        (&["why", "a"], "OW0026", "the history's retention"),
+        (&["store", "show", "--store", "sqlite:text.db"], "OW0027", "Check the path"),
+        (&["saga", "check", "gone.yaml"], "OW0007", "Check the path"),
+    ] {
+        let mut command = place.command(args);
+        if code != "OW0027" {
+            command.env("ONEWRITE_STORE", "sqlite:shop.db");
+        }
+        let run = Run::of(command);
+        run.refused(code, &[]);
+        let said = run.err.lines().find(|line| line.contains("  what to do: ")).unwrap();
+        assert!(said.contains(cure), "{args:?}: {said}");
+    }
+    place.write("onewrite.toml", "");
+    for verb in [["saga", "list"], ["sink", "list"]] {
+        let run = place.run(&verb);
+        run.refused("OW0023", &["what to do: Name it with `--store URL`"]);
+    }
+    let run = place.run(&["serve", "--store", "sqlite:s.db", "--definitions", "order.yaml"]);
+    run.refused("OW0034", &["--participant bank=URL", "`bank.pay`"]);
+}

@@ -17,7 +17,7 @@ use onewrite::{
 };
 
 pub(crate) use self::files::definition;
-use super::Stores;
+use super::{NAME_A_STORE, Stores};
 use crate::{backends, saga::file::text_of};
 
 #[derive(Debug, Subcommand)]
@@ -99,7 +99,7 @@ pub(crate) async fn open(stores: &Stores) -> Result<(Arc<dyn Journal>, Sagas)> {
     let urls = stores.urls()?;
     let [url] = urls.as_slice() else {
         let what = "this verb works on one store: name it with --store URL";
-        return Err(Error::new(Code::InvalidConfig, what));
+        return Err(Error::new(Code::InvalidConfig, what).with_cure(NAME_A_STORE));
     };
     let store = backends::open_journal(url, false, Copied::Refuse).await?;
     Ok((Arc::clone(&store), Sagas::apart(store)))

@@ -159,7 +159,9 @@ async fn abort(State(api): State<Arc<Api>>, request: Request) -> Answer {
         return Err(invalid("only messages that were prepared can be given up"));
     }
     let Some(known) = find(&api, &global.gid).await? else {
-        return Err(Error::new(Code::NotFound, format!("there is no `{}`", global.gid)).into());
+        let what = format!("there is no `{}`", global.gid);
+        let cure = "Check the gid: nothing was prepared or submitted under it, or it is deleted.";
+        return Err(Error::new(Code::NotFound, what).with_cure(cure).into());
     };
     // What was submitted is for operators to stop.
     if !query::was_prepared(&known) {
