@@ -43,14 +43,21 @@ pub struct Hold {
 
 impl Hold {
     /// Whether it holds the participant of this name.
-    pub(super) fn covers(&self, name: &str) -> bool {
+    #[must_use]
+    pub fn covers(&self, name: &str) -> bool {
+        Self::would_cover(&self.participant, name)
+    }
+
+    /// Whether to hold the first is to hold the participant of this name.
+    #[must_use]
+    pub fn would_cover(participant: &str, name: &str) -> bool {
         // A dialect stands before the URL.
         let plain =
             name.split_once('+').filter(|_| name.contains("://")).map_or(name, |(_, url)| url);
-        let is_url = self.participant.contains("://");
+        let is_url = participant.contains("://");
         let behind: &[char] = if is_url { &['/', '?', '#', ':'] } else { &['.'] };
         let goes_on = |name: &str| {
-            let rest = name.strip_prefix(self.participant.trim_end_matches('/'));
+            let rest = name.strip_prefix(participant.trim_end_matches('/'));
             rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(behind))
         };
         goes_on(name) || goes_on(plain)

@@ -1,11 +1,17 @@
 //! `onewrite participant hold|release|list`.
 
 use clap::{Args, Subcommand};
-use onewrite::{Result, saga::Hold};
+use onewrite::{
+    Result,
+    saga::{Hold, Journal},
+};
 use serde_json::json;
 
 use super::{Stores, Why, done, saga};
-use crate::report;
+use crate::{report, saga::naming};
+
+/// Names that a warning tells at most.
+const KNOWN_MAX: usize = 10;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum ParticipantVerb {
@@ -34,17 +40,18 @@ pub(crate) async fn run(verb: ParticipantVerb) -> Result<()> {
     match verb {
         ParticipantVerb::Hold(HoldArgs { participant, why, stores }) => {
             let (actor, reason) = why.read()?;
-            let (_, sagas) = saga::open(&stores).await?;
+            let (store, sagas) = saga::open(&stores).await?;
             let is_new = sagas.hold(participant.clone(), actor, reason).await?;
             let word = if is_new { "is held" } else { "was held before" };
-            done(&format!("{participant} {word}"), stores.json);
+            told(&participant, word, doubt(&*store, &participant).await, stores.json);
         }
         ParticipantVerb::Release(HoldArgs { participant, why, stores }) => {
             let (actor, reason) = why.read()?;
-            let (_, sagas) = saga::open(&stores).await?;
+            let (store, sagas) = saga::open(&stores).await?;
             let was_held = sagas.release(&participant, actor, reason).await?;
+            let doubt = if was_held { None } else { doubt(&*store, &participant).await };
             let word = if was_held { "is asked again" } else { "was not held" };
-            done(&format!("{participant} {word}"), stores.json);
+            told(&participant, word, doubt, stores.json);
         }
         ParticipantVerb::List { stores } => {
             let (_, sagas) = saga::open(&stores).await?;
@@ -52,6 +59,32 @@ pub(crate) async fn run(verb: ParticipantVerb) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Why a name may be misspelt: a hold is heeded by whoever has that name, now or later, so it is no error.
+async fn doubt(store: &dyn Journal, participant: &str) -> Option<String> {
+    // It is done already, whatever the store says now.
+    let names = naming::named(store).await.ok()?;
+    if names.iter().any(|name| Hold::would_cover(participant, name)) {
+        return None;
+    }
+    let known = names.iter().take(KNOWN_MAX).map(|name| format!("`{name}`"));
+    let known = known.collect::<Vec<_>>().join(", ");
+    let others = if known.is_empty() { String::new() } else { format!("; they name {known}") };
+    Some(format!("no saga of this store names `{participant}`{others}"))
+}
+
+/// Says what was done, and what is doubtful about it.
+fn told(participant: &str, word: &str, doubt: Option<String>, as_json: bool) {
+    let said = format!("{participant} {word}");
+    match doubt {
+        Some(doubt) if as_json => report::json(&json!({"done": said, "warning": doubt})),
+        Some(doubt) => {
+            done(&said, false);
+            report::tell!("warning: {}", report::plain(&doubt));
+        }
+        None => done(&said, as_json),
+    }
 }
 
 fn list(holds: &[Hold], as_json: bool) {

@@ -3,6 +3,7 @@
 pub(crate) mod bulk;
 pub(crate) mod file;
 pub(crate) mod graph;
+pub(crate) mod naming;
 pub(crate) mod tree;
 pub(crate) mod unique;
 pub(crate) mod view;

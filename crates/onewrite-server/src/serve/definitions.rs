@@ -84,6 +84,11 @@ impl Definitions {
         }
     }
 
+    /// All of them.
+    pub(super) fn all(&self) -> impl Iterator<Item = &Checked> {
+        self.0.values().flat_map(BTreeMap::values).map(|checked| &**checked)
+    }
+
     pub(super) fn len(&self) -> usize {
         self.0.values().map(BTreeMap::len).sum()
     }

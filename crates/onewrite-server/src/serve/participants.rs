@@ -6,8 +6,10 @@ use clap::Args;
 use onewrite::{
     BoxFuture, Code, Error, Result,
     http::{HttpParticipantOptions, HttpParticipants, dtm},
-    saga::{Call, Checked, Ended, Participant, is_url},
+    saga::{Call, Checked, Ended, Hold, Participant, is_url},
 };
+
+use crate::saga::naming;
 
 /// Who carries out steps.
 #[derive(Debug, Args)]
@@ -95,6 +97,16 @@ impl Services {
         Some(http.at(&format!("{}/{}", url.trim_end_matches('/'), rest.replace('.', "/"))))
     }
 
+    /// Whether to hold this participant would hold any of those named here, or something behind its name.
+    pub(super) fn knows(&self, participant: &str) -> bool {
+        let mut named = self.named.iter();
+        named.any(|(name, Service { url, .. })| {
+            Hold::would_cover(participant, name)
+                || Hold::would_cover(participant, url)
+                || Hold::would_cover(name, participant)
+        })
+    }
+
     /// As [`Self::at`]; where an address may not be reached, that is the answer.
     pub(crate) fn find(&self, name: &str) -> Option<Arc<dyn Participant>> {
         match self.at(name)? {
@@ -109,10 +121,7 @@ impl Services {
 
     /// Refuses a definition whose steps nobody could carry out from here.
     pub(super) fn check(&self, checked: &Checked) -> Result<()> {
-        let names = checked.steps().iter().flat_map(|step| {
-            [Some(step.action()).filter(|_| step.wait.is_none()), step.compensated_by()]
-        });
-        for name in names.flatten() {
+        for name in naming::participants(checked) {
             self.at(name).ok_or_else(|| {
                 let service = name.split('.').next().unwrap_or(name);
                 let what = format!("no participant `{service}` is known here, and `{name}` is to be asked: name it with --participant {service}=URL, or give a URL in the definition");

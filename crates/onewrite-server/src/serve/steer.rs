@@ -9,7 +9,7 @@ use axum::{
 };
 use onewrite::{
     Code, Text,
-    saga::{Json, Verb, check_text, journal::ListSagas},
+    saga::{Hold, Json, Verb, check_text, journal::ListSagas},
 };
 use serde::Deserialize;
 
@@ -19,7 +19,7 @@ use super::{
     routes::{Answer, Api, ROUTES, body, invalid, json, saga_id},
     which::{self, Asked},
 };
-use crate::saga::bulk;
+use crate::saga::{bulk, naming};
 
 /// What somebody decides about a saga, why, and who, where that is not known by a token.
 #[derive(Deserialize)]
@@ -150,14 +150,28 @@ impl OfParticipant {
 
 pub(super) async fn hold(State(api): State<Arc<Api>>, request: Request) -> Answer {
     let (participant, actor, reason) = OfParticipant::read(&api, request).await?;
-    let is_new = api.sagas.hold(participant, actor, reason).await?;
-    Ok(json(StatusCode::OK, &serde_json::json!({ "new": is_new })))
+    let is_new = api.sagas.hold(participant.clone(), actor, reason).await?;
+    let is_known = is_known(&api, &participant).await;
+    Ok(json(StatusCode::OK, &serde_json::json!({ "new": is_new, "known": is_known })))
 }
 
 pub(super) async fn release(State(api): State<Arc<Api>>, request: Request) -> Answer {
     let (participant, actor, reason) = OfParticipant::read(&api, request).await?;
     let was_held = api.sagas.release(&participant, actor, reason).await?;
-    Ok(json(StatusCode::OK, &serde_json::json!({ "held": was_held })))
+    let is_known = was_held || is_known(&api, &participant).await;
+    Ok(json(StatusCode::OK, &serde_json::json!({ "held": was_held, "known": is_known })))
+}
+
+/// Whether this server, one of its definitions or a saga of the store names such a participant.
+async fn is_known(api: &Api, participant: &str) -> bool {
+    let covered = |name: &str| Hold::would_cover(participant, name);
+    if api.services.knows(participant)
+        || api.definitions.all().flat_map(naming::participants).any(covered)
+    {
+        return true;
+    }
+    // What was asked for is done, whatever the store says now: no doubt is cast on it then.
+    naming::named(&*api.store).await.map_or(true, |names| names.iter().any(|name| covered(name)))
 }
 
 pub(super) async fn holds(State(api): State<Arc<Api>>, headers: HeaderMap) -> Answer {

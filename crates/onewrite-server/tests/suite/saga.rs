@@ -270,7 +270,36 @@ async fn a_participant_is_held_and_released() {
     }
     assert_eq!(*asked.lock().unwrap(), 1);
     assert_eq!(verb("release")["done"], "bank was not held");
+    block_in_place(|| a_name_that_nobody_has_is_doubted(&place));
+    for (participant, known) in [("bank", true), ("bank.charge", true), ("bnak", false)] {
+        let body = json!({"participant": participant, "reason": "so"});
+        for route in ["holds", "holds/release"] {
+            let route = format!("{url}/v1/{route}");
+            let (_, said) = ask(&client, Method::POST, route, Some(&body)).await;
+            assert_eq!(said["known"], json!(known || said["held"] == json!(true)), "{said}");
+        }
+    }
     block_in_place(|| drop(server.process.terminate().ok()));
+}
+
+/// It is held all the same: a saga that names it may be started yet.
+fn a_name_that_nobody_has_is_doubted(place: &Place) {
+    let verb = |name: &str, who: &str, more: &[&str]| {
+        let args = ["participant", name, who, "--reason", "so"];
+        place.run(&[&args[..], &STORE, more].concat()).ok()
+    };
+    let held = verb("hold", "bnak", &[]);
+    assert_eq!(held.out, "bnak is held\n");
+    let warning = "warning: no saga of this store names `bnak`; they name `bank.charge`\n";
+    assert_eq!(held.err, warning);
+    assert_eq!(verb("release", "bnak", &[]).err, "", "it was there");
+    assert_eq!(verb("release", "bnak", &[]).err, warning);
+    let told: Value = serde_json::from_str(&verb("hold", "bnak", &["--json"]).out).unwrap();
+    assert_eq!(told["done"], "bnak is held");
+    assert!(told["warning"].as_str().unwrap().contains("`bnak`"), "{told}");
+    verb("release", "bnak", &[]);
+    assert_eq!(verb("hold", "bank", &[]).err, "");
+    verb("release", "bank", &[]);
 }
 
 #[test]
