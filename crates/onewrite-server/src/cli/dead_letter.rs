@@ -63,11 +63,11 @@ async fn list(stores: &Stores) -> Result<()> {
         [
             store.to_string(),
             key.scope.to_string(),
-            key.key.to_string(),
+            report::short(&key.key),
             key.waiting.to_string(),
             key.request.as_str().to_owned(),
             key.redrives.to_string(),
-            key.since.to_string(),
+            report::second(&key.since),
             key.reason.to_string(),
         ]
     });
@@ -143,7 +143,7 @@ async fn show(args: &KeyArgs) -> Result<()> {
         [
             parked.record.id().to_owned(),
             parked.record.event.kind.to_string(),
-            parked.record.event.time.map(|time| time.to_string()).unwrap_or_default(),
+            parked.record.event.time.as_ref().map(report::second).unwrap_or_default(),
             parked.record.event.data.len().to_string(),
         ]
     });

@@ -70,7 +70,7 @@ async fn list(stores: &Stores) -> Result<()> {
             format!("{} s", age(*now, sink.oldest)),
             sink.suspended
                 .as_ref()
-                .map(|(since, why)| format!("suspended since {since}: {why}"))
+                .map(|(since, why)| format!("suspended since {}: {why}", report::second(since)))
                 .unwrap_or_default(),
         ]
     });

@@ -294,3 +294,25 @@ fn sinks_are_listed_with_what_waits_for_them() {
     let resume = ["sink", "resume", "nobody", "--store", "sqlite:shop.db"];
     place.run(&resume).refused("OW0026", &["`nobody`"]);
 }
+
+/// Whoever reads a pipe gets all columns and whole keys; fractions of seconds are for programs.
+#[test]
+fn a_list_for_a_pipe_is_whole_and_tells_times_to_the_second() {
+    let place = Place::with_store();
+    let nap = "name: nap\nsteps:\n  - {name: rest, wait: {for_ms: 1}, compensation: {none: x}}\n";
+    place.write("nap.yaml", nap);
+    let key = "a-key-that-is-far-longer-than-any-column-of-a-terminal-would-be";
+    let store = ["--store", "sqlite:shop.db"];
+    place.run(&[&["saga", "start", "nap.yaml", "--key", key][..], &store].concat()).ok();
+    let list = ["saga", "list"];
+    let told = place.json(&[&list[..], &store, &["--json"]].concat());
+    let started = told["sagas"][0]["started_at"].as_str().unwrap();
+    let (second, fraction) = started.split_once('.').unwrap();
+    assert_eq!(fraction.len(), "123456Z".len(), "{started}");
+    let table = place.run(&[&list[..], &store].concat()).ok().out;
+    assert!(table.contains(key) && table.contains(&format!("{second}Z")), "{table}");
+    assert!(!table.contains(&format!("{second}.")), "{table}");
+    for column in ["waits for", "due", "ended"] {
+        assert!(table.lines().next().unwrap().contains(column), "{table}");
+    }
+}

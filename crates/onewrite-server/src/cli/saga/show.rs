@@ -118,16 +118,16 @@ fn read_state(text: &str) -> Result<State> {
 }
 
 fn row(saga: &Head<'_>) -> [String; 9] {
-    let or_none = |text: &Option<String>| text.clone().unwrap_or_default();
+    let or_none = |time: &Option<String>| time.as_ref().map(report::second).unwrap_or_default();
     [
         saga.id.clone(),
-        saga.name.to_string(),
-        saga.key.to_string(),
+        report::short(saga.name),
+        report::short(saga.key),
         saga.run.to_string(),
         saga.state.unwrap_or("unreadable").to_owned(),
         saga.waits.unwrap_or_default().to_owned(),
         or_none(&saga.due_at),
-        saga.started_at.clone(),
+        report::second(&saga.started_at),
         or_none(&saga.ended_at),
     ]
 }
