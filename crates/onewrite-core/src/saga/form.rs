@@ -26,6 +26,8 @@ enum Form {
     Object(&'static [Field]),
     /// One of these fields, and nothing else.
     OneOf(&'static [Field]),
+    /// Texts under any names.
+    Texts,
     Mapping,
 }
 
@@ -55,6 +57,7 @@ const MS: Form = Form::Whole(u64::MAX);
 const DEFINITION: Form = Form::Object(&[
     required("name", Form::Text),
     nullable("version", Form::Text),
+    optional("attributes", Form::Texts),
     required("steps", Form::List(&STEP)),
     nullable("output", Form::Mapping),
     nullable("timeout_ms", MS),
@@ -160,7 +163,8 @@ fn look(form: &Form, value: &Value, at: &str, flaws: &mut Flaws) {
             look_at_each(form, all, at, flaws);
             true
         }
-        (Form::Mapping, Value::Object(all)) => {
+        (Form::Mapping | Form::Texts, Value::Object(all)) => {
+            let form = if matches!(form, Form::Texts) { &Form::Text } else { form };
             for (name, value) in all {
                 look(form, value, &below(at, name), flaws);
             }
@@ -236,6 +240,7 @@ fn shown(form: &Form) -> String {
         Form::List(_) => "a list".into(),
         Form::Word(words) => listed(words.iter().copied(), "or"),
         Form::Object(_) => "an object".into(),
+        Form::Texts => "an object of texts".into(),
         Form::OneOf(fields) => {
             let names = listed(fields.iter().map(|field| field.name), "or");
             format!("an object with one field, {names}")
@@ -370,6 +375,7 @@ mod tests {
             ..Step::new("b", Compensation::None("it only waits".into()))
         };
         let definition = Definition {
+            attributes: [("customer".into(), "/input/customer".into())].into(),
             name: "s".into(),
             version: Some("1".into()),
             steps: vec![step, sleep],

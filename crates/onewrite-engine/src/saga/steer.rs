@@ -7,8 +7,8 @@ use onewrite_core::{
     Code, Error, Result, Text,
     sabotage::Sabotage,
     saga::{
-        Definition, Direction, Entry, Json, OpenStep, REQUEST, Refusal, Request, Saga, SagaId, Verb,
-        check_text, journal::SavedSaga,
+        Definition, Direction, Entry, Json, OpenStep, REQUEST, Refusal, Request, Saga, SagaId,
+        Verb, check_text, journal::SavedSaga,
     },
 };
 use tokio::{sync::oneshot, time::Instant};

@@ -14,8 +14,7 @@ use axum::{
 use onewrite::{
     Code, Text,
     saga::{
-        Checked, Definition, Flaw, JSON_MAX, Json, OWN, SagaId, Sagas, Signal,
-        journal::Journal,
+        Checked, Definition, Flaw, JSON_MAX, Json, OWN, SagaId, Sagas, Signal, journal::Journal,
     },
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
