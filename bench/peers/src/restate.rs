@@ -39,6 +39,9 @@ pub(crate) struct Options {
     /// The program `restate-server`; otherwise the one that is installed below the target directory.
     #[arg(long)]
     restate: Option<PathBuf>,
+    /// Partitions of the server, instead of its default of 24.
+    #[arg(long)]
+    partitions: Option<u16>,
 }
 
 /// Starts everything and measures.
@@ -53,7 +56,11 @@ pub(crate) async fn run(options: Options) -> Result<()> {
     std::fs::create_dir_all(&target).with_context(|| format!("create {}", target.display()))?;
     let folder = tempfile::tempdir_in(&target)?;
     let shop = load::shop().await?;
-    let (server, (ingress, admin)) = Process::start(&mut server(&program, folder.path())?, doors)?;
+    let mut command = server(&program, folder.path())?;
+    if let Some(partitions) = options.partitions {
+        command.env("RESTATE_DEFAULT_NUM_PARTITIONS", partitions.to_string());
+    }
+    let (server, (ingress, admin)) = Process::start(&mut command, doors)?;
     let mut command = Command::new(std::env::current_exe()?);
     command.args(["restate-service", "--shop", &format!("http://{shop}")]);
     let (service, address) = Process::start(&mut command, |lines| lines.next()?.ok())?;

@@ -12,26 +12,14 @@ use serde::Serialize;
 /// A saga with its journal.
 #[derive(Serialize)]
 pub(crate) struct View<'a> {
-    id: String,
-    name: &'a Text,
-    key: &'a Text,
-    run: u32,
-    definition: &'a Text,
-    /// None where the row cannot be read.
-    state: Option<&'static str>,
-    waits: Option<&'static str>,
-    due_at: Option<String>,
-    started_at: String,
-    ended_at: Option<String>,
-    parent: Option<String>,
+    #[serde(flatten)]
+    head: Head,
     input: &'a Json,
     output: Option<&'a Json>,
     /// The steps that it is at. Not in an archive, where sagas have ended.
     #[serde(skip_serializing_if = "Option::is_none")]
     open_steps: Option<Vec<Open<'a>>>,
     journal: Vec<Line>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    unreadable: Option<&'a Text>,
 }
 
 /// A step that it is at.
@@ -71,24 +59,12 @@ impl<'a> View<'a> {
             epoch: line.epoch,
             entries: Json::trusted(line.json.clone()),
         };
-        let readable = saga.unreadable.is_none();
         Self {
-            id: saga.id.to_string(),
-            name: &saga.name,
-            key: &saga.key,
-            run: saga.run,
-            definition: &saga.definition,
-            state: readable.then(|| saga.standing.state.as_str()),
-            waits: readable.then(|| saga.standing.waits.as_str()),
-            due_at: saga.standing.due.map(|time| time.to_string()),
-            started_at: saga.started_at.to_string(),
-            ended_at: saga.ended_at.map(|time| time.to_string()),
-            parent: saga.parent.as_ref().map(ToString::to_string),
+            head: Head::of(&saga.head()),
             input: &saga.input,
             output: saga.standing.output.as_ref(),
             open_steps: None,
             journal: saga.journal.iter().map(line).collect(),
-            unreadable: saga.unreadable.as_ref(),
         }
     }
 
@@ -113,12 +89,12 @@ impl<'a> View<'a> {
 
 /// A saga of a list.
 #[derive(Serialize)]
-pub(crate) struct Head<'a> {
+pub(crate) struct Head {
     pub(crate) id: String,
-    pub(crate) name: &'a Text,
-    pub(crate) key: &'a Text,
+    pub(crate) name: Text,
+    pub(crate) key: Text,
     pub(crate) run: u32,
-    definition: &'a Text,
+    definition: Text,
     /// None where the row cannot be read.
     pub(crate) state: Option<&'static str>,
     pub(crate) waits: Option<&'static str>,
@@ -126,39 +102,39 @@ pub(crate) struct Head<'a> {
     pub(crate) started_at: String,
     pub(crate) ended_at: Option<String>,
     parent: Option<String>,
-    pub(crate) unreadable: Option<&'a Text>,
+    pub(crate) unreadable: Option<Text>,
 }
 
-impl<'a> Head<'a> {
-    pub(crate) fn of(saga: &'a SagaHead) -> Self {
+impl Head {
+    pub(crate) fn of(saga: &SagaHead) -> Self {
         let readable = saga.unreadable.is_none();
         Self {
             id: saga.id.to_string(),
-            name: &saga.name,
-            key: &saga.key,
+            name: saga.name.clone(),
+            key: saga.key.clone(),
             run: saga.run,
-            definition: &saga.definition,
+            definition: saga.definition.clone(),
             state: readable.then(|| saga.state.as_str()),
             waits: readable.then(|| saga.waits.as_str()),
             due_at: saga.due.map(|time| time.to_string()),
             started_at: saga.started_at.to_string(),
             ended_at: saga.ended_at.map(|time| time.to_string()),
             parent: saga.parent.as_ref().map(ToString::to_string),
-            unreadable: saga.unreadable.as_ref(),
+            unreadable: saga.unreadable.clone(),
         }
     }
 }
 
 /// A page of a list, the newest first.
 #[derive(Serialize)]
-pub(crate) struct Page<'a> {
-    pub(crate) sagas: Vec<Head<'a>>,
+pub(crate) struct Page {
+    pub(crate) sagas: Vec<Head>,
     /// Where to read on, if there may be more: `behind` of the next page.
     pub(crate) next: Option<String>,
 }
 
-impl<'a> Page<'a> {
-    pub(crate) fn of(sagas: &'a [SagaHead], limit: usize) -> Self {
+impl Page {
+    pub(crate) fn of(sagas: &[SagaHead], limit: usize) -> Self {
         let next = sagas.last().filter(|_| sagas.len() >= limit).map(|last| last.id.to_string());
         Self { sagas: sagas.iter().map(Head::of).collect(), next }
     }

@@ -117,12 +117,12 @@ fn read_state(text: &str) -> Result<State> {
     })
 }
 
-fn row(saga: &Head<'_>) -> [String; 9] {
+fn row(saga: &Head) -> [String; 9] {
     let or_none = |time: &Option<String>| time.as_ref().map(report::second).unwrap_or_default();
     [
         saga.id.clone(),
-        report::short(saga.name),
-        report::short(saga.key),
+        report::short(&saga.name),
+        report::short(&saga.key),
         saga.run.to_string(),
         saga.state.unwrap_or("unreadable").to_owned(),
         saga.waits.unwrap_or_default().to_owned(),
