@@ -57,7 +57,11 @@ impl Opened {
     /// # Errors
     /// [`Code::StoreUnreachable`] when one of them is no longer at its path.
     pub(crate) fn check(&self) -> Result<()> {
-        let gone = self.files.iter().find(|(path, opened)| identity(path) != Some(*opened));
+        let gone = self.files.iter().find(|(path, opened)| match fs::metadata(path) {
+            Ok(found) => (found.dev(), found.ino()) != *opened,
+            // Who may not look, since rights were dropped, say, learns nothing from that.
+            Err(error) => error.kind() == std::io::ErrorKind::NotFound,
+        });
         let Some((path, _)) = gone else { return Ok(()) };
         let how = if path.exists() { "was replaced by another" } else { "was removed or moved" };
         let why = format!(

@@ -32,6 +32,18 @@ impl Attribute {
         Self { name: name.into(), value: value.into() }
     }
 
+    /// One that is looked for: `customer=17`.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn asked(text: &str) -> Result<Self, String> {
+        let (name, value) = text.split_once('=').ok_or("an attribute is written as NAME=VALUE")?;
+        match super::check::name_flaw("the attribute", name) {
+            Some(why) => Err(why),
+            None => Ok(Self::new(name.to_owned(), value)),
+        }
+    }
+
     /// One that says what stands in the input: a text without its quotes, anything else as it is written.
     fn of(name: &str, value: &Json) -> Option<Self> {
         let raw = value.as_str().trim();
@@ -69,9 +81,9 @@ pub(super) fn attributes(definition: &Definition, flaws: &mut Flaws) {
         let why = match mapping.pointers().and_then(|_| step_of(pointer)) {
             Ok(None) => continue,
             Ok(Some(_)) => "is an output: it is known when the saga starts, so it stands in the input, at /input/…".to_owned(),
-            Err(why) => why,
+            Err(why) => format!("cannot be looked up: {why}"),
         };
-        flaws.add(at, format!("the attribute `{}`: {why}", super::flaw::shortened(name)));
+        flaws.add(at, format!("the attribute `{}` {why}", super::flaw::shortened(name)));
     }
 }
 
@@ -101,6 +113,8 @@ mod tests {
         ];
         assert_eq!(found, expected);
         assert_eq!(checked.attributes(&Json::NULL), []);
+        assert_eq!(Attribute::asked("a=b=c").unwrap(), Attribute::new("a", "b=c"));
+        assert!(Attribute::asked("a").is_err() && Attribute::asked("a\0=1").is_err());
         // Who asks for a long one finds who has it.
         let long = "é".repeat(300);
         assert_eq!(Attribute::new("a", &long).value.chars().count(), 255);

@@ -5,6 +5,7 @@ use std::{sync::Arc, time::Duration};
 
 use onewrite_core::{
     Code, Error, Result, Text,
+    error::Certainty,
     sabotage::Sabotage,
     saga::{
         Definition, Direction, Entry, Json, OpenStep, REQUEST, Refusal, Request, Saga, SagaId,
@@ -104,9 +105,12 @@ impl Sagas {
             Ok(Ok(())) => return Ok(()),
             Ok(Err(_)) | Err(()) => {}
         }
-        let saved = self.show(id).await?;
+        // Whoever was to say so lost the saga in between: it may be done.
+        let saved = self.show(id).await.map_err(|error| match was_dropped {
+            true => unknown(id, error),
+            false => error,
+        })?;
         if was_dropped && !request.needs_no_heed() && is_heeded(&request, &saved)? {
-            // Whoever was to say so lost the saga in between.
             return Ok(());
         }
         if saved.ended_at.is_some() && matches!(request.verb, Verb::Look { .. }) {
@@ -117,7 +121,10 @@ impl Sagas {
             return Err(refused(id, why));
         }
         self.signal(request.signal(id)?).await?;
-        self.heard(id, &request).await
+        self.heard(id, &request).await.map_err(|error| match error.code() {
+            Code::WrongState | Code::InvalidInput | Code::NotFound => error,
+            _ => unknown(id, error),
+        })
     }
 
     /// A step is skipped the way the saga goes when that is asked for: should it have turned by the time that is
@@ -222,6 +229,17 @@ fn is_heeded(request: &Request, saved: &SavedSaga) -> Result<bool> {
         journal.extend(transition.entries()?);
     }
     Ok(request.is_heeded(&journal))
+}
+
+/// It was asked for, and what the store says since then is no answer.
+fn unknown(id: SagaId, error: Error) -> Error {
+    if error.certainty() == Certainty::Unknown {
+        return error;
+    }
+    let what = format!(
+        "nobody can tell what became of the request about the saga {id}; it may stand for an hour"
+    );
+    Error::new(Code::CommitUnknown, what).with_source(error)
 }
 
 pub(super) fn refused(id: SagaId, why: Refusal) -> Error {

@@ -41,12 +41,12 @@ impl Mistake {
     }
 }
 
-/// The text of a file; of standard input where it is called `-`.
+/// The text of a file that holds `what`; of standard input where it is called `-`.
 ///
 /// # Errors
 /// [`Code::InvalidInput`] where it cannot be read, is too large or no text.
-pub(crate) fn text_of(path: &Path) -> Result<String> {
-    let what = || format!("read the definition in {}", path.display());
+pub(crate) fn text_of(path: &Path, what: &str) -> Result<String> {
+    let what = || format!("read {what} in {}", path.display());
     let cure = "Check the path and the permissions; a definition or an input is text in UTF-8.";
     let failed = |error| Error::new(Code::InvalidInput, what()).with_source(error).with_cure(cure);
     let mut text = String::new();

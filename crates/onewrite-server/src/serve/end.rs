@@ -8,7 +8,7 @@ use onewrite::{
 };
 use serde::Serialize;
 
-use super::{problem::Problem, routes::Api};
+use super::routes::Api;
 
 /// How long an answer may wait for the end of a saga.
 const WAIT_MAX: Duration = Duration::from_secs(60);
@@ -34,16 +34,17 @@ struct Why {
 }
 
 impl End {
-    /// The end, if it comes within this time.
-    pub(super) async fn within(api: &Api, id: SagaId, wait_ms: u64) -> Result<Self, Problem> {
+    /// The end, if it comes within this time. The start is durable: should the store not tell of the end, the saga
+    /// goes on all the same, and its id is the answer.
+    pub(super) async fn within(api: &Api, id: SagaId, wait_ms: u64) -> Self {
         if wait_ms == 0 {
-            return Ok(Self::default());
+            return Self::default();
         }
         let patience = Duration::from_millis(wait_ms).min(WAIT_MAX);
-        let Ok(ended) = tokio::time::timeout(patience, api.sagas.ended(id)).await else {
-            return Ok(Self::default());
+        let Ok(Ok(ended)) = tokio::time::timeout(patience, api.sagas.ended(id)).await else {
+            return Self::default();
         };
-        Ok(match ended? {
+        match ended {
             Outcome::Completed(output) => {
                 let state = Some(State::Completed.as_str());
                 Self { state, output: Some(output), why: None }
@@ -53,7 +54,7 @@ impl End {
                 let why = api.sagas.show(id).await.ok().and_then(|saga| why(&saga));
                 Self { state: Some(State::Compensated.as_str()), output: None, why }
             }
-        })
+        }
     }
 }
 

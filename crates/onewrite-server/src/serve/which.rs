@@ -3,7 +3,7 @@
 use axum::extract::{Query, rejection::QueryRejection};
 use onewrite::{
     Timestamp,
-    saga::{Attribute, State, check_text, journal::ListSagas},
+    saga::{ATTRIBUTES_MAX, Attribute, State, check_text, journal::ListSagas},
 };
 
 use super::{
@@ -31,7 +31,9 @@ pub(super) fn read(asked: Asked, limit: usize, most: usize) -> Result<ListSagas,
         match name.as_str() {
             "name" => which.name = text()?,
             "key" => which.key = text()?,
-            "attribute" => which.attributes.push(attribute(value)?),
+            "attribute" => {
+                which.attributes.push(Attribute::asked(value).map_err(|why| invalid(&why))?)
+            }
             "state" => which.states = value.split(',').map(state).collect::<Result<_, _>>()?,
             "started_from" => which.started_from = Some(time(value)?),
             "started_before" => which.started_before = Some(time(value)?),
@@ -48,14 +50,10 @@ pub(super) fn read(asked: Asked, limit: usize, most: usize) -> Result<ListSagas,
             }
         }
     }
+    if which.attributes.len() > ATTRIBUTES_MAX {
+        return Err(invalid(&format!("at most {ATTRIBUTES_MAX} attributes can be asked for")));
+    }
     Ok(which)
-}
-
-fn attribute(text: &str) -> Result<Attribute, Problem> {
-    let (name, value) = text
-        .split_once('=')
-        .ok_or_else(|| invalid("an attribute is written as name=value: ?attribute=customer=17"))?;
-    Ok(Attribute::new(name.to_owned(), value))
 }
 
 fn state(text: &str) -> Result<State, Problem> {

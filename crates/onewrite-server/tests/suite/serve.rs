@@ -223,11 +223,25 @@ async fn starting_twice_is_harmless_and_a_saga_is_shown_and_signalled() {
         let page = block_in_place(|| place.json(&args));
         assert_eq!(page["sagas"].as_array().unwrap().len(), expected, "{page}");
     }
-    for bad in ["attribute=bill", "limit=0", "size=1", "key=k&key=l"] {
+    let many = "attribute=a=1&".repeat(9);
+    for bad in
+        ["attribute=bill", "attribute=a%00=1", many.as_str(), "limit=0", "size=1", "key=k&key=l"]
+    {
         let (status, problem) =
             ask(&client, Method::GET, format!("{url}/v1/sagas?{bad}"), None).await;
         assert_eq!((status.as_u16(), &problem["code"]), (422, &json!("OW0007")), "{problem}");
     }
+    // However deep a payload is, it is shown.
+    place.write("deep.json", &format!("{}1{}", "[".repeat(1_000), "]".repeat(1_000)));
+    place.write("nap.json", r#"{"name":"nap","steps":[{"name":"rest","wait":{"for_ms":1},"compensation":{"none":"it only waits"}}]}"#);
+    block_in_place(|| {
+        let store = ["--store", "sqlite:sagas.db"];
+        let args = ["saga", "start", "nap.json", "--key", "d", "--input", "@deep.json", "--json"];
+        let deep = place.json(&[&args[..], &store].concat());
+        let args = ["saga", "show", deep["id"].as_str().unwrap(), "--json"];
+        let shown = place.run(&[&args[..], &store].concat()).ok().out;
+        assert!(shown.contains(&"[".repeat(1_000)) && shown.trim_end().lines().count() == 1);
+    });
     let signal =
         json!({"id": "s-1", "name": "payment", "correlation": "b-1", "payload": {"cents": 1}});
     let (status, sent) =

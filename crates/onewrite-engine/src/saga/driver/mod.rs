@@ -303,8 +303,8 @@ impl Driver {
             self.renew_at = Instant::now() + (self.options.lease_ttl / 3).mul_f64(spread);
             if let Err(error) = self.renew(take).await {
                 tracing::warn!(%error, "the leases of sagas were not renewed");
-                self.not_taken(&error);
                 self.renew_at = Instant::now() + self.options.lease_ttl / 10;
+                self.not_taken(&error);
             }
         }
         if let Err(error) = self.look_before_firing().await {

@@ -30,6 +30,9 @@ const BACKOFF: Backoff =
 const REFUSED: Backoff =
     Backoff { initial: Duration::from_millis(200), cap: Duration::from_secs(60) };
 
+/// When it is looked again whether a store that took nothing takes something.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+
 /// Whether the database will not have what was written, rather than take nothing now.
 fn is_refusal(error: &Error) -> bool {
     let never = error.retry() == Retry::Never || error.code() == Code::Database;
@@ -170,6 +173,8 @@ impl Driver {
             return;
         }
         self.health.refused(error);
+        // Nothing may be left to be written, and renewing the leases shows when it takes something again.
+        self.renew_at = self.renew_at.min(Instant::now() + LOOK_AGAIN);
         if !self.health.is_told(Instant::now()) {
             return;
         }

@@ -73,7 +73,7 @@ pub(crate) async fn run(args: BulkArgs) -> Result<()> {
     let verb = args.verb()?;
     let (actor, reason) = args.why.read()?;
     if !args.filter.is_some() {
-        let what = "say which: --state, --name, --key or --older-than";
+        let what = "say which: --state, --name, --key, --attribute or --older-than";
         return Err(Error::new(Code::InvalidInput, what));
     }
     if !(1..=LIMIT_MAX).contains(&args.limit) {

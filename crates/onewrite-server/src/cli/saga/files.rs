@@ -51,7 +51,7 @@ pub(crate) fn check(args: &CheckArgs) -> Result<ExitCode> {
     let (mut all_good, mut answers) = (true, Vec::new());
     let mut unreadable = Vec::new();
     for path in &args.files {
-        let found = match file::text_of(path) {
+        let found = match file::text_of(path, "the definition") {
             Ok(text) => file::read(&text),
             Err(error) => {
                 answers.push(answer(path, &Err(vec![Mistake::of_file(&error)])));
@@ -104,7 +104,7 @@ fn lines(path: &Path, mistakes: &[Mistake]) -> String {
 /// # Errors
 /// [`Code::InvalidSaga`] with everything that is wrong, and where.
 pub(crate) fn definition(path: &Path) -> Result<Checked> {
-    file::read(&file::text_of(path)?).map_err(|mistakes| {
+    file::read(&file::text_of(path, "the definition")?).map_err(|mistakes| {
         Error::new(
             Code::InvalidSaga,
             format!("the definition has mistakes\n{}", lines(path, &mistakes)),

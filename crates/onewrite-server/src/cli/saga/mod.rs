@@ -65,13 +65,13 @@ pub(crate) async fn run(verb: SagaVerb) -> Result<ExitCode> {
         SagaVerb::Start(args) => steer::start(args).await?,
         SagaVerb::List(args) => show::list(args).await?,
         SagaVerb::Show(args) => show::show(args).await?,
-        SagaVerb::Cancel(args) => steer::steer(args, Verb::Cancel, "is compensated").await?,
+        SagaVerb::Cancel(args) => steer::steer(args, Verb::Cancel, "is being compensated").await?,
         SagaVerb::Pause(args) => steer::steer(args, Verb::Pause, "is paused").await?,
         SagaVerb::Resume(args) => steer::steer(args, Verb::Resume, "goes on").await?,
         SagaVerb::Retry(args) => steer::retry(args).await?,
         SagaVerb::Skip(args) => steer::skip(args).await?,
         SagaVerb::ForceCompensate(args) => {
-            steer::steer(args, Verb::ForceCompensate, "is compensated").await?;
+            steer::steer(args, Verb::ForceCompensate, "is being compensated").await?;
         }
         SagaVerb::ForceComplete(args) => {
             steer::steer(args, Verb::ForceComplete, "is completed").await?;
@@ -85,8 +85,8 @@ pub(crate) async fn run(verb: SagaVerb) -> Result<ExitCode> {
 /// A value that is given as JSON, as `@FILE` that holds it, or as `-` for standard input.
 fn json_of(given: &str, what: &str) -> Result<Json> {
     let text = match given.strip_prefix('@') {
-        Some(path) => text_of(path.as_ref())?,
-        None if given == "-" => text_of("-".as_ref())?,
+        Some(path) => text_of(path.as_ref(), what)?,
+        None if given == "-" => text_of("-".as_ref(), what)?,
         None => given.to_owned(),
     };
     let value = Json::parse(text, what)?;

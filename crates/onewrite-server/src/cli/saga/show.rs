@@ -4,8 +4,8 @@ use clap::Args;
 use onewrite::{
     Code, Error, Result, Timestamp,
     saga::{
-        Attribute, Direction, Entry, Hold, Journal, OpenStep, SagaId, State,
-        journal::{Awaited, ListSagas, SavedSaga},
+        ATTRIBUTES_MAX, Attribute, Direction, Entry, Hold, Journal, OpenStep, SagaId, State,
+        journal::{Awaited, ListSagas, SavedSaga, Waits},
     },
 };
 
@@ -35,7 +35,7 @@ pub(crate) struct Filter {
     #[arg(long, value_parser = humantime::parse_duration)]
     older_than: Option<std::time::Duration>,
     /// Only those with this attribute, as its definition names it: customer=17. May be given several times.
-    #[arg(long = "attribute", value_name = "NAME=VALUE", value_parser = read_attribute)]
+    #[arg(long = "attribute", value_name = "NAME=VALUE", value_parser = Attribute::asked)]
     attributes: Vec<Attribute>,
     /// Read on behind this one: the last of the list before.
     #[arg(long)]
@@ -60,6 +60,10 @@ impl Filter {
         };
         let (name, key) = (self.name.map(Into::into), self.key.map(Into::into));
         let attributes = self.attributes;
+        if attributes.len() > ATTRIBUTES_MAX {
+            let what = format!("at most {ATTRIBUTES_MAX} attributes can be asked for");
+            return Err(Error::new(Code::InvalidInput, what));
+        }
         let started_from = None;
         Ok(ListSagas { name, key, states, started_from, started_before, attributes, behind, limit })
     }
@@ -105,11 +109,6 @@ fn ago(now: Timestamp, age: std::time::Duration) -> Timestamp {
     Timestamp(now.0.saturating_sub(age))
 }
 
-fn read_attribute(text: &str) -> Result<Attribute, &'static str> {
-    let (name, value) = text.split_once('=').ok_or("an attribute is written as NAME=VALUE")?;
-    Ok(Attribute::new(name.to_owned(), value))
-}
-
 fn read_state(text: &str) -> Result<State> {
     State::parse(text).map_err(|_| {
         let what = format!("`{}` is no state of a saga: running, compensating, needs_operator, completed or compensated", text.escape_debug());
@@ -149,10 +148,11 @@ pub(crate) async fn show(args: ShowArgs) -> Result<()> {
     let saga = sagas.show(id).await?;
     let at = sagas.open_steps(&saga).await?;
     if args.stores.json {
-        let view = serde_json::to_value(View::of(&saga).at(&at));
-        report::json(&view.map_err(|error| {
+        // As a text: of how many levels a payload has, no value need know.
+        let view = serde_json::to_string(&View::of(&saga).at(&at)).map_err(|error| {
             Error::new(Code::Corrupt, format!("show the saga {id}")).with_source(error)
-        })?);
+        })?;
+        report::say!("{}", view.replace(['\n', '\r'], " "));
         return Ok(());
     }
     head(&saga, args.payloads);
@@ -192,7 +192,11 @@ fn head(saga: &SavedSaga, payloads: bool) {
         lines.push(("ended", ended.to_string()));
     } else {
         let due = standing.due.map(|due| format!(", due {due}")).unwrap_or_default();
-        lines.push(("waits for", format!("{}{due}", standing.waits.as_str())));
+        let paused = match (standing.waits, standing.state) {
+            (Waits::Operator, State::Running | State::Compensating) => ": it is paused",
+            _ => "",
+        };
+        lines.push(("waits for", format!("{}{due}{paused}", standing.waits.as_str())));
     }
     lines.extend(saga.parent.as_ref().map(|parent| ("step of", parent.to_string())));
     if payloads {
@@ -247,7 +251,7 @@ fn told(entry: &Entry, payloads: bool) -> (String, String) {
             (step.as_ref(), format!("the signal {signal} came{}", brought(output)))
         }
         Entry::Retrying { step, attempt: 0, at, reason } => {
-            (step.as_ref(), format!("is under way, looked at again at {at}: {reason}"))
+            (step.as_ref(), format!("waits, and is looked at again at {at}: {reason}"))
         }
         Entry::Retrying { step, attempt, at, reason } => {
             (step.as_ref(), format!("attempt {attempt} failed, tried again at {at}: {reason}"))

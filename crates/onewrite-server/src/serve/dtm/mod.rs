@@ -190,8 +190,8 @@ async fn result(api: &Api, id: SagaId) -> Answer {
     Ok(match ended.map_err(drop) {
         Ok(Ok(onewrite::saga::Outcome::Completed(_))) => success(),
         Ok(Ok(onewrite::saga::Outcome::Compensated)) => failure("it was compensated"),
-        Ok(Err(error)) => return Err(error.into()),
-        Err(()) => answer(StatusCode::TOO_EARLY, &ongoing),
+        // It is started, and whoever asks again is told.
+        Ok(Err(_)) | Err(()) => answer(StatusCode::TOO_EARLY, &ongoing),
     })
 }
 
