@@ -307,13 +307,14 @@ impl Sagas {
     /// What the store said last, while it takes nothing: [`Code::DiskFull`], [`Code::ReadOnly`],
     /// [`Code::StoreUnreachable`] and the like.
     pub fn writable(&self) -> Result<()> {
-        self.health.check()
+        self.health.check(Instant::now())
     }
 
     /// # Errors
     /// As [`Self::writable`], where time alone is not expected to mend it.
     pub(super) fn refuses_all(&self) -> Result<()> {
-        if self.health.is_told(Instant::now()) { self.health.check() } else { Ok(()) }
+        let now = Instant::now();
+        if self.health.is_told(now) { self.health.check(now) } else { Ok(()) }
     }
 
     pub(super) fn health(&self) -> Health {

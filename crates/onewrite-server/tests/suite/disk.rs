@@ -233,6 +233,17 @@ fn rest(number: usize) -> Value {
     json!({"definition": {"name": "rest", "steps": steps}, "key": format!("r-{number}"), "input": "x".repeat(4_000)})
 }
 
+/// Starts one that lasts.
+async fn start_lasting(client: &Client, server: &Started, number: usize) -> String {
+    let steps = json!([{"name": "rest", "wait": {"for_ms": 3_600_000}, "compensation": {"none": "nothing was done"}}]);
+    let body =
+        json!({"definition": {"name": "lasting", "steps": steps}, "key": format!("l-{number}")});
+    let sagas = format!("{}/v1/sagas", server.url);
+    let (status, answer) = ask(client, Method::POST, sagas, Some(&body)).await;
+    assert_eq!(status, 201, "{answer}");
+    answer["id"].as_str().unwrap().to_owned()
+}
+
 /// A server of sagas on that disk.
 fn saga_server(place: &Place, path: &Path) -> Started {
     serve_on(place, &url(path), anywhere(), &["--lease", "1s"])
@@ -274,22 +285,35 @@ async fn sagas_are_refused_while_the_disk_is_full_and_none_that_was_accepted_is_
     let fill = || drop(std::fs::write(&ballast, vec![0; 5 << 20]));
     let mut server = block_in_place(|| saga_server(&place, &path));
     assert_eq!(readiness(&client, &server).await.0, 200, "there is room");
-    fill();
-    let mut accepted = start_until_full(&client, &server, 0).await;
-    assert!(!accepted.is_empty());
-    let (status, said) = readiness(&client, &server).await;
-    assert_eq!(status, 503, "{said}");
-    assert!(said.contains("OW0009") && said.contains("Free space"), "{said}");
-    let cancel = format!("{}/v1/sagas/{}/cancel", server.url, accepted[0]);
-    let (status, answer) =
-        ask(&client, Method::POST, cancel, Some(&json!({"reason": "a mistake"}))).await;
-    assert_eq!((status.as_u16(), &answer["code"]), (503, &json!("OW0009")), "{answer}");
-    std::fs::remove_file(&ballast).unwrap();
     let client = &client;
+    let mut lasting = Vec::new();
+    for number in 0..10 {
+        lasting.push(start_lasting(client, &server, number).await);
+    }
+    fill();
+    let mut accepted = start_until_full(client, &server, 0).await;
+    assert!(!accepted.is_empty());
+    // What is smaller than a start may still find room for a moment.
+    until("it says that it takes nothing", async || {
+        let (status, said) = readiness(client, &server).await;
+        status == 503 && said.contains("OW0009") && said.contains("Free space")
+    })
+    .await;
+    let mut refused = false;
+    while let Some(id) = lasting.pop().filter(|_| !refused) {
+        accepted.extend(start_until_full(client, &server, 1_000 * (lasting.len() + 20)).await);
+        let (cancel, why) =
+            (format!("{}/v1/sagas/{id}/cancel", server.url), json!({"reason": "a mistake"}));
+        let answer = ask(client, Method::POST, cancel, Some(&why));
+        let answer = tokio::time::timeout(PATIENCE / 15, answer).await;
+        refused = answer.is_ok_and(|(status, answer)| status == 503 && answer["code"] == "OW0009");
+    }
+    assert!(refused, "a decision waits for room");
+    std::fs::remove_file(&ballast).unwrap();
     until("it is ready again", async || readiness(client, &server).await.0 == 200).await;
     // Again, and it ends meanwhile: it does not say that all is well.
     fill();
-    accepted.extend(start_until_full(client, &server, 10_000).await);
+    accepted.extend(start_until_full(client, &server, 100_000).await);
     let run = block_in_place(|| server.process.terminate()).ok();
     assert!(run.err.contains("OW0009"), "{}", run.err);
     std::fs::remove_file(&ballast).unwrap();

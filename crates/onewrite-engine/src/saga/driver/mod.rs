@@ -32,7 +32,7 @@ use super::{
     attempt::Report,
     gate::Gates,
     handle::{Command, Watcher},
-    health::Health,
+    health::{Health, What},
     leases::{Clock, Leases},
     options::SagaOptions,
     participant::Participants,
@@ -304,7 +304,7 @@ impl Driver {
             if let Err(error) = self.renew(take).await {
                 tracing::warn!(%error, "the leases of sagas were not renewed");
                 self.renew_at = Instant::now() + self.options.lease_ttl / 10;
-                self.not_taken(&error);
+                self.not_taken(&error, What::Claim);
             }
         }
         if let Err(error) = self.look_before_firing().await {

@@ -37,7 +37,7 @@ impl Driver {
         let owner = self.owner.clone();
         let claim = Claim { scope: SCOPE, leases: PARTITIONS, owner, ttl, take };
         let claimed = self.store.claim(claim).await?;
-        self.health.took();
+        self.health.claimed();
         let (lost, new) = self.leases.learn(&claimed.held, asked, ttl);
         // What is lost may be held again by now, with another epoch.
         lost.into_iter().for_each(|partition| self.forget_sagas(partition));
@@ -186,7 +186,7 @@ impl Driver {
             }
             self.send();
         }
-        if let Err(error) = self.health.check() {
+        if let Err(error) = self.health.check(Instant::now()) {
             let sagas = self.live.len();
             tracing::warn!(%error, sagas, "the store takes nothing: what was done last for these sagas is not in it, and is asked for again, with the same keys, by whoever runs them next");
         }

@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use super::{Driver, Live};
 use crate::saga::{
     handle::{Outcome, Start},
-    health::{causes, takes_nothing},
+    health::{What, causes, takes_nothing},
     start::{self, First},
     steer::refused,
     write::{self, Committed, Of, Write},
@@ -30,7 +30,7 @@ const BACKOFF: Backoff =
 const REFUSED: Backoff =
     Backoff { initial: Duration::from_millis(200), cap: Duration::from_secs(60) };
 
-/// When it is looked again whether a store that took nothing takes something.
+/// When a claim of leases that was not taken is made again at the latest.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 /// Whether the database will not have what was written, rather than take nothing now.
@@ -147,7 +147,7 @@ impl Driver {
         tracing::warn!(%error, writes = writes.len(), "sagas were not written");
         if error.certainty() == Certainty::NotApplied {
             self.send_again(writes, error);
-            return self.not_taken(error);
+            return self.not_taken(error, What::Write);
         }
         for write in writes {
             self.taken(&write.item);
@@ -168,13 +168,14 @@ impl Driver {
 
     /// The store would have taken nothing else either. Who wants to start a saga is told so, and may ask again;
     /// what sagas have done stays here until there is room for it.
-    pub(super) fn not_taken(&mut self, error: &Error) {
+    pub(super) fn not_taken(&mut self, error: &Error, what: What) {
         if !takes_nothing(error) {
             return;
         }
-        self.health.refused(error);
-        // Nothing may be left to be written, and renewing the leases shows when it takes something again.
-        self.renew_at = self.renew_at.min(Instant::now() + LOOK_AGAIN);
+        self.health.refused(error, what, Instant::now());
+        if what == What::Claim {
+            self.renew_at = self.renew_at.min(Instant::now() + LOOK_AGAIN);
+        }
         if !self.health.is_told(Instant::now()) {
             return;
         }
