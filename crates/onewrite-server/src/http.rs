@@ -117,5 +117,5 @@ async fn ready(State(health): State<Arc<Health>>) -> (StatusCode, String) {
 }
 
 fn unready(error: &Error) -> (StatusCode, String) {
-    (StatusCode::SERVICE_UNAVAILABLE, format!("{error}\n{}\n", error.code().cure()))
+    (StatusCode::SERVICE_UNAVAILABLE, format!("{error}\n{}\n", error.cure()))
 }

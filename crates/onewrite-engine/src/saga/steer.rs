@@ -14,8 +14,10 @@ use onewrite_core::{
 };
 use tokio::{sync::oneshot, time::Instant};
 
-use super::handle::{Command, LOOK_EVERY, Sagas, new_id, stopped};
-use super::hold::Hold;
+use super::{
+    handle::{Command, LOOK_EVERY, Sagas, new_id, stopped},
+    hold::Hold,
+};
 
 /// How long a request waits for an answer.
 const HEARD_WITHIN: Duration = Duration::from_secs(30);
@@ -105,12 +107,15 @@ impl Sagas {
             Ok(Ok(())) => return Ok(()),
             Ok(Err(_)) | Err(()) => {}
         }
+        let answer = self.want_elsewhere(id, &request, was_dropped).await;
         // Whoever was to say so lost the saga in between: it may be done.
-        let saved = self.show(id).await.map_err(|error| match was_dropped {
-            true => unknown(id, error),
-            false => error,
-        })?;
-        if was_dropped && !request.needs_no_heed() && is_heeded(&request, &saved)? {
+        if was_dropped { answer.map_err(|error| unless_known(id, error)) } else { answer }
+    }
+
+    /// Asks whoever runs the saga by a request, unless it is found heeded.
+    async fn want_elsewhere(&self, id: SagaId, request: &Request, was_dropped: bool) -> Result<()> {
+        let saved = self.show(id).await?;
+        if was_dropped && !request.needs_no_heed() && is_heeded(request, &saved)? {
             return Ok(());
         }
         if saved.ended_at.is_some() && matches!(request.verb, Verb::Look { .. }) {
@@ -120,11 +125,9 @@ impl Sagas {
         if let Some(why) = self.refusal(&saved, &request.verb).await? {
             return Err(refused(id, why));
         }
-        self.signal(request.signal(id)?).await?;
-        self.heard(id, &request).await.map_err(|error| match error.code() {
-            Code::WrongState | Code::InvalidInput | Code::NotFound => error,
-            _ => unknown(id, error),
-        })
+        self.signal(request.clone().signal(id)?).await?;
+        // From here on it stands, whatever the store says.
+        self.heard(id, request).await.map_err(|error| unless_known(id, error))
     }
 
     /// A step is skipped the way the saga goes when that is asked for: should it have turned by the time that is
@@ -231,9 +234,10 @@ fn is_heeded(request: &Request, saved: &SavedSaga) -> Result<bool> {
     Ok(request.is_heeded(&journal))
 }
 
-/// It was asked for, and what the store says since then is no answer.
-fn unknown(id: SagaId, error: Error) -> Error {
-    if error.certainty() == Certainty::Unknown {
+/// It was asked for: unless it is known that nothing follows, what the store says since then is no answer.
+fn unless_known(id: SagaId, error: Error) -> Error {
+    let is_known = matches!(error.code(), Code::WrongState | Code::InvalidInput | Code::NotFound);
+    if is_known || error.certainty() == Certainty::Unknown {
         return error;
     }
     let what = format!(
@@ -248,4 +252,20 @@ pub(super) fn refused(id: SagaId, why: Refusal) -> Error {
         Refusal::State(why) => (Code::WrongState, why),
     };
     Error::new(code, format!("nothing is changed of the saga {id}: {why}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_store_that_fails_behind_a_request_leaves_it_unknown() {
+        let told = |code| unless_known(SagaId(1), Error::new(code, "read")).certainty();
+        for code in [Code::StoreUnreachable, Code::DiskFull, Code::StoreBusy, Code::CommitUnknown] {
+            assert_eq!(told(code), Certainty::Unknown, "{code:?}");
+        }
+        for code in [Code::WrongState, Code::InvalidInput, Code::NotFound] {
+            assert_eq!(told(code), Certainty::NotApplied, "{code:?}");
+        }
+    }
 }

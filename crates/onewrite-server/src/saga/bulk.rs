@@ -61,7 +61,15 @@ pub(crate) async fn steer(
     let (mut bulk, mut left) = (Bulk::default(), which.limit.min(LIMIT_MAX));
     while left > 0 {
         which.limit = left.min(PAGE);
-        let page = store.list(&which).await?;
+        let page = match store.list(&which).await {
+            Ok(page) => page,
+            // What was decided until then is told, and where to go on.
+            Err(error) if bulk.asked() > 0 => {
+                tracing::warn!(%error, "the next sagas cannot be listed");
+                break;
+            }
+            Err(error) => return Err(error),
+        };
         let (count, last) = (page.len(), page.last().map(|saga| saga.id));
         let asked = page.into_iter().filter(|saga| saga.ended_at.is_none()).map(|saga| {
             let (verb, actor, reason) = (verb.clone(), actor.clone(), reason.clone());
@@ -93,6 +101,11 @@ async fn one(sagas: &Sagas, saga: SagaHead, verb: Verb, actor: Text, reason: Tex
 }
 
 impl Bulk {
+    /// Sagas that were asked so far.
+    fn asked(&self) -> usize {
+        self.done + self.refused + self.unknown
+    }
+
     fn note(&mut self, saga: SagaId, answer: Result<()>) {
         let Err(error) = answer else {
             self.done += 1;
