@@ -75,6 +75,14 @@ pub enum Defect {
     KeepAttributes = 32,
     /// A list is of all sagas, whatever attributes are asked for.
     OverlookAttributes = 33,
+    /// What was asked for, and stands, is called refused when the store fails behind it.
+    DenyAsked = 34,
+    /// A runner forgets at once that the store takes nothing (it says that it is ready on a full disk).
+    ForgetRefusals = 35,
+    /// Retention deletes sagas that the archive has not kept.
+    DeleteUnkept = 36,
+    /// It is not looked whether the files of a SQLite database are still at their paths.
+    TrustPaths = 37,
 }
 
 /// The defects planted in one component. Empty, and of size zero, without the `sabotage` feature.

@@ -63,10 +63,11 @@ impl Saga {
             Verb::Skip { direction, .. } if !self.goes(*direction) => {
                 Some("it has turned back since")
             }
-            // One that is open and waits for nothing is being tried.
-            Verb::Retry { step } | Verb::Skip { step, .. } => {
-                (!self.has_turn(step)).then_some("it is not this step's turn, or it is done")
+            Verb::Retry { step } | Verb::Skip { step, .. } if !self.has_turn(step) => {
+                Some("it is not this step's turn, or it is done")
             }
+            Verb::Retry { step } => self.why_not_retried(step),
+            Verb::Skip { .. } => None,
         };
         state.map(Refusal::State)
     }
@@ -88,6 +89,21 @@ impl Saga {
         let Some(step) = self.checked.index_of(step) else { return false };
         let state = &self.steps[step];
         self.is_open(step) && (state.held || state.retry_at.is_some())
+    }
+
+    /// Why a step whose turn it is cannot be tried again, if so.
+    fn why_not_retried(&self, step: &str) -> Option<&'static str> {
+        let waits = self.checked.index_of(step).is_some_and(|step| self.is_wait(step));
+        match self.can_retry(step) {
+            true => None,
+            false if self.paused => Some("it is paused: resume it"),
+            false if waits => {
+                Some("this step waits, and nothing of it is tried: signal, or skip it")
+            }
+            false => {
+                Some("this step is being tried, or will be once its participant is to be asked")
+            }
+        }
     }
 
     fn has_turn(&self, step: &str) -> bool {

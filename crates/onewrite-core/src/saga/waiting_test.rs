@@ -1,5 +1,5 @@
 use super::*;
-use crate::saga::{OpenStep, journal::Awaited};
+use crate::saga::{OpenStep, Refusal, journal::Awaited};
 
 /// Asks, waits for the answer or for an hour, and waits a minute more before it ends.
 const ANSWER: &str = r#"{"name":"answer","output":"/steps/answer/yes","steps":[
@@ -28,6 +28,8 @@ fn a_step_waits_for_its_signal_and_then_for_a_time() {
     assert_eq!(run.saga.standing.due, Some(run.now.plus(Duration::from_secs(3_600))));
     let awaited = run.saga.awaited();
     assert_eq!((&*awaited[0].name, &*awaited[0].correlation), ("answered", "17"));
+    let retry = Verb::Retry { step: "answer".into() };
+    assert!(matches!(run.saga.refusal(&retry), Some(Refusal::State(why)) if why.contains("waits")));
     assert_eq!(run.flying(), [""; 0], "nothing is carried out");
     assert!(run.wait(Duration::from_secs(3_599)).is_empty());
     assert!(signal(&mut run, "cool", "s-0").is_empty(), "nobody waits for it there");

@@ -6,7 +6,10 @@ use std::{
     time::Duration,
 };
 
-use onewrite_core::{Code, Error, Result};
+use onewrite_core::{
+    Code, Error, Result,
+    sabotage::{Defect, Sabotage},
+};
 use tokio::time::Instant;
 
 /// How long a start waits for a store that is away: it may be back in a moment.
@@ -62,6 +65,9 @@ impl Health {
 
     /// The store took nothing, and would have taken nothing else either.
     pub(super) fn refused(&self, error: &Error, what: What, last: Instant) {
+        if Sabotage::from_env().has(Defect::ForgetRefusals) {
+            return;
+        }
         let mut noted = self.locked();
         let before = noted.as_ref().filter(|before| last - before.last < FORGOTTEN);
         let since = before.map_or(last, |before| before.since);

@@ -4,6 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use onewrite_core::{
     Code, Error, Result, Timestamp,
+    sabotage::{Defect, Sabotage},
     saga::{
         SagaId,
         journal::{FindSagas, Journal, SavedSaga},
@@ -67,7 +68,10 @@ async fn move_to(
         return Ok(0);
     }
     let only: Vec<SagaId> = ended.iter().map(|saga| saga.id).collect();
-    keep(Arc::clone(archive), ended).await?;
+    let kept = keep(Arc::clone(archive), ended).await;
+    if !Sabotage::from_env().has(Defect::DeleteUnkept) {
+        kept?;
+    }
     commit_one(store, Op::TrimSagas { before, limit: ARCHIVED, only: Some(only) }).await
 }
 

@@ -6,7 +6,7 @@ use std::{sync::Arc, time::Duration};
 use onewrite_core::{
     Code, Error, Result, Text,
     error::Certainty,
-    sabotage::Sabotage,
+    sabotage::{Defect, Sabotage},
     saga::{
         Definition, Direction, Entry, Json, OpenStep, REQUEST, Refusal, Request, Saga, SagaId,
         Verb, check_text, journal::SavedSaga,
@@ -65,7 +65,30 @@ impl Sagas {
         actor: impl Into<Text>,
         reason: impl Into<Text>,
     ) -> Result<()> {
-        self.want(id, verb, actor.into(), reason.into()).await
+        let tried = match &verb {
+            Verb::Retry { step } => Some(step.clone()),
+            _ => None,
+        };
+        let answer = self.want(id, verb, actor.into(), reason.into()).await;
+        match (answer, tried) {
+            (Err(error), Some(step)) if error.code() == Code::WrongState => {
+                Err(self.with_hold(id, &step, error).await)
+            }
+            (answer, _) => answer,
+        }
+    }
+
+    /// Why a step is not tried, with who is held, should it be that.
+    async fn with_hold(&self, id: SagaId, step: &str, refused: Error) -> Error {
+        let Ok(saved) = self.show(id).await else { return refused };
+        let steps = self.open_steps(&saved).await.unwrap_or_default();
+        let its = steps.into_iter().find(|(open, _)| *open.step == *step);
+        let Some((_, Some(hold))) = its else { return refused };
+        let Hold { participant, actor, reason, .. } = hold;
+        let what = format!(
+            "nothing is changed of the saga {id}: `{participant}` is held by {actor} ({reason}): release it, and the step is tried"
+        );
+        Error::new(Code::WrongState, what)
     }
 
     /// Lets a step that is under way elsewhere ask now how far it is, whoever runs the saga: whoever carries it
@@ -160,15 +183,9 @@ impl Sagas {
         if is_heeded(request, &saved)? {
             return Ok(());
         }
-        match (self.refusal(&saved, &request.verb).await?, &request.verb) {
-            (Some(why), _) => Err(refused(id, why)),
-            // It is being tried.
-            (None, Verb::Retry { .. }) => Ok(()),
-            (None, _) => {
-                let why = "it was not so far, or past that, when it was asked";
-                Err(refused(id, Refusal::State(why)))
-            }
-        }
+        let why = self.refusal(&saved, &request.verb).await?;
+        let since = Refusal::State("it was not so far, or past that, when it was asked");
+        Err(refused(id, why.unwrap_or(since)))
     }
 
     /// Why nothing would follow, as far as the store tells.
@@ -237,7 +254,8 @@ fn is_heeded(request: &Request, saved: &SavedSaga) -> Result<bool> {
 /// It was asked for: unless it is known that nothing follows, what the store says since then is no answer.
 fn unless_known(id: SagaId, error: Error) -> Error {
     let is_known = matches!(error.code(), Code::WrongState | Code::InvalidInput | Code::NotFound);
-    if is_known || error.certainty() == Certainty::Unknown {
+    let denies = Sabotage::from_env().has(Defect::DenyAsked);
+    if is_known || denies || error.certainty() == Certainty::Unknown {
         return error;
     }
     let what = format!(

@@ -6,6 +6,7 @@ use futures::{StreamExt as _, stream};
 use onewrite::{
     Code, Error, Result, Text,
     error::Certainty,
+    sabotage::{Defect, Sabotage},
     saga::{
         Journal, SagaId, Sagas, Verb,
         journal::{ListSagas, SagaHead, State, Waits},
@@ -38,6 +39,13 @@ pub(crate) struct Bulk {
     pub(crate) why: Vec<Refused>,
     /// Where to read on, if there may be more.
     pub(crate) next: Option<String>,
+    /// Why the sagas behind those were not listed, should the store have failed.
+    #[serde(serialize_with = "told", skip_serializing_if = "Option::is_none")]
+    pub(crate) stopped: Option<Error>,
+}
+
+fn told<S: serde::Serializer>(error: &Option<Error>, to: S) -> Result<S::Ok, S::Error> {
+    error.as_ref().map(ToString::to_string).serialize(to)
 }
 
 /// A saga that has not heeded it, as far as is known.
@@ -50,7 +58,7 @@ pub(crate) struct Refused {
 /// Has the same done to all sagas of a list, the newest first, and at most to as many as it says.
 ///
 /// # Errors
-/// What the store says while it lists. What becomes of each saga is told.
+/// What the store says while it lists the first ones. What becomes of each saga is told.
 pub(crate) async fn steer(
     store: &Arc<dyn Journal>,
     sagas: &Sagas,
@@ -58,17 +66,18 @@ pub(crate) async fn steer(
     verb: &Verb,
     (actor, reason): (&Text, &Text),
 ) -> Result<Bulk> {
+    let denies = Sabotage::from_env().has(Defect::DenyAsked);
     let (mut bulk, mut left) = (Bulk::default(), which.limit.min(LIMIT_MAX));
     while left > 0 {
         which.limit = left.min(PAGE);
         let page = match store.list(&which).await {
             Ok(page) => page,
+            Err(error) if bulk.asked() == 0 || denies => return Err(error),
             // What was decided until then is told, and where to go on.
-            Err(error) if bulk.asked() > 0 => {
-                tracing::warn!(%error, "the next sagas cannot be listed");
+            Err(error) => {
+                bulk.stopped = Some(error);
                 break;
             }
-            Err(error) => return Err(error),
         };
         let (count, last) = (page.len(), page.last().map(|saga| saga.id));
         let asked = page.into_iter().filter(|saga| saga.ended_at.is_none()).map(|saga| {

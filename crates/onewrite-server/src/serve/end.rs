@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use onewrite::{
-    Text,
+    Result, Text,
+    sabotage::{Defect, Sabotage},
     saga::{Entry, Json, Outcome, SagaId, State, journal::SavedSaga},
 };
 use serde::Serialize;
@@ -36,15 +37,17 @@ struct Why {
 impl End {
     /// The end, if it comes within this time. The start is durable: should the store not tell of the end, the saga
     /// goes on all the same, and its id is the answer.
-    pub(super) async fn within(api: &Api, id: SagaId, wait_ms: u64) -> Self {
+    pub(super) async fn within(api: &Api, id: SagaId, wait_ms: u64) -> Result<Self> {
         if wait_ms == 0 {
-            return Self::default();
+            return Ok(Self::default());
         }
         let patience = Duration::from_millis(wait_ms).min(WAIT_MAX);
-        let Ok(Ok(ended)) = tokio::time::timeout(patience, api.sagas.ended(id)).await else {
-            return Self::default();
+        let ended = match tokio::time::timeout(patience, api.sagas.ended(id)).await {
+            Ok(Ok(ended)) => ended,
+            Ok(Err(error)) if Sabotage::from_env().has(Defect::DenyAsked) => return Err(error),
+            _ => return Ok(Self::default()),
         };
-        match ended {
+        Ok(match ended {
             Outcome::Completed(output) => {
                 let state = Some(State::Completed.as_str());
                 Self { state, output: Some(output), why: None }
@@ -54,7 +57,7 @@ impl End {
                 let why = api.sagas.show(id).await.ok().and_then(|saga| why(&saga));
                 Self { state: Some(State::Compensated.as_str()), output: None, why }
             }
-        }
+        })
     }
 }
 

@@ -149,7 +149,7 @@ async fn start(State(api): State<Arc<Api>>, request: Request) -> Answer {
     let name = checked.definition().name.clone();
     let started = started(&api, checked, key.clone(), input).await?;
     let status = if started.is_new { StatusCode::CREATED } else { StatusCode::OK };
-    let end = End::within(&api, started.id, wait_ms).await;
+    let end = End::within(&api, started.id, wait_ms).await?;
     let id = started.id.to_string();
     let place = HeaderValue::from_str(&format!("/v1/sagas/{id}"));
     let mut response = json(status, &Started { id, name, key, new: started.is_new, end });

@@ -349,18 +349,14 @@ async fn a_database_that_is_moved_away_is_noticed_and_nothing_is_written_to_it()
     block_in_place(|| server.process.signal(rustix::process::Signal::TERM));
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn nothing_is_deleted_while_the_disk_of_the_archive_is_full() {
-    if !is_inside("disk::nothing_is_deleted_while_the_disk_of_the_archive_is_full") {
-        return;
-    }
-    let (place, disk, client) = (Place::new(), Disk::of(512), Client::new());
-    let (folder, ballast) = (disk.path("old"), disk.path("ballast"));
-    let path = place.path("sagas.db");
+/// A server with ten sagas that ended long ago, and its archive on a disk that is full.
+async fn archiving_on_a_full_disk(place: &Place) -> (Started, Disk, PathBuf, Vec<String>) {
+    let (disk, client) = (Disk::of(512), Client::new());
+    let (folder, path) = (disk.path("old"), place.path("sagas.db"));
     let args = ["--retention", "1m", "--archive", folder.to_str().unwrap()];
-    let server = block_in_place(|| serve_on(&place, &url(&path), anywhere(), &args));
+    let server = block_in_place(|| serve_on(place, &url(&path), anywhere(), &args));
     // As far as there is room.
-    drop(std::fs::write(&ballast, vec![0; 1 << 20]));
+    drop(std::fs::write(disk.path("ballast"), vec![0; 1 << 20]));
     let mut accepted = Vec::new();
     for number in 0..10 {
         let mut body = rest(number);
@@ -370,18 +366,27 @@ async fn nothing_is_deleted_while_the_disk_of_the_archive_is_full() {
         assert_eq!(answer["state"], "completed", "{answer}");
         accepted.push(answer["id"].as_str().unwrap().to_owned());
     }
+    block_in_place(|| execute(&path, "UPDATE onewrite_saga SET ended_at = 0"));
+    (server, disk, path, accepted)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_deleted_while_the_disk_of_the_archive_is_full() {
+    if !is_inside("disk::nothing_is_deleted_while_the_disk_of_the_archive_is_full") {
+        return;
+    }
+    let place = Place::new();
+    let (server, disk, path, accepted) = archiving_on_a_full_disk(&place).await;
     let kept = || number(&path, "SELECT count(*) FROM onewrite_saga");
     block_in_place(|| {
-        // Long ago.
-        execute(&path, "UPDATE onewrite_saga SET ended_at = 0");
         let said = server.process.says("keep ended sagas in");
         assert!(said.contains("No space left"), "{said}");
         assert_eq!(kept(), 10, "they are not in the archive");
-        std::fs::remove_file(&ballast).unwrap();
+        std::fs::remove_file(disk.path("ballast")).unwrap();
         eventually("they are deleted", || kept() == 0);
         server.process.terminate().ok();
     });
-    let file = std::fs::read_dir(&folder).unwrap().next().unwrap().unwrap();
+    let file = std::fs::read_dir(disk.path("old")).unwrap().next().unwrap().unwrap();
     let text = std::fs::read_to_string(file.path()).unwrap();
     let archived: Vec<Value> =
         text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
@@ -395,5 +400,57 @@ async fn until(what: &str, condition: impl AsyncFn() -> bool) {
     while !condition().await {
         assert!(std::time::Instant::now() < until, "not within {PATIENCE:?}: {what}");
         tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+}
+
+#[cfg(feature = "sabotage")]
+mod sabotage {
+    use onewrite::sabotage::Defect;
+
+    use super::*;
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_server_that_forgets_what_its_disk_said_is_noticed() {
+        let name = "disk::sabotage::a_server_that_forgets_what_its_disk_said_is_noticed";
+        if !is_inside(name) {
+            return;
+        }
+        let (place, disk) = (Place::with_defect(Defect::ForgetRefusals), Disk::of(8_192));
+        let (path, client) = (disk.path("sagas.db"), Client::new());
+        let server = block_in_place(|| saga_server(&place, &path));
+        drop(std::fs::write(disk.path("ballast"), vec![0; 5 << 20]));
+        let sagas = format!("{}/v1/sagas", server.url);
+        for number in 0.. {
+            let body = rest(number);
+            let answer = ask(&client, Method::POST, sagas.clone(), Some(&body));
+            // Who would be refused waits.
+            let Ok((status, said)) = tokio::time::timeout(PATIENCE / 15, answer).await else {
+                break;
+            };
+            assert_eq!(status, 201, "{said}");
+        }
+        assert_eq!(readiness(&client, &server).await.0, 200, "it takes nothing, and is ready");
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_database_that_is_not_looked_for_is_noticed() {
+        let (place, client) = (Place::with_defect(Defect::TrustPaths), Client::new());
+        let path = place.path("sagas.db");
+        let server = block_in_place(|| saga_server(&place, &path));
+        std::fs::remove_file(&path).unwrap();
+        let sagas = format!("{}/v1/sagas", server.url);
+        let (status, answer) = ask(&client, Method::POST, sagas, Some(&rest(1))).await;
+        assert_eq!(status, 201, "it is written where nobody finds it: {answer}");
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn retention_that_does_not_wait_for_the_archive_is_noticed() {
+        if !is_inside("disk::sabotage::retention_that_does_not_wait_for_the_archive_is_noticed") {
+            return;
+        }
+        let place = Place::with_defect(Defect::DeleteUnkept);
+        let (_server, _disk, path, _) = archiving_on_a_full_disk(&place).await;
+        let kept = || number(&path, "SELECT count(*) FROM onewrite_saga");
+        block_in_place(|| eventually("they are gone, and in no archive", || kept() == 0));
     }
 }

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test ends where it is surprised")]
 
+mod away;
 mod bad_input;
 mod balancer;
 mod bounds;

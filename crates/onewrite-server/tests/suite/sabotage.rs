@@ -17,10 +17,8 @@ use crate::{
     dead_letter::Shop,
     demo::verdict,
     restore::Restored,
-    support::{Place, Run, Running, emit, event, eventually, number},
+    support::{Place, Run, Running, VARIABLE, emit, event, eventually, number},
 };
-
-const VARIABLE: &str = "ONEWRITE_SABOTAGE";
 
 fn planted(defect: Defect) -> Sabotage {
     Sabotage::default().with(defect)

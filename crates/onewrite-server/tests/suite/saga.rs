@@ -62,6 +62,11 @@ impl<'a> Operator<'a> {
         self.place.run(&self.args(verb, more)).ok();
     }
 
+    fn cannot_retry(&self, step: &str, why: &str) {
+        let run = self.place.run(&self.args("retry", &["--step", step]));
+        run.refused("OW0039", &["nothing is changed", why]);
+    }
+
     fn becomes(&self, expected: (&str, &str)) {
         eventually(&format!("{expected:?}"), || {
             let (state, waits) = self.stands();
@@ -93,6 +98,7 @@ async fn an_operator_decides_on_the_command_line() {
         assert!(retried(&saga.show()));
         place.run(&saga.args("skip", &["--step", "rest"])).refused("OW0039", &["turn"]);
         saga.says("skip", &["--step", "charge", "--output", r#"{"paid":"in cash"}"#]);
+        saga.cannot_retry("rest", "this step waits");
         saga.says("skip", &["--step", "rest"]);
         saga.becomes(("completed", "nothing"));
         assert_eq!(saga.show()["output"], json!({"paid": "in cash"}));
@@ -203,6 +209,27 @@ async fn the_same_is_decided_about_many() {
     block_in_place(|| drop(server.process.terminate().ok()));
 }
 
+/// Who wants tried what is being tried is told so, here and elsewhere.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_attempt_that_is_under_way_is_not_made_again() {
+    let (place, client) = (Place::new(), Client::new());
+    // It is asked, and does not answer.
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let bank = format!("bank=http://{}", silent.local_addr().unwrap());
+    let args = ["--participant", &bank, "--allow-private"];
+    let server = block_in_place(|| serve(&place, anywhere(), &args));
+    place.write("order.yaml", ORDER);
+    let saga = block_in_place(|| Operator::start(&place, "k-1"));
+    let _asked = silent.accept().await.unwrap();
+    block_in_place(|| saga.cannot_retry("charge", "being tried"));
+    let route = format!("{}/v1/sagas/{}/retry", server.url, saga.id);
+    let why = json!({"step": "charge", "reason": "so"});
+    let (status, problem) = ask(&client, Method::POST, route, Some(&why)).await;
+    assert_eq!((status.as_u16(), &problem["code"]), (409, &json!("OW0039")), "{problem}");
+    let journal = block_in_place(|| saga.show())["journal"].to_string();
+    assert!(!journal.contains("retried"), "{journal}");
+}
+
 /// Nothing is asked of who is held, by any process; what waits goes on once it is released.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_participant_is_held_and_released() {
@@ -260,6 +287,8 @@ async fn a_participant_is_held_and_released() {
     );
     let shown = block_in_place(|| place.run(&[&["saga", "show", id][..], &STORE].concat()));
     assert!(shown.ok().out.contains("charge, by bank.charge; bank is held by ann: it is down"));
+    let retry = Operator { place: &place, id: id.to_owned() };
+    block_in_place(|| retry.cannot_retry("charge", "`bank` is held by ann (it is down): release"));
     let why = json!({"participant": "bank", "reason": "it is back"});
     let (_, released) =
         ask(&client, Method::POST, format!("{url}/v1/holds/release"), Some(&why)).await;

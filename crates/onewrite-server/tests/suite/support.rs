@@ -25,6 +25,9 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 /// The program under test.
 pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_onewrite");
 
+/// Names the promises that a process breaks on purpose.
+pub(crate) const VARIABLE: &str = "ONEWRITE_SABOTAGE";
+
 /// Makes `command` independent of the settings of whoever runs the tests.
 pub(crate) fn plain(command: &mut Command) {
     for (name, _) in std::env::vars_os() {
@@ -37,11 +40,20 @@ pub(crate) fn plain(command: &mut Command) {
 /// A folder of its own; the program runs in it.
 pub(crate) struct Place {
     folder: tempfile::TempDir,
+    /// What breaks promises of the program on purpose, if anything.
+    planted: Option<String>,
 }
 
 impl Place {
     pub(crate) fn new() -> Self {
-        Self { folder: tempfile::tempdir().unwrap() }
+        Self { folder: tempfile::tempdir().unwrap(), planted: None }
+    }
+
+    /// Where a promise of the program is broken on purpose.
+    #[cfg(feature = "sabotage")]
+    pub(crate) fn with_defect(defect: onewrite::sabotage::Defect) -> Self {
+        let planted = onewrite::sabotage::Sabotage::default().with(defect);
+        Self { planted: Some(planted.to_env()), ..Self::new() }
     }
 
     /// With an empty store `shop.db`.
@@ -67,6 +79,7 @@ impl Place {
         let mut command = Command::new(PROGRAM);
         plain(&mut command);
         command.args(args).current_dir(self.root()).stdin(Stdio::null());
+        command.envs(self.planted.iter().map(|planted| (VARIABLE, planted)));
         command
     }
 

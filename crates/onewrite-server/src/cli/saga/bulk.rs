@@ -84,15 +84,15 @@ pub(crate) async fn run(args: BulkArgs) -> Result<()> {
     let bulk = bulk::steer(&store, &sagas, which, &verb, (&actor, &reason)).await?;
     if args.stores.json {
         report::json(&json!(bulk));
-        return Ok(());
+        return bulk.stopped.map_or(Ok(()), Err);
     }
     for refused in &bulk.why {
         report::tell!("{}: {}", refused.saga, report::plain(&refused.why));
     }
-    let Bulk { done, refused, unknown, .. } = bulk;
+    let Bulk { done, refused, unknown, next, stopped, .. } = bulk;
     report::say!("done with {done}, refused by {refused}, not known of {unknown}");
-    if let Some(next) = bulk.next {
+    if let Some(next) = next {
         report::tell!("there may be more: --behind {next}");
     }
-    Ok(())
+    stopped.map_or(Ok(()), Err)
 }
