@@ -35,7 +35,7 @@ use std::{
 
 use bytes::Bytes;
 use onewrite_core::{
-    BoxFuture, Code, Error, Result, Text,
+    BoxFuture, Code, Error, Result,
     saga::{Call, Direction, Ended, JSON_MAX, Json, Participant},
 };
 use reqwest::{
@@ -56,6 +56,9 @@ const PROBLEM: &str = "urn:onewrite:";
 /// When it is asked again how far something is, at the earliest and unless `retry-after` says so, and at the latest.
 const LOOK_IN: Duration = Duration::from_secs(1);
 const LOOK_IN_MAX: Duration = Duration::from_secs(3_600);
+
+/// Characters that are told at most of an answer whose outcome is not explicit.
+const EXCERPT_MAX: usize = 200;
 
 /// How steps are asked for.
 #[derive(Clone, Default)]
@@ -266,10 +269,10 @@ fn outcome(from: &str, status: u16, headers: &HeaderMap, body: &[u8]) -> Ended {
     let kind = problem.as_ref().and_then(|problem| problem.kind.as_deref());
     let typed = kind.and_then(|kind| kind.strip_prefix(PROBLEM));
     let unknown = |why: &str| Ended::Unknown(format!("{from} answered {status}: {why}").into());
-    let reason = || -> Text {
+    let told = || {
         let told = problem.as_ref().and_then(Problem::reason).map(str::to_owned);
         let told = told.unwrap_or_else(|| String::from_utf8_lossy(body).trim().to_owned());
-        if told.is_empty() { format!("{from} said no").into() } else { told.into() }
+        Some(told).filter(|told| !told.is_empty())
     };
     if is_torn {
         return unknown("it names several outcomes");
@@ -278,12 +281,16 @@ fn outcome(from: &str, status: u16, headers: &HeaderMap, body: &[u8]) -> Ended {
         (Some("done"), 200..=299) if said.is_some() => {
             done(body).unwrap_or_else(|why| unknown(&why))
         }
-        (Some("failed"), 200..=299 | 400..=499) => Ended::Aborted(reason()),
+        (Some("failed"), 200..=299 | 400..=499) => {
+            Ended::Aborted(told().unwrap_or_else(|| format!("{from} said no")).into())
+        }
         (Some("in-progress"), 200..=299) => {
             let reason = format!("{from} is at work").into();
             Ended::UnderWay { look_in: look_in(headers), reason }
         }
-        (Some("unknown"), _) => Ended::Unknown(reason()),
+        (Some("unknown"), _) => {
+            unknown(&told().unwrap_or_else(|| "it does not know what came of it".to_owned()))
+        }
         (Some("done" | "failed" | "in-progress"), _) => {
             unknown("the outcome contradicts the status")
         }
@@ -295,8 +302,18 @@ fn outcome(from: &str, status: u16, headers: &HeaderMap, body: &[u8]) -> Ended {
         (None, 200..=299) => unknown(
             "the header `onewrite-outcome` is missing, so it may have come from somebody else",
         ),
-        (None, _) => unknown("without the header `onewrite-outcome` it is tried again"),
+        (None, _) => {
+            let said = told().map(|said| excerpt(&said)).unwrap_or_default();
+            unknown(&format!("without the header `onewrite-outcome` it is tried again{said}"))
+        }
     }
+}
+
+/// What somebody else said, as far as it tells who it may be.
+fn excerpt(said: &str) -> String {
+    let short: String = said.chars().take(EXCERPT_MAX).collect();
+    let more = if short.len() < said.len() { "…" } else { "" };
+    format!("; it said: {short}{more}")
 }
 
 fn done(body: &[u8]) -> Result<Ended, String> {
@@ -385,7 +402,8 @@ mod tests {
         let Ended::UnderWay { look_in, .. } = goes else { panic!("{goes:?}") };
         assert_eq!(look_in, Duration::from_secs(5));
         let asks = answer(503, &[(OUTCOME, "unknown")], "my database is away");
-        assert_eq!(asks, Ended::Unknown("my database is away".into()));
+        let why = "http://bank/charge answered 503: my database is away";
+        assert_eq!(asks, Ended::Unknown(why.into()));
     }
 
     #[test]
@@ -395,7 +413,8 @@ mod tests {
             (200, vec![], "{}", "`onewrite-outcome` is missing"),
             (204, vec![], "", "`onewrite-outcome` is missing"),
             (302, vec![("location", "http://10.0.0.1/")], "", "redirects"),
-            (409, vec![], "conflict", "tried again"),
+            (409, vec![], "conflict", "tried again; it said: conflict"),
+            (502, vec![], &"é".repeat(201), &format!("it said: {}…", "é".repeat(200))),
             (422, vec![], "", "tried again"),
             (500, vec![], "", "tried again"),
             (500, vec![(OUTCOME, "done")], "{}", "contradicts"),

@@ -48,6 +48,12 @@ impl Hold {
         Self::would_cover(&self.participant, name)
     }
 
+    /// Whether it holds this participant, or somebody behind its name.
+    #[must_use]
+    pub fn concerns(&self, participant: &str) -> bool {
+        self.covers(participant) || Self::would_cover(participant, &self.participant)
+    }
+
     /// Whether to hold the first is to hold the participant of this name.
     #[must_use]
     pub fn would_cover(participant: &str, name: &str) -> bool {
@@ -149,6 +155,18 @@ impl Sagas {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_part_that_is_held_concerns_the_whole() {
+        let part = Hold {
+            id: "1".into(),
+            participant: "bank.charge".into(),
+            actor: "a".into(),
+            reason: "s".into(),
+        };
+        assert!(part.concerns("bank") && part.concerns("bank.charge"));
+        assert!(!part.concerns("bank.refund") && !part.concerns("ban"));
+    }
 
     #[test]
     fn a_service_is_held_with_all_that_stands_behind_its_name() {

@@ -3,15 +3,15 @@
 use clap::{Args, Subcommand};
 use onewrite::{
     Result,
-    saga::{Hold, Journal},
+    saga::{Hold, Sagas},
 };
 use serde_json::json;
 
 use super::{Stores, Why, done, saga};
 use crate::{report, saga::naming};
 
-/// Names that a warning tells at most.
-const KNOWN_MAX: usize = 10;
+/// Holds that a warning tells at most.
+const TOLD_MAX: usize = 10;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum ParticipantVerb {
@@ -43,13 +43,17 @@ pub(crate) async fn run(verb: ParticipantVerb) -> Result<()> {
             let (store, sagas) = saga::open(&stores).await?;
             let is_new = sagas.hold(participant.clone(), actor, reason).await?;
             let word = if is_new { "is held" } else { "was held before" };
-            told(&participant, word, doubt(&*store, &participant).await, stores.json);
+            // It is no error: a hold is heeded by whoever has that name, now or later.
+            told(&participant, word, naming::doubt(&*store, &participant).await, stores.json);
         }
         ParticipantVerb::Release(HoldArgs { participant, why, stores }) => {
             let (actor, reason) = why.read()?;
             let (store, sagas) = saga::open(&stores).await?;
             let was_held = sagas.release(&participant, actor, reason).await?;
-            let doubt = if was_held { None } else { doubt(&*store, &participant).await };
+            let doubt = match still_held(&sagas, &participant).await {
+                None if !was_held => naming::doubt(&*store, &participant).await,
+                still_held => still_held,
+            };
             let word = if was_held { "is asked again" } else { "was not held" };
             told(&participant, word, doubt, stores.json);
         }
@@ -61,17 +65,15 @@ pub(crate) async fn run(verb: ParticipantVerb) -> Result<()> {
     Ok(())
 }
 
-/// Why a name may be misspelt: a hold is heeded by whoever has that name, now or later, so it is no error.
-async fn doubt(store: &dyn Journal, participant: &str) -> Option<String> {
-    // It is done already, whatever the store says now.
-    let names = naming::named(store).await.ok()?;
-    if names.iter().any(|name| Hold::would_cover(participant, name)) {
-        return None;
-    }
-    let known = names.iter().take(KNOWN_MAX).map(|name| format!("`{name}`"));
-    let known = known.collect::<Vec<_>>().join(", ");
-    let others = if known.is_empty() { String::new() } else { format!("; they name {known}") };
-    Some(format!("no saga of this store names `{participant}`{others}"))
+/// Who is held all the same, by another name. What was asked for is done, whatever the store says now.
+async fn still_held(sagas: &Sagas, participant: &str) -> Option<String> {
+    let holds = sagas.holds().await.ok()?;
+    let others = holds.iter().filter(|hold| hold.concerns(participant));
+    let told = others.take(TOLD_MAX).map(|Hold { participant, actor, reason, .. }| {
+        format!("`{participant}` is held, by {actor}: {reason}")
+    });
+    let told = told.collect::<Vec<_>>().join("; ");
+    (!told.is_empty()).then_some(told)
 }
 
 /// Says what was done, and what is doubtful about it.

@@ -111,7 +111,7 @@ async fn one(sagas: &Sagas, saga: SagaHead, verb: Verb, actor: Text, reason: Tex
 
 impl Bulk {
     /// Sagas that were asked so far.
-    fn asked(&self) -> usize {
+    pub(crate) fn asked(&self) -> usize {
         self.done + self.refused + self.unknown
     }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use onewrite::{
     Result, Text,
     sabotage::{Defect, Sabotage},
-    saga::{Entry, Json, Outcome, SagaId, State, journal::SavedSaga},
+    saga::{Json, Outcome, SagaId, State, TurnedBack},
 };
 use serde::Serialize;
 
@@ -35,14 +35,20 @@ struct Why {
 }
 
 impl End {
-    /// The end, if it comes within this time. The start is durable: should the store not tell of the end, the saga
-    /// goes on all the same, and its id is the answer.
+    /// The end, if it comes within this time. The start is durable: should the store not tell of the end, or this
+    /// server be stopped, the saga goes on all the same, and its id is the answer.
     pub(super) async fn within(api: &Api, id: SagaId, wait_ms: u64) -> Result<Self> {
         if wait_ms == 0 {
             return Ok(Self::default());
         }
         let patience = Duration::from_millis(wait_ms).min(WAIT_MAX);
-        let ended = match tokio::time::timeout(patience, api.sagas.ended(id)).await {
+        let ended = tokio::time::timeout(patience, api.sagas.ended(id));
+        let ended = tokio::select! {
+            ended = ended => ended,
+            // Whoever asks next can ask another server, by the id.
+            () = api.shutdown.begun() => return Ok(Self::default()),
+        };
+        let ended = match ended {
             Ok(Ok(ended)) => ended,
             Ok(Err(error)) if Sabotage::from_env().has(Defect::DenyAsked) => return Err(error),
             _ => return Ok(Self::default()),
@@ -54,26 +60,16 @@ impl End {
             }
             Outcome::Compensated => {
                 // That it ended is known: a journal that cannot be read takes nothing from it.
-                let why = api.sagas.show(id).await.ok().and_then(|saga| why(&saga));
+                let saga = api.sagas.show(id).await.ok();
+                let why = saga.and_then(|saga| saga.turned_back()).map(Why::from);
                 Self { state: Some(State::Compensated.as_str()), output: None, why }
             }
         })
     }
 }
 
-/// What turned the saga back, as its journal has it.
-fn why(saga: &SavedSaga) -> Option<Why> {
-    let mut entries = saga.journal.iter().filter_map(|line| line.entries().ok()).flatten();
-    let turned = entries.find(Entry::turns_back)?;
-    let (step, reason) = match turned {
-        Entry::Failed { step, reason, .. } => (Some(step), reason),
-        Entry::Cancelled { actor, reason } => {
-            (None, format!("cancelled by {actor}: {reason}").into())
-        }
-        Entry::ForceCompensated { actor, reason } => {
-            (None, format!("compensated in any case, by {actor}: {reason}").into())
-        }
-        _ => (None, Text::from_static("it was not done in time")),
-    };
-    Some(Why { step, reason })
+impl From<TurnedBack> for Why {
+    fn from(TurnedBack { step, reason }: TurnedBack) -> Self {
+        Self { step, reason }
+    }
 }

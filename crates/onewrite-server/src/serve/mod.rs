@@ -157,6 +157,7 @@ pub(crate) async fn run(args: ServeArgs) -> Result<()> {
         definitions,
         starts: Arc::new(Semaphore::new(routes::STARTS_MAX)),
         requests: Semaphore::new(routes::REQUESTS_MAX),
+        shutdown: shutdown.clone(),
     });
     let health = http::routes(vec![store], Some(api.sagas.clone()), &shutdown)?;
     let guard = axum::middleware::from_fn_with_state(Arc::clone(&api), routes::guard);

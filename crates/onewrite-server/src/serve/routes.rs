@@ -12,7 +12,7 @@ use axum::{
     routing::{get, post},
 };
 use onewrite::{
-    Code, Text,
+    Code, Shutdown, Text,
     saga::{
         Checked, Definition, Flaw, JSON_MAX, Json, OWN, SagaId, Sagas, Signal, journal::Journal,
     },
@@ -70,6 +70,7 @@ pub(super) struct Api {
     pub(super) starts: Arc<Semaphore>,
     /// Requests that may be.
     pub(super) requests: Semaphore,
+    pub(super) shutdown: Shutdown,
 }
 
 pub(super) type Answer = Result<Response, Problem>;

@@ -159,7 +159,11 @@ pub(super) async fn release(State(api): State<Arc<Api>>, request: Request) -> An
     let (participant, actor, reason) = OfParticipant::read(&api, request).await?;
     let was_held = api.sagas.release(&participant, actor, reason).await?;
     let is_known = was_held || is_known(&api, &participant).await;
-    Ok(json(StatusCode::OK, &serde_json::json!({ "held": was_held, "known": is_known })))
+    // What was asked for is done, whatever the store says now.
+    let mut others = api.sagas.holds().await.unwrap_or_default();
+    others.retain(|hold| hold.concerns(&participant));
+    let said = serde_json::json!({ "held": was_held, "known": is_known, "still_held": others });
+    Ok(json(StatusCode::OK, &said))
 }
 
 /// Whether this server, one of its definitions or a saga of the store names such a participant.

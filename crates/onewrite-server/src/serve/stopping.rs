@@ -1,9 +1,14 @@
 //! How a server is asked to end: the first signal asks, the second one insists.
 
+use std::time::{Duration, Instant};
+
 use onewrite::{Code, Error, Result, Shutdown};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::report;
+
+/// Signals within this time are one: of a terminal, and of who passes on what it was sent itself.
+const ONE: Duration = Duration::from_millis(250);
 
 /// The signals by which a server is ended.
 pub(super) struct Signals {
@@ -34,7 +39,11 @@ impl Signals {
     pub(super) async fn heed(mut self, shutdown: Shutdown) {
         self.next().await;
         shutdown.begin();
-        let code = self.next().await;
+        let first = Instant::now();
+        let mut code = self.next().await;
+        while first.elapsed() < ONE {
+            code = self.next().await;
+        }
         report::tell!(
             "stopped at once: what was under way is gone on with from the store, once its leases have run out"
         );

@@ -111,4 +111,10 @@ fn what_waits_for_a_signal_is_tried_with_it_and_stubs_stand_in_for_urls() {
     with(&["--stub-all", "--signal", "refund=1"]).refused("OW0007", &["`refund`"]);
     with(&["--stub-all", "--signal", "payment"]).refused("OW0007", &["NAME=JSON"]);
     with(&["--stub", "nobody"]).refused("OW0007", &["`nobody`"]);
+    // Nobody said no: what the step is given is not there.
+    place.write("lost.yaml", "name: lost\nsteps:\n  - {name: pay, action: bank, input: /input/cents, compensation: {none: x}}\n");
+    let run = place.run(&["saga", "test", "lost.yaml", "--json"]);
+    let tried: Value = serde_json::from_str(&run.out).unwrap();
+    let caught = tried["runs"][0]["caught"].as_str().unwrap();
+    assert!(caught.contains("`pay` failed: ") && caught.contains("/input/cents"), "{tried}");
 }

@@ -327,6 +327,11 @@ fn a_name_that_nobody_has_is_doubted(place: &Place) {
     assert_eq!(told["done"], "bnak is held");
     assert!(told["warning"].as_str().unwrap().contains("`bnak`"), "{told}");
     verb("release", "bnak", &[]);
+    verb("hold", "bank.charge", &[]);
+    let released = verb("release", "bank", &["--actor", "ann"]);
+    assert_eq!(released.out, "bank was not held\n");
+    assert!(released.err.starts_with("warning: `bank.charge` is held, by "), "{}", released.err);
+    verb("release", "bank.charge", &[]);
     assert_eq!(verb("hold", "bank", &[]).err, "");
     verb("release", "bank", &[]);
 }

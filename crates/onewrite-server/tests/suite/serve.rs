@@ -223,6 +223,12 @@ async fn starting_twice_is_harmless_and_a_saga_is_shown_and_signalled() {
         let page = block_in_place(|| place.json(&args));
         assert_eq!(page["sagas"].as_array().unwrap().len(), expected, "{page}");
     }
+    let list = |attribute: &str| {
+        let args = ["saga", "list", "--attribute", attribute, "--store", "sqlite:sagas.db"];
+        block_in_place(|| place.run(&args)).ok().err
+    };
+    let warning = "warning: no saga of this store has an attribute `bil`; they have `bill`\n";
+    assert_eq!((list("bill=b-2"), list("bil=b-1")), (String::new(), warning.to_owned()));
     let many = "attribute=a=1&".repeat(9);
     for bad in
         ["attribute=bill", "attribute=a%00=1", many.as_str(), "limit=0", "size=1", "key=k&key=l"]
@@ -441,7 +447,7 @@ async fn a_second_signal_ends_the_wait_for_what_is_in_flight() {
     for (first, second, code) in
         [(Signal::TERM, Signal::TERM, 143), (Signal::TERM, Signal::INT, 130)]
     {
-        let server = block_in_place(|| serve(&place, anywhere(), &args));
+        let mut server = block_in_place(|| serve(&place, anywhere(), &args));
         let body =
             json!({"definition": definition(), "key": format!("k-{code}"), "input": order(1)});
         let url = format!("{}/v1/sagas", server.url);
@@ -453,7 +459,14 @@ async fn a_second_signal_ends_the_wait_for_what_is_in_flight() {
             server.process.signal(first);
             let said = server.process.says("stopping");
             assert!(said.contains("a second signal"), "{said}");
-            server.process.signal(second);
+            // Until it is one of its own.
+            eventually("it ends", || {
+                let has_ended = !server.process.is_running();
+                if !has_ended {
+                    server.process.signal(second);
+                }
+                has_ended
+            });
             server.process.end()
         });
         assert_eq!(run.code, Some(code), "{run:?}");
@@ -461,6 +474,45 @@ async fn a_second_signal_ends_the_wait_for_what_is_in_flight() {
         let shown = ["saga", "show", id, "--json", "--store", "sqlite:sagas.db"];
         assert_eq!(place.json(&shown)["state"], json!("running"));
     }
+}
+
+/// A terminal sends it to all, and whoever started the server passes it on.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_signal_that_comes_twice_is_one() {
+    let (place, client, (listener, bank)) = (Place::new(), Client::new(), silent().await);
+    let server =
+        block_in_place(|| serve(&place, anywhere(), &["--participant", &bank, "--allow-private"]));
+    let url = format!("{}/v1/sagas", server.url);
+    assert_eq!(ask(&client, Method::POST, url, Some(&start_of(1))).await.0, 201);
+    let attempt = listener.accept().await.unwrap();
+    let run = block_in_place(|| {
+        server.process.signal(Signal::INT);
+        server.process.signal(Signal::TERM);
+        server.process.says("stopping");
+        drop(attempt);
+        server.process.end()
+    });
+    assert!(!run.ok().err.contains("at once"));
+}
+
+/// Whoever waits for the end of a saga learns which one it is before the server goes.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_waits_when_a_server_is_stopped_is_told_the_id() {
+    let (place, client, (listener, bank)) = (Place::new(), Client::new(), silent().await);
+    let args = ["--participant", &bank, "--allow-private", "--lease", "10m"];
+    let server = block_in_place(|| serve(&place, anywhere(), &args));
+    let mut body = start_of(1);
+    body["wait_ms"] = json!(60_000);
+    let url = format!("{}/v1/sagas", server.url);
+    let asked = ask(&client, Method::POST, url, Some(&body));
+    let stopped = async {
+        let attempt = listener.accept().await.unwrap();
+        server.process.signal(Signal::TERM);
+        attempt
+    };
+    let ((status, answer), _attempt) = tokio::join!(asked, stopped);
+    assert_eq!(status, 201, "{answer}");
+    assert!(answer["id"].is_string() && answer["state"].is_null(), "{answer}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -50,7 +50,7 @@ use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
 use onewrite_core::{
     Error, Text,
-    saga::{Checked, Definition, Json, SagaId, Signal, journal::Journal},
+    saga::{Checked, Definition, Json, SagaId, Signal, TurnedBack, journal::Journal},
 };
 use onewrite_engine::saga::{Outcome, SagaRunner, SagaType};
 use serde::{Serialize, de::DeserializeOwned};
@@ -72,6 +72,8 @@ pub struct Ran<O> {
     pub saga: SagaId,
     /// How it ended.
     pub outcome: Outcome<O>,
+    /// What turned it back, where it was compensated.
+    pub why: Option<TurnedBack>,
 }
 
 impl<O> Ran<O> {
@@ -222,7 +224,7 @@ impl EveryFault {
             Err(_) => Err(format!("it has not ended in {PATIENCE:?}")),
         };
         match ended {
-            Ok((saga, outcome)) => Ok(Ran { fault, step, saga, outcome }),
+            Ok((saga, outcome, why)) => Ok(Ran { fault, step, saga, outcome, why }),
             Err(what) => Err(Caught { step, fault, what }),
         }
     }
@@ -249,11 +251,11 @@ fn untried(error: &Error) -> Caught {
 impl Ran<Json> {
     /// With its output read.
     fn read<O: DeserializeOwned>(self) -> onewrite_core::Result<Ran<O>> {
-        let Self { fault, step, saga, outcome } = self;
+        let Self { fault, step, saga, outcome, why } = self;
         let outcome = match outcome {
             Outcome::Completed(output) => Outcome::Completed(output.read("the saga's output")?),
             Outcome::Compensated => Outcome::Compensated,
         };
-        Ok(Ran { fault, step, saga, outcome })
+        Ok(Ran { fault, step, saga, outcome, why })
     }
 }

@@ -7,7 +7,7 @@ use onewrite_core::{
     lease::Fence,
     sabotage::Sabotage,
     saga::{
-        Checked, Definition, Json, RetryPolicy, Saga, SagaId, Signal, Step, Wait,
+        Checked, Definition, Json, RetryPolicy, Saga, SagaId, Signal, Step, TurnedBack, Wait,
         journal::{Awaited, Journal, SCOPE},
     },
     store::{Batch, Durability, Item, Op},
@@ -47,7 +47,7 @@ impl EveryFault {
         (checked, serve): (&Checked, &(dyn Fn(SagaRunner) -> SagaRunner + Sync)),
         input: Json,
         blow: Arc<Blow>,
-    ) -> Result<(SagaId, Outcome)> {
+    ) -> Result<(SagaId, Outcome, Option<TurnedBack>)> {
         let folder = tempfile::tempdir().map_err(no_folder)?;
         let store: Arc<dyn Journal> = match &self.store {
             Some(store) => Arc::clone(store),
@@ -80,8 +80,12 @@ impl EveryFault {
             }
         };
         blow.arrive(PATIENCE).await;
+        let why = match outcome {
+            Outcome::Completed(_) => None,
+            Outcome::Compensated => running.sagas.show(id).await?.turned_back(),
+        };
         running.stop().await;
-        Ok((id, outcome))
+        Ok((id, outcome, why))
     }
 
     /// Sends each step the signal that it waits for, once. What it is about may be known only when it waits: it may be

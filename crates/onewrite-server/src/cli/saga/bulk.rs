@@ -8,7 +8,10 @@ use super::{json_of, show::Filter};
 use crate::{
     cli::{Stores, Why},
     report,
-    saga::bulk::{self, Bulk, LIMIT_MAX},
+    saga::{
+        bulk::{self, Bulk, LIMIT_MAX},
+        naming,
+    },
 };
 
 #[derive(Debug, Args)]
@@ -81,7 +84,13 @@ pub(crate) async fn run(args: BulkArgs) -> Result<()> {
     }
     let (store, sagas) = super::open(&args.stores).await?;
     let which = args.filter.read(&*store, args.limit).await?;
+    let attributes = which.attributes.clone();
     let bulk = bulk::steer(&store, &sagas, which, &verb, (&actor, &reason)).await?;
+    if bulk.asked() == 0
+        && let Some(doubt) = naming::doubt_attributes(&*store, &attributes).await
+    {
+        report::tell!("warning: {}", report::plain(&doubt));
+    }
     if args.stores.json {
         report::json(&json!(bulk));
         return bulk.stopped.map_or(Ok(()), Err);

@@ -10,7 +10,7 @@ use std::{
 use clap::Args;
 use onewrite::{
     BoxFuture, Result,
-    saga::{Call, Direction, Ended, Json, Participant, SagaRunner, StepKey},
+    saga::{Call, Direction, Ended, Json, Participant, SagaRunner, StepKey, TurnedBack},
 };
 use onewrite_testkit::saga::{Caught, EveryFault, Fault, Ran};
 use serde_json::{Value, json};
@@ -106,10 +106,10 @@ struct Run {
 
 impl Run {
     async fn of(ended: Result<Ran<Json>, Caught>, seen: &Seen, check: Option<&str>) -> Self {
-        let (contradiction, no) = seen.take();
+        let contradiction = seen.take();
         match ended {
             Ok(ran) if ran.fault == Fault::None && !ran.is_completed() => {
-                let why = no.map(|reason| format!(": {reason}")).unwrap_or_default();
+                let why = ran.why.as_ref().map(turned_back).unwrap_or_default();
                 let wrong = format!("nothing went wrong, and it is not completed{why}");
                 let (step, fault) = (ran.step, ran.fault.to_string());
                 Self { step, fault, ended: Some("compensated"), wrong: Some(wrong) }
@@ -150,6 +150,13 @@ impl Run {
     }
 }
 
+fn turned_back(TurnedBack { step, reason }: &TurnedBack) -> String {
+    match step {
+        Some(step) => format!(": `{step}` failed: {reason}"),
+        None => format!(": {reason}"),
+    }
+}
+
 /// What the user's command says against it.
 async fn checked(command: &str, ran: &Ran<Json>, state: &str) -> Option<String> {
     let mut shell = tokio::process::Command::new("sh");
@@ -176,8 +183,6 @@ struct Seen(Mutex<Answered>);
 struct Answered {
     known: Answers,
     contradiction: Option<String>,
-    /// The last no.
-    no: Option<String>,
 }
 
 /// Done with an output, or no for a reason.
@@ -194,10 +199,7 @@ impl Seen {
             Ended::Unknown(_) | Ended::NotMade(_) | Ended::UnderWay { .. } => return,
         };
         let mut seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let Answered { known, contradiction, no } = &mut *seen;
-        if let Err(reason) = &now {
-            *no = Some(reason.clone());
-        }
+        let Answered { known, contradiction } = &mut *seen;
         let Some(before) = known.get(&call.key) else {
             known.insert(call.key.clone(), now);
             return;
@@ -214,10 +216,9 @@ impl Seen {
         contradiction.get_or_insert(wrong);
     }
 
-    /// The contradiction and the last no of a run, which is over.
-    fn take(&self) -> (Option<String>, Option<String>) {
-        let seen = std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
-        (seen.contradiction, seen.no)
+    /// The contradiction of a run, which is over.
+    fn take(&self) -> Option<String> {
+        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner)).contradiction
     }
 }
 

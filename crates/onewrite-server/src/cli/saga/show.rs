@@ -12,7 +12,10 @@ use onewrite::{
 use crate::{
     cli::Stores,
     report,
-    saga::view::{Head, Page, View},
+    saga::{
+        naming,
+        view::{Head, Page, View},
+    },
 };
 
 /// Sagas in one list at most.
@@ -88,6 +91,11 @@ pub(crate) async fn list(args: ListArgs) -> Result<()> {
     let (store, _) = super::open(&args.stores).await?;
     let which = args.filter.read(&*store, args.limit).await?;
     let found = store.list(&which).await?;
+    if found.is_empty()
+        && let Some(doubt) = naming::doubt_attributes(&*store, &which.attributes).await
+    {
+        report::tell!("warning: {}", report::plain(&doubt));
+    }
     let page = Page::of(&found, args.limit);
     if args.stores.json {
         let page = serde_json::to_value(&page);
