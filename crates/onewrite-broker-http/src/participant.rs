@@ -57,7 +57,7 @@ const PROBLEM: &str = "urn:onewrite:";
 const LOOK_IN: Duration = Duration::from_secs(1);
 const LOOK_IN_MAX: Duration = Duration::from_secs(3_600);
 
-/// Characters that are told at most of an answer whose outcome is not explicit.
+/// Characters of it that are told at most.
 const EXCERPT_MAX: usize = 200;
 
 /// How steps are asked for.
@@ -303,13 +303,13 @@ fn outcome(from: &str, status: u16, headers: &HeaderMap, body: &[u8]) -> Ended {
             "the header `onewrite-outcome` is missing, so it may have come from somebody else",
         ),
         (None, _) => {
-            let said = told().map(|said| excerpt(&said)).unwrap_or_default();
+            let said = problem.as_ref().and_then(Problem::reason).map(excerpt).unwrap_or_default();
             unknown(&format!("without the header `onewrite-outcome` it is tried again{said}"))
         }
     }
 }
 
-/// What somebody else said, as far as it tells who it may be.
+/// What a problem says whose outcome is not explicit. Of other answers nothing is told: they may repeat what was asked.
 fn excerpt(said: &str) -> String {
     let short: String = said.chars().take(EXCERPT_MAX).collect();
     let more = if short.len() < said.len() { "…" } else { "" };
@@ -409,12 +409,13 @@ mod tests {
     #[test]
     fn everything_else_is_unknown() {
         let problem = ("content-type", "application/problem+json");
+        let long = format!(r#"{{"title":"{}"}}"#, "é".repeat(201));
         for (status, headers, body, why) in [
             (200, vec![], "{}", "`onewrite-outcome` is missing"),
             (204, vec![], "", "`onewrite-outcome` is missing"),
             (302, vec![("location", "http://10.0.0.1/")], "", "redirects"),
-            (409, vec![], "conflict", "tried again; it said: conflict"),
-            (502, vec![], &"é".repeat(201), &format!("it said: {}…", "é".repeat(200))),
+            (409, vec![], "conflict", "tried again"),
+            (502, vec![problem], &long, &format!("it said: {}…", "é".repeat(200))),
             (422, vec![], "", "tried again"),
             (500, vec![], "", "tried again"),
             (500, vec![(OUTCOME, "done")], "{}", "contradicts"),

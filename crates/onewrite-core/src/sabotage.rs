@@ -75,14 +75,20 @@ pub enum Defect {
     KeepAttributes = 32,
     /// A list is of all sagas, whatever attributes are asked for.
     OverlookAttributes = 33,
-    /// What was asked for, and stands, is called refused when the store fails behind it.
-    DenyAsked = 34,
+    /// A decision that stands is called refused when the store fails behind it.
+    DenyDecision = 34,
     /// A runner forgets at once that the store takes nothing (it says that it is ready on a full disk).
     ForgetRefusals = 35,
     /// Retention deletes sagas that the archive has not kept.
     DeleteUnkept = 36,
     /// It is not looked whether the files of a SQLite database are still at their paths.
     TrustPaths = 37,
+    /// A start that is durable is called refused when the store fails while its end is waited for.
+    DenyStart = 38,
+    /// Of many decisions none is told when the store fails behind some of them.
+    DenyMany = 39,
+    /// A step that is being tried is said to be tried again.
+    PromiseRetry = 40,
 }
 
 /// The defects planted in one component. Empty, and of size zero, without the `sabotage` feature.

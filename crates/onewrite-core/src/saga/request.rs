@@ -37,7 +37,8 @@ pub enum Verb {
     Resume,
     /// Begin nothing more, and let no time be over, until it is resumed. What is in flight ends.
     Pause,
-    /// Try a step at once, with a new budget: one that is held, or that waits to be tried again.
+    /// Try a step at once, with a new budget: one that is held, or that waits to be tried again, of a saga that is not
+    /// paused. While its participant is held, that is once it is released.
     Retry {
         /// The step's name.
         step: Text,
@@ -81,7 +82,8 @@ impl Request {
         Input::Wanted { verb, actor, reason }
     }
 
-    /// Whether what was written about the saga says that this was heeded; of what needs no heed, that it was.
+    /// Whether what was written about the saga since this was asked says that it was heeded; of what needs no heed, that
+    /// it was.
     #[must_use]
     pub fn is_heeded(&self, journal: &[Entry]) -> bool {
         let is_it = |entry: &Entry| match (&self.verb, entry) {

@@ -1,7 +1,7 @@
 //! What a person wants of a saga: whether it can be had, and what follows.
 
-use super::{Cancelled, Direction, Entry, Phase, Saga, Verb, fold::Stage};
-use crate::Text;
+use super::{Cancelled, Direction, Entry, Phase, Saga, Verb, Wait, fold::Stage};
+use crate::{Text, sabotage::Defect};
 
 /// Why what somebody wants of a saga cannot be had.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -10,6 +10,8 @@ pub enum Refusal {
     NoStep,
     /// It is not in a state for it, and this says why.
     State(&'static str),
+    /// What is to be tried again is being tried, or will be as soon as its participant can be asked.
+    UnderWay,
 }
 
 impl Saga {
@@ -66,10 +68,24 @@ impl Saga {
             Verb::Retry { step } | Verb::Skip { step, .. } if !self.has_turn(step) => {
                 Some("it is not this step's turn, or it is done")
             }
-            Verb::Retry { step } => self.why_not_retried(step),
+            Verb::Retry { step } => return self.why_not_retried(step),
             Verb::Skip { .. } => None,
         };
         state.map(Refusal::State)
+    }
+
+    /// Whether it is so already, whoever wanted that.
+    #[must_use]
+    pub fn is_so(&self, verb: &Verb) -> bool {
+        match verb {
+            Verb::Cancel | Verb::ForceCompensate => {
+                matches!(self.phase, Phase::Compensating | Phase::Compensated)
+                    && !self.is_paused_on_its_way_back()
+            }
+            Verb::ForceComplete => self.phase == Phase::Completed,
+            Verb::Pause => self.paused && !self.has_ended(),
+            Verb::Resume | Verb::Look { .. } | Verb::Retry { .. } | Verb::Skip { .. } => false,
+        }
     }
 
     /// Whoever cancels it wants its compensations to go on.
@@ -88,22 +104,26 @@ impl Saga {
     fn can_retry(&self, step: &str) -> bool {
         let Some(step) = self.checked.index_of(step) else { return false };
         let state = &self.steps[step];
-        self.is_open(step) && (state.held || state.retry_at.is_some())
+        !self.paused && self.is_open(step) && (state.held || state.retry_at.is_some())
     }
 
     /// Why a step whose turn it is cannot be tried again, if so.
-    fn why_not_retried(&self, step: &str) -> Option<&'static str> {
-        let waits = self.checked.index_of(step).is_some_and(|step| self.is_wait(step));
-        match self.can_retry(step) {
-            true => None,
-            false if self.paused => Some("it is paused: resume it"),
-            false if waits => {
-                Some("this step waits, and nothing of it is tried: signal, or skip it")
+    fn why_not_retried(&self, step: &str) -> Option<Refusal> {
+        let waits = |step: usize| match &self.checked.steps()[step].wait {
+            Some(Wait::Signal { .. }) => {
+                Some("this step waits for a signal: send that, or skip it")
             }
-            false => {
-                Some("this step is being tried, or will be once its participant is to be asked")
-            }
-        }
+            Some(Wait::ForMs(_)) => Some("this step waits for a time: skip it"),
+            None => None,
+        };
+        let its = self.checked.index_of(step)?;
+        let state = match waits(its).filter(|_| self.is_wait(its) && !self.steps[its].held) {
+            _ if self.can_retry(step) || self.sabotage.has(Defect::PromiseRetry) => return None,
+            None if self.paused => "it is paused: resume it",
+            None => return Some(Refusal::UnderWay),
+            Some(waits) => waits,
+        };
+        Some(Refusal::State(state))
     }
 
     fn has_turn(&self, step: &str) -> bool {

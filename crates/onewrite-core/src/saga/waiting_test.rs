@@ -29,7 +29,9 @@ fn a_step_waits_for_its_signal_and_then_for_a_time() {
     let awaited = run.saga.awaited();
     assert_eq!((&*awaited[0].name, &*awaited[0].correlation), ("answered", "17"));
     let retry = Verb::Retry { step: "answer".into() };
-    assert!(matches!(run.saga.refusal(&retry), Some(Refusal::State(why)) if why.contains("waits")));
+    assert!(
+        matches!(run.saga.refusal(&retry), Some(Refusal::State(why)) if why.contains("signal"))
+    );
     assert_eq!(run.flying(), [""; 0], "nothing is carried out");
     assert!(run.wait(Duration::from_secs(3_599)).is_empty());
     assert!(signal(&mut run, "cool", "s-0").is_empty(), "nobody waits for it there");

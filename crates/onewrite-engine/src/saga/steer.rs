@@ -9,7 +9,8 @@ use onewrite_core::{
     sabotage::{Defect, Sabotage},
     saga::{
         Definition, Direction, Entry, Json, OpenStep, REQUEST, Refusal, Request, Saga, SagaId,
-        Verb, check_text, journal::SavedSaga,
+        Verb, check_text,
+        journal::{SavedSaga, SavedTransition},
     },
 };
 use tokio::{sync::oneshot, time::Instant};
@@ -22,13 +23,16 @@ use super::{
 /// How long a request waits for an answer.
 const HEARD_WITHIN: Duration = Duration::from_secs(30);
 
+/// Why a step is not to be tried again.
+const UNDER_WAY: &str = "this step is being tried, or will be once its participant can be asked";
+
 impl Sagas {
     /// Compensates a saga, whoever runs it, unless its pivot was attempted. Returns once the decision is
     /// durable.
     ///
     /// # Errors
     /// [`Code::NotFound`], [`Code::WrongState`] when it is too late; [`Code::CommitUnknown`] when nobody
-    /// who runs it has answered in half a minute: the request stands for an hour.
+    /// who runs it has answered in half a minute, or the store failed meanwhile: the request may stand for an hour.
     pub async fn cancel(
         &self,
         id: SagaId,
@@ -65,30 +69,7 @@ impl Sagas {
         actor: impl Into<Text>,
         reason: impl Into<Text>,
     ) -> Result<()> {
-        let tried = match &verb {
-            Verb::Retry { step } => Some(step.clone()),
-            _ => None,
-        };
-        let answer = self.want(id, verb, actor.into(), reason.into()).await;
-        match (answer, tried) {
-            (Err(error), Some(step)) if error.code() == Code::WrongState => {
-                Err(self.with_hold(id, &step, error).await)
-            }
-            (answer, _) => answer,
-        }
-    }
-
-    /// Why a step is not tried, with who is held, should it be that.
-    async fn with_hold(&self, id: SagaId, step: &str, refused: Error) -> Error {
-        let Ok(saved) = self.show(id).await else { return refused };
-        let steps = self.open_steps(&saved).await.unwrap_or_default();
-        let its = steps.into_iter().find(|(open, _)| *open.step == *step);
-        let Some((_, Some(hold))) = its else { return refused };
-        let Hold { participant, actor, reason, .. } = hold;
-        let what = format!(
-            "nothing is changed of the saga {id}: `{participant}` is held by {actor} ({reason}): release it, and the step is tried"
-        );
-        Error::new(Code::WrongState, what)
+        self.want(id, verb, actor.into(), reason.into()).await
     }
 
     /// Lets a step that is under way elsewhere ask now how far it is, whoever runs the saga: whoever carries it
@@ -115,10 +96,13 @@ impl Sagas {
         }
         // Nothing is asked of who could not write it, and would have it wait.
         self.refuses_all()?;
-        let verb = self.with_direction(id, verb).await?;
+        let before = self.show(id).await?;
+        let verb = with_direction(verb, &before)?;
         let request = Request { id: new_id().to_string().into(), verb, actor, reason };
+        let asked = Asked { id, request, since: version(&before) };
         let (reply, answer) = oneshot::channel();
-        let here = self.ask(Command::Want { id, input: request.clone().input(), reply });
+        let input = asked.request.clone().input();
+        let here = self.ask(Command::Want { id, input, reply });
         let answered = match here {
             Ok(()) => answer.await.map_err(drop),
             Err(_) => Ok(Err(stopped())),
@@ -126,19 +110,23 @@ impl Sagas {
         let elsewhere = |error: &Error| matches!(error.code(), Code::NotFound | Code::Stopped);
         let was_dropped = answered.is_err();
         match answered {
+            Ok(Err(error)) if error.code() == Code::WrongState => {
+                return Err(self.refused(&asked).await.unwrap_or(error));
+            }
             Ok(Err(error)) if !elsewhere(&error) => return Err(error),
             Ok(Ok(())) => return Ok(()),
             Ok(Err(_)) | Err(()) => {}
         }
-        let answer = self.want_elsewhere(id, &request, was_dropped).await;
+        let answer = self.want_elsewhere(&asked, was_dropped).await;
         // Whoever was to say so lost the saga in between: it may be done.
         if was_dropped { answer.map_err(|error| unless_known(id, error)) } else { answer }
     }
 
     /// Asks whoever runs the saga by a request, unless it is found heeded.
-    async fn want_elsewhere(&self, id: SagaId, request: &Request, was_dropped: bool) -> Result<()> {
-        let saved = self.show(id).await?;
-        if was_dropped && !request.needs_no_heed() && is_heeded(request, &saved)? {
+    async fn want_elsewhere(&self, asked: &Asked, was_dropped: bool) -> Result<()> {
+        let Asked { id, request, .. } = asked;
+        let saved = self.show(*id).await?;
+        if was_dropped && !request.needs_no_heed() && self.is_so(asked, &saved).await? {
             return Ok(());
         }
         if saved.ended_at.is_some() && matches!(request.verb, Verb::Look { .. }) {
@@ -146,31 +134,18 @@ impl Sagas {
             return Ok(());
         }
         if let Some(why) = self.refusal(&saved, &request.verb).await? {
-            return Err(refused(id, why));
+            return Err(why);
         }
-        self.signal(request.clone().signal(id)?).await?;
+        self.signal(request.clone().signal(*id)?).await?;
         // From here on it stands, whatever the store says.
-        self.heard(id, request).await.map_err(|error| unless_known(id, error))
-    }
-
-    /// A step is skipped the way the saga goes when that is asked for: should it have turned by the time that is
-    /// heeded, something else would be meant.
-    async fn with_direction(&self, id: SagaId, verb: Verb) -> Result<Verb> {
-        let Verb::Skip { step, output, direction: None } = verb else { return Ok(verb) };
-        let saved = self.show(id).await?;
-        let mut direction = Direction::Action;
-        for transition in &saved.journal {
-            if transition.entries()?.iter().any(Entry::turns_back) {
-                direction = Direction::Compensation;
-            }
-        }
-        Ok(Verb::Skip { step, output, direction: Some(direction) })
+        self.heard(asked).await.map_err(|error| unless_known(*id, error))
     }
 
     /// Waits until the owner has taken a request, and says what became of it.
-    async fn heard(&self, id: SagaId, request: &Request) -> Result<()> {
+    async fn heard(&self, asked: &Asked) -> Result<()> {
+        let Asked { id, request, .. } = asked;
         let until = Instant::now() + HEARD_WITHIN;
-        while self.stands(id, request).await? {
+        while self.stands(*id, request).await? {
             if Instant::now() >= until {
                 let what = format!(
                     "nobody who runs the saga {id} has answered; the request stands for an hour"
@@ -179,21 +154,51 @@ impl Sagas {
             }
             tokio::time::sleep(LOOK_EVERY).await;
         }
-        let saved = self.show(id).await?;
-        if is_heeded(request, &saved)? {
+        let saved = self.show(*id).await?;
+        if self.is_so(asked, &saved).await? {
             return Ok(());
         }
+        let since = Refusal::State(match request.verb {
+            Verb::Retry { .. } => "this step was being tried when it was asked: ask again",
+            _ => "it was not so far, or past that, when it was asked",
+        });
         let why = self.refusal(&saved, &request.verb).await?;
-        let since = Refusal::State("it was not so far, or past that, when it was asked");
-        Err(refused(id, why.unwrap_or(since)))
+        Err(why.unwrap_or_else(|| refused(*id, since)))
+    }
+
+    /// Whether the store says that a request was heeded, or that it is so already.
+    async fn is_so(&self, asked: &Asked, saved: &SavedSaga) -> Result<bool> {
+        let verb = &asked.request.verb;
+        Ok(asked.is_heeded(&saved.journal)? || self.recovered(saved).await?.is_so(verb))
     }
 
     /// Why nothing would follow, as far as the store tells.
-    async fn refusal(&self, saved: &SavedSaga, verb: &Verb) -> Result<Option<Refusal>> {
+    async fn refusal(&self, saved: &SavedSaga, verb: &Verb) -> Result<Option<Error>> {
+        let id = saved.id;
         if saved.ended_at.is_some() {
-            return Ok(Some(Refusal::State("it has ended")));
+            return Ok(Some(refused(id, Refusal::State("it has ended"))));
         }
-        Ok(self.recovered(saved).await?.refusal(verb))
+        let saga = self.recovered(saved).await?;
+        let Some(why) = saga.refusal(verb) else { return Ok(None) };
+        let Verb::Retry { step } = verb else { return Ok(Some(refused(id, why))) };
+        let open = saga.open_steps().into_iter().find(|open| open.step == *step);
+        let participant =
+            open.and_then(|open| open.participant).filter(|_| why == Refusal::UnderWay);
+        let Some(participant) = participant else { return Ok(Some(refused(id, why))) };
+        let hold = self.holds().await?.into_iter().find(|hold| hold.covers(&participant));
+        let Some(Hold { participant, actor, reason, .. }) = hold else {
+            return Ok(Some(refused(id, why)));
+        };
+        let what = format!(
+            "nothing is changed of the saga {id}: {UNDER_WAY}; `{participant}` is held by {actor} ({reason}): no attempt begins until it is released"
+        );
+        Ok(Some(Error::new(Code::WrongState, what)))
+    }
+
+    /// The same, of what the runner here has refused: with what the store tells besides.
+    async fn refused(&self, asked: &Asked) -> Option<Error> {
+        let saved = self.show(asked.id).await.ok()?;
+        self.refusal(&saved, &asked.request.verb).await.ok().flatten()
     }
 
     /// The steps that a saga is at, and who is held of those that carry them out: why it does not go on. None of
@@ -228,7 +233,7 @@ impl Sagas {
         let missing =
             || Error::new(Code::Corrupt, format!("the definition of {} is missing", saved.id));
         let checked = Arc::new(Definition::parse(&text.ok_or_else(missing)?)?);
-        Saga::recovered(saved, checked, Sabotage::default())
+        Saga::recovered(saved, checked, Sabotage::from_env())
     }
 
     /// Whether nobody has taken a request yet.
@@ -242,19 +247,46 @@ impl Sagas {
     }
 }
 
-/// Whether the journal says that this was heeded.
-fn is_heeded(request: &Request, saved: &SavedSaga) -> Result<bool> {
-    let mut journal = Vec::new();
-    for transition in &saved.journal {
-        journal.extend(transition.entries()?);
+/// What is wanted of a saga, and how far its journal was before.
+struct Asked {
+    id: SagaId,
+    request: Request,
+    since: u32,
+}
+
+impl Asked {
+    /// Whether the journal says so: somebody may have wanted the same before, for the same reason.
+    fn is_heeded(&self, transitions: &[SavedTransition]) -> Result<bool> {
+        let mut journal = Vec::new();
+        for transition in transitions.iter().filter(|line| line.version > self.since) {
+            journal.extend(transition.entries()?);
+        }
+        Ok(self.request.is_heeded(&journal))
     }
-    Ok(request.is_heeded(&journal))
+}
+
+/// The number of its last transition.
+fn version(saved: &SavedSaga) -> u32 {
+    saved.journal.last().map_or(0, |last| last.version)
+}
+
+/// A step is skipped the way the saga goes when that is asked for: should it have turned by the time that is
+/// heeded, something else would be meant.
+fn with_direction(verb: Verb, saved: &SavedSaga) -> Result<Verb> {
+    let Verb::Skip { step, output, direction: None } = verb else { return Ok(verb) };
+    let mut direction = Direction::Action;
+    for transition in &saved.journal {
+        if transition.entries()?.iter().any(Entry::turns_back) {
+            direction = Direction::Compensation;
+        }
+    }
+    Ok(Verb::Skip { step, output, direction: Some(direction) })
 }
 
 /// It was asked for: unless it is known that nothing follows, what the store says since then is no answer.
 fn unless_known(id: SagaId, error: Error) -> Error {
     let is_known = matches!(error.code(), Code::WrongState | Code::InvalidInput | Code::NotFound);
-    let denies = Sabotage::from_env().has(Defect::DenyAsked);
+    let denies = Sabotage::from_env().has(Defect::DenyDecision);
     if is_known || denies || error.certainty() == Certainty::Unknown {
         return error;
     }
@@ -268,13 +300,30 @@ pub(super) fn refused(id: SagaId, why: Refusal) -> Error {
     let (code, why) = match why {
         Refusal::NoStep => (Code::InvalidInput, "it has no step of this name"),
         Refusal::State(why) => (Code::WrongState, why),
+        Refusal::UnderWay => (Code::WrongState, UNDER_WAY),
     };
     Error::new(code, format!("nothing is changed of the saga {id}: {why}"))
 }
 
 #[cfg(test)]
 mod tests {
+    use onewrite_core::Timestamp;
+
     use super::*;
+
+    #[test]
+    fn what_was_wanted_before_for_the_same_reason_is_not_taken_for_this() {
+        let retried = r#"[{"retried":{"step":"charge","actor":"ann","reason":"it is back"}}]"#;
+        let line =
+            SavedTransition { version: 4, time: Timestamp(0), epoch: 1, json: retried.into() };
+        let verb = Verb::Retry { step: "charge".into() };
+        let (actor, reason) = ("ann".into(), "it is back".into());
+        let request = Request { id: "r".into(), verb, actor, reason };
+        let asked = |since| Asked { id: SagaId(1), request: request.clone(), since };
+        let journal = [line];
+        assert!(asked(3).is_heeded(&journal).is_ok_and(|is_it| is_it));
+        assert!(asked(4).is_heeded(&journal).is_ok_and(|is_it| !is_it));
+    }
 
     #[test]
     fn a_store_that_fails_behind_a_request_leaves_it_unknown() {

@@ -54,7 +54,7 @@ pub(crate) async fn run(verb: ParticipantVerb) -> Result<()> {
                 None if !was_held => naming::doubt(&*store, &participant).await,
                 still_held => still_held,
             };
-            let word = if was_held { "is asked again" } else { "was not held" };
+            let word = if was_held { "is released" } else { "was not held" };
             told(&participant, word, doubt, stores.json);
         }
         ParticipantVerb::List { stores } => {
@@ -65,9 +65,13 @@ pub(crate) async fn run(verb: ParticipantVerb) -> Result<()> {
     Ok(())
 }
 
-/// Who is held all the same, by another name. What was asked for is done, whatever the store says now.
+/// Who is held all the same, by another name.
 async fn still_held(sagas: &Sagas, participant: &str) -> Option<String> {
-    let holds = sagas.holds().await.ok()?;
+    let holds = match sagas.holds().await {
+        Ok(holds) => holds,
+        // What was asked for is done.
+        Err(error) => return Some(format!("who else is held is not known: {error}")),
+    };
     let others = holds.iter().filter(|hold| hold.concerns(participant));
     let told = others.take(TOLD_MAX).map(|Hold { participant, actor, reason, .. }| {
         format!("`{participant}` is held, by {actor}: {reason}")

@@ -1,6 +1,12 @@
 //! One decision about many sagas.
 
-use std::sync::Arc;
+use std::{
+    collections::HashSet,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
 use futures::{StreamExt as _, stream};
 use onewrite::{
@@ -33,13 +39,15 @@ pub(crate) struct Bulk {
     pub(crate) done: usize,
     /// Sagas of which nothing was changed.
     pub(crate) refused: usize,
-    /// Sagas of which nobody knows: nobody who runs them has answered in time, and what was asked for stands.
+    /// Sagas of which nobody knows, since nobody who runs them has answered in time, or the store failed meanwhile: what
+    /// was asked for may stand.
     pub(crate) unknown: usize,
     /// Some of these and of the refused ones, and why.
     pub(crate) why: Vec<Refused>,
-    /// Where to read on, if there may be more.
+    /// Where to read on, if there may be more. Where the store failed, what came of every saga until then is known, and
+    /// of some behind it.
     pub(crate) next: Option<String>,
-    /// Why the sagas behind those were not listed, should the store have failed.
+    /// Why it ended before all were asked, should the store have failed.
     #[serde(serialize_with = "told", skip_serializing_if = "Option::is_none")]
     pub(crate) stopped: Option<Error>,
 }
@@ -55,10 +63,11 @@ pub(crate) struct Refused {
     pub(crate) why: String,
 }
 
-/// Has the same done to all sagas of a list, the newest first, and at most to as many as it says.
+/// Has the same done to all sagas of a list, the newest first, and at most to as many as it says. Ends where the store
+/// fails, and tells what came of those that were asked until then.
 ///
 /// # Errors
-/// What the store says while it lists the first ones. What becomes of each saga is told.
+/// What the store says before any saga was asked.
 pub(crate) async fn steer(
     store: &Arc<dyn Journal>,
     sagas: &Sagas,
@@ -66,36 +75,33 @@ pub(crate) async fn steer(
     verb: &Verb,
     (actor, reason): (&Text, &Text),
 ) -> Result<Bulk> {
-    let denies = Sabotage::from_env().has(Defect::DenyAsked);
+    let denies = Sabotage::from_env().has(Defect::DenyMany);
     let (mut bulk, mut left) = (Bulk::default(), which.limit.min(LIMIT_MAX));
-    while left > 0 {
+    while left > 0 && bulk.stopped.is_none() {
         which.limit = left.min(PAGE);
         let page = match store.list(&which).await {
             Ok(page) => page,
-            Err(error) if bulk.asked() == 0 || denies => return Err(error),
-            // What was decided until then is told, and where to go on.
             Err(error) => {
                 bulk.stopped = Some(error);
                 break;
             }
         };
         let (count, last) = (page.len(), page.last().map(|saga| saga.id));
-        let asked = page.into_iter().filter(|saga| saga.ended_at.is_none()).map(|saga| {
-            let (verb, actor, reason) = (verb.clone(), actor.clone(), reason.clone());
-            async move { (saga.id, one(sagas, saga, verb, actor, reason).await) }
-        });
-        let mut answers = stream::iter(asked).buffer_unordered(AT_ONCE);
-        while let Some((id, answer)) = answers.next().await {
-            bulk.note(id, answer);
-        }
         left -= count;
-        if count < which.limit {
+        let behind = bulk.page(sagas, page, verb, (actor, reason)).await;
+        if bulk.stopped.is_some() {
+            which.behind = behind.or(which.behind);
+        } else if count < which.limit {
             return Ok(bulk);
+        } else {
+            which.behind = last;
         }
-        which.behind = last;
     }
     bulk.next = which.behind.map(|last| last.to_string());
-    Ok(bulk)
+    match bulk.stopped.take() {
+        Some(error) if denies || bulk.asked() == 0 => Err(error),
+        stopped => Ok(Bulk { stopped, ..bulk }),
+    }
 }
 
 async fn one(sagas: &Sagas, saga: SagaHead, verb: Verb, actor: Text, reason: Text) -> Result<()> {
@@ -109,10 +115,59 @@ async fn one(sagas: &Sagas, saga: SagaHead, verb: Verb, actor: Text, reason: Tex
     sagas.steer(saga.id, verb, actor, reason).await
 }
 
+/// Whether it says nothing of the saga: the next one would be told the same.
+fn is_of_the_store(error: &Error) -> bool {
+    let of_saga = matches!(
+        error.code(),
+        Code::WrongState | Code::InvalidInput | Code::NotFound | Code::Corrupt
+    );
+    !of_saga && error.certainty() != Certainty::Unknown
+}
+
 impl Bulk {
     /// Sagas that were asked so far.
     pub(crate) fn asked(&self) -> usize {
         self.done + self.refused + self.unknown
+    }
+
+    /// Asks these sagas, so many at the same time, until the store fails. Returns the last one before the first of which
+    /// it is not known what came of it.
+    async fn page(
+        &mut self,
+        sagas: &Sagas,
+        page: Vec<SagaHead>,
+        verb: &Verb,
+        (actor, reason): (&Text, &Text),
+    ) -> Option<SagaId> {
+        let has_failed = AtomicBool::new(false);
+        let order: Vec<SagaId> = page.iter().map(|saga| saga.id).collect();
+        let unfinished = page.iter().filter(|saga| saga.ended_at.is_none());
+        let mut open: HashSet<SagaId> = unfinished.map(|saga| saga.id).collect();
+        let unfinished = page.into_iter().filter(|saga| saga.ended_at.is_none());
+        // It is looked whenever there is room for another one.
+        let unfinished = unfinished.take_while(|_| !has_failed.load(Ordering::Relaxed));
+        let asked = unfinished.map(|saga| {
+            let (verb, actor, reason) = (verb.clone(), actor.clone(), reason.clone());
+            async move { (saga.id, one(sagas, saga, verb, actor, reason).await) }
+        });
+        let mut answers = stream::iter(asked).buffer_unordered(AT_ONCE);
+        while let Some((id, answer)) = answers.next().await {
+            match answer {
+                Err(error) if is_of_the_store(&error) => {
+                    has_failed.store(true, Ordering::Relaxed);
+                    self.stopped.get_or_insert(error);
+                }
+                answer => {
+                    let is_unknown = |error: &Error| error.certainty() == Certainty::Unknown;
+                    if !answer.as_ref().is_err_and(is_unknown) {
+                        open.remove(&id);
+                    }
+                    self.note(id, answer);
+                }
+            }
+        }
+        let first = order.iter().position(|id| open.contains(id))?;
+        first.checked_sub(1).map(|before| order[before])
     }
 
     fn note(&mut self, saga: SagaId, answer: Result<()>) {

@@ -31,7 +31,10 @@ pub(crate) async fn doubt(store: &dyn Journal, participant: &str) -> Option<Stri
     if names.iter().any(|name| Hold::would_cover(participant, name)) {
         return None;
     }
-    Some(format!("no saga of this store names `{participant}`{}", others("name", &names)))
+    Some(format!(
+        "none of the store's latest sagas names `{participant}`{}",
+        others("name", &names)
+    ))
 }
 
 /// Why one of these attributes may be misspelt, as [`doubt`].
@@ -44,7 +47,7 @@ pub(crate) async fn doubt_attributes(store: &dyn Journal, asked: &[Attribute]) -
     let known: BTreeSet<String> = known.collect();
     let unknown = asked.iter().find(|attribute| !known.contains(&*attribute.name))?;
     let (name, others) = (&unknown.name, others("have", &known));
-    Some(format!("no saga of this store has an attribute `{name}`{others}"))
+    Some(format!("none of the store's latest sagas has an attribute `{name}`{others}"))
 }
 
 fn others(verb: &str, known: &BTreeSet<String>) -> String {

@@ -37,6 +37,9 @@ struct Why {
 impl End {
     /// The end, if it comes within this time. The start is durable: should the store not tell of the end, or this
     /// server be stopped, the saga goes on all the same, and its id is the answer.
+    ///
+    /// # Errors
+    /// None, but for a planted defect.
     pub(super) async fn within(api: &Api, id: SagaId, wait_ms: u64) -> Result<Self> {
         if wait_ms == 0 {
             return Ok(Self::default());
@@ -44,13 +47,14 @@ impl End {
         let patience = Duration::from_millis(wait_ms).min(WAIT_MAX);
         let ended = tokio::time::timeout(patience, api.sagas.ended(id));
         let ended = tokio::select! {
+            biased;
             ended = ended => ended,
             // Whoever asks next can ask another server, by the id.
             () = api.shutdown.begun() => return Ok(Self::default()),
         };
         let ended = match ended {
             Ok(Ok(ended)) => ended,
-            Ok(Err(error)) if Sabotage::from_env().has(Defect::DenyAsked) => return Err(error),
+            Ok(Err(error)) if Sabotage::from_env().has(Defect::DenyStart) => return Err(error),
             _ => return Ok(Self::default()),
         };
         Ok(match ended {

@@ -180,7 +180,7 @@ pub(crate) async fn run(args: ServeArgs) -> Result<()> {
     let says = async {
         shutdown.begun().await;
         report::tell!(
-            "stopping: what is in flight has up to {patience:?} to end; a second signal ends it now"
+            "stopping: what is in flight has up to {patience:?} to end; a second signal, after a moment, ends it now"
         );
     };
     let ((), (), ended) = tokio::join!(says, serving, async {

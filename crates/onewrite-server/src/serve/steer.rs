@@ -160,8 +160,10 @@ pub(super) async fn release(State(api): State<Arc<Api>>, request: Request) -> An
     let was_held = api.sagas.release(&participant, actor, reason).await?;
     let is_known = was_held || is_known(&api, &participant).await;
     // What was asked for is done, whatever the store says now.
-    let mut others = api.sagas.holds().await.unwrap_or_default();
-    others.retain(|hold| hold.concerns(&participant));
+    let others = api.sagas.holds().await.ok().map(|mut holds| {
+        holds.retain(|hold| hold.concerns(&participant));
+        holds
+    });
     let said = serde_json::json!({ "held": was_held, "known": is_known, "still_held": others });
     Ok(json(StatusCode::OK, &said))
 }

@@ -8,7 +8,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use crate::report;
 
 /// Signals within this time are one: of a terminal, and of who passes on what it was sent itself.
-const ONE: Duration = Duration::from_millis(250);
+const SAME_WITHIN: Duration = Duration::from_millis(250);
 
 /// The signals by which a server is ended.
 pub(super) struct Signals {
@@ -41,7 +41,7 @@ impl Signals {
         shutdown.begin();
         let first = Instant::now();
         let mut code = self.next().await;
-        while first.elapsed() < ONE {
+        while first.elapsed() < SAME_WITHIN {
             code = self.next().await;
         }
         report::tell!(

@@ -39,30 +39,39 @@ impl Pair {
     }
 
     /// The second, while the first does nothing, and keeps what it has: its leases last.
-    fn beside(&self) -> Started {
-        self.owner.process.signal(Signal::STOP);
+    async fn beside(&self) -> Started {
+        until("it stands still outside a transaction", async || {
+            self.owner.process.signal(Signal::STOP);
+            let busy = "pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid() AND state <> 'idle'";
+            let stands = self.count(busy).await == 0;
+            if !stands {
+                self.owner.process.signal(Signal::CONT);
+            }
+            stands
+        })
+        .await;
         let port = self.proxy.addr().port();
         let url = self.server.url(&self.database);
         let url = url.replace(&format!(":{}", self.server.port()), &format!(":{port}"));
-        serve_on(&self.place, &url, anywhere(), &["--lease", "60s"])
+        block_in_place(|| serve_on(&self.place, &url, anywhere(), &["--lease", "60s"]))
     }
 
     async fn post(&self, server: &Started, route: &str, body: &Value) -> (StatusCode, Value) {
         ask(&self.client, Method::POST, format!("{}/v1/{route}", server.url), Some(body)).await
     }
 
-    async fn count(&self, sql: &str) -> u64 {
-        let sql = format!("SELECT count(*) FROM {sql}");
-        let found = self.server.psql(&self.database, &sql).await.unwrap();
-        found.trim().parse().unwrap()
+    async fn sql(&self, sql: &str) -> String {
+        self.server.psql(&self.database, sql).await.unwrap()
     }
 
-    /// Cuts the store off once it has so many rows there, and whoever wrote the last one knows.
-    async fn cut_behind(&self, sql: &str, rows: u64) {
-        until(sql, async || self.count(sql).await >= rows).await;
-        let passed = self.proxy.bytes().1;
-        until("answers of the store pass", async || self.proxy.bytes().1 > passed + 4_096).await;
-        self.proxy.set(Fault::Refuse);
+    async fn count(&self, of: &str) -> u64 {
+        self.sql(&format!("SELECT count(*) FROM {of}")).await.trim().parse().unwrap()
+    }
+
+    /// Takes a table away once it has a row. Who has written that is told so, and reads it in vain.
+    async fn take_away(&self, table: &str) {
+        until(table, async || self.count(table).await > 0).await;
+        self.sql(&format!("ALTER TABLE {table} RENAME TO gone")).await;
     }
 }
 
@@ -84,11 +93,11 @@ fn rest(key: &str) -> Value {
 async fn decided(place: Place) -> (StatusCode, Value) {
     let pair = Pair::start(place).await;
     let (_, started) = pair.post(&pair.owner, "sagas", &rest("r-1")).await;
-    let other = block_in_place(|| pair.beside());
+    let other = pair.beside().await;
     let route = format!("sagas/{}/cancel", started["id"].as_str().unwrap());
-    let why = json!({"reason": "a mistake"});
+    let why = why();
     let asked = pair.post(&other, &route, &why);
-    tokio::join!(asked, pair.cut_behind("onewrite.saga_signal", 1)).0
+    tokio::join!(asked, pair.take_away("onewrite.saga_signal")).0
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -101,11 +110,11 @@ async fn a_decision_that_stands_is_unknown_when_the_store_fails_behind_it() {
 /// The answer to a start that waits for the end, while the store fails behind it.
 async fn started(place: Place) -> (StatusCode, Value) {
     let pair = Pair::start(place).await;
-    let other = block_in_place(|| pair.beside());
+    let other = pair.beside().await;
     let mut start = rest("r-1");
     start["wait_ms"] = json!(60_000);
-    let asked = pair.post(&other, "sagas", &start);
-    tokio::join!(asked, pair.cut_behind("onewrite.saga", 1)).0
+    let asked = tokio::time::timeout(PATIENCE, pair.post(&other, "sagas", &start));
+    tokio::join!(asked, pair.take_away("onewrite.saga")).0.unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -115,14 +124,12 @@ async fn a_start_is_answered_with_its_id_when_the_store_fails_behind_it() {
     assert!(said["id"].is_string() && said["state"].is_null(), "{said}");
 }
 
-/// Sagas of one page, and those of the next.
-const PAGE: u64 = 1_000;
-const MORE: u64 = 5;
+const MANY: u64 = 300;
 
-/// The answer to one decision about many, while the store fails amid the first page; how many sagas heeded it.
-async fn decided_of_many(place: Place) -> (StatusCode, Value, u64) {
+/// So many sagas, and the answer to one decision about them all, while the store goes away amid them.
+async fn decided_of_many(place: Place) -> (Pair, Started, (StatusCode, Value)) {
     let pair = Pair::start(place).await;
-    let starts = (0..PAGE + MORE).map(|n| {
+    let starts = (0..MANY).map(|n| {
         let pair = &pair;
         async move {
             let (status, said) = pair.post(&pair.owner, "sagas", &rest(&format!("r-{n}"))).await;
@@ -131,25 +138,43 @@ async fn decided_of_many(place: Place) -> (StatusCode, Value, u64) {
     });
     let starts = futures::stream::iter(starts);
     futures::StreamExt::collect::<Vec<()>>(futures::StreamExt::buffer_unordered(starts, 32)).await;
-    let other = block_in_place(|| pair.beside());
+    let other = pair.beside().await;
     pair.owner.process.signal(Signal::CONT);
-    let why = json!({"reason": "a mistake"});
+    let why = why();
     let asked = pair.post(&other, "bulk/cancel?name=rest", &why);
-    let ended = "onewrite.saga WHERE ended_at IS NOT NULL";
-    let (status, said) = tokio::join!(asked, pair.cut_behind(ended, 100)).0;
-    (status, said, pair.count(ended).await)
+    let cut = async {
+        until("some heeded it", async || pair.count(ENDED).await >= 20).await;
+        pair.proxy.set(Fault::Refuse);
+    };
+    let answer = tokio::join!(asked, cut).0;
+    (pair, other, answer)
 }
 
+const ENDED: &str = "onewrite.saga WHERE ended_at IS NOT NULL";
+
+fn why() -> Value {
+    json!({"reason": "a mistake"})
+}
+
+/// What is told is true, and whoever goes on where it says so leaves none out.
 #[tokio::test(flavor = "multi_thread")]
-async fn many_decisions_are_told_as_far_as_they_came_when_the_store_fails() {
-    let (status, said, heeded) = decided_of_many(Place::new()).await;
+async fn many_decisions_are_told_as_far_as_they_came_and_none_is_left_out() {
+    let (pair, other, (status, said)) = decided_of_many(Place::new()).await;
     assert_eq!(status.as_u16(), 200, "{said}");
-    let of = |what: &str| said[what].as_u64().unwrap();
-    assert!((1..=heeded).contains(&of("done")), "{heeded}: {said}");
-    assert!(of("unknown") > 0, "{said}");
-    assert_eq!(of("done") + of("unknown") + of("refused"), PAGE, "{said}");
-    assert!(said["next"].is_string(), "{said}");
     assert!(said["stopped"].as_str().unwrap().contains("OW0002"), "{said}");
+    let of = |what: &str| said[what].as_u64().unwrap();
+    assert!(of("done") > 0 && of("unknown") > 0 && of("refused") == 0, "{said}");
+    assert!(of("done") + of("unknown") < MANY, "{said}");
+    assert!(pair.count(ENDED).await >= of("done"), "{said}");
+    pair.proxy.set(Fault::Pass);
+    let behind = said["next"].as_str().map(|next| format!("&behind={next}"));
+    let route = format!("bulk/cancel?name=rest{}", behind.unwrap_or_default());
+    until("the rest is decided", async || {
+        let (status, said) = pair.post(&other, &route, &why()).await;
+        status.is_success() && said.get("stopped").is_none() && said["unknown"] == 0
+    })
+    .await;
+    until("all heeded it", async || pair.count(ENDED).await == MANY).await;
 }
 
 #[cfg(feature = "sabotage")]
@@ -158,26 +183,23 @@ mod sabotage {
 
     use super::*;
 
-    fn place() -> Place {
-        Place::with_defect(Defect::DenyAsked)
-    }
-
     #[tokio::test(flavor = "multi_thread")]
     async fn a_decision_that_is_called_refused_is_noticed() {
-        let (status, said) = decided(place()).await;
-        assert_eq!((status.as_u16(), &said["code"]), (503, &json!("OW0002")), "{said}");
+        let (status, said) = decided(Place::with_defect(Defect::DenyDecision)).await;
+        assert_eq!((status.as_u16(), &said["code"]), (500, &json!("OW0003")), "{said}");
     }
 
     #[tokio::test(flavor = "multi_thread")]
     async fn a_start_that_is_called_refused_is_noticed() {
-        let (status, said) = started(place()).await;
-        assert_eq!((status.as_u16(), &said["code"]), (503, &json!("OW0002")), "{said}");
+        let (status, said) = started(Place::with_defect(Defect::DenyStart)).await;
+        assert_eq!((status.as_u16(), &said["code"]), (500, &json!("OW0003")), "{said}");
     }
 
     #[tokio::test(flavor = "multi_thread")]
     async fn many_decisions_that_are_called_refused_are_noticed() {
-        let (status, said, heeded) = decided_of_many(place()).await;
+        let place = Place::with_defect(Defect::DenyMany);
+        let (pair, _, (status, said)) = decided_of_many(place).await;
         assert_eq!((status.as_u16(), &said["code"]), (503, &json!("OW0002")), "{said}");
-        assert!(heeded > 0, "some heeded it");
+        assert!(pair.count(ENDED).await > 0, "some heeded it");
     }
 }

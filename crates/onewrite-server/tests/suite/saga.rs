@@ -18,7 +18,7 @@ steps:
   - name: charge
     action: bank.charge
     compensation: {by: bank.refund}
-    retry: &long {initial_ms: 60000, cap_ms: 60000, attempts_max: null}
+    retry: &long {initial_ms: 86400000, cap_ms: 86400000, attempts_max: null}
     compensation_retry: *long
   - name: rest
     wait: {for_ms: 3600000}
@@ -98,7 +98,7 @@ async fn an_operator_decides_on_the_command_line() {
         assert!(retried(&saga.show()));
         place.run(&saga.args("skip", &["--step", "rest"])).refused("OW0039", &["turn"]);
         saga.says("skip", &["--step", "charge", "--output", r#"{"paid":"in cash"}"#]);
-        saga.cannot_retry("rest", "this step waits");
+        saga.cannot_retry("rest", "this step waits for a time");
         saga.says("skip", &["--step", "rest"]);
         saga.becomes(("completed", "nothing"));
         assert_eq!(saga.show()["output"], json!({"paid": "in cash"}));
@@ -209,25 +209,42 @@ async fn the_same_is_decided_about_many() {
     block_in_place(|| drop(server.process.terminate().ok()));
 }
 
-/// Who wants tried what is being tried is told so, here and elsewhere.
-#[tokio::test(flavor = "multi_thread")]
-async fn an_attempt_that_is_under_way_is_not_made_again() {
-    let (place, client) = (Place::new(), Client::new());
-    // It is asked, and does not answer.
+/// A saga whose step is being tried, by a participant that does not answer; how a retry over HTTP is answered.
+async fn tried_again(place: &Place) -> (Operator<'_>, reqwest::StatusCode, Value) {
     let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let bank = format!("bank=http://{}", silent.local_addr().unwrap());
     let args = ["--participant", &bank, "--allow-private"];
-    let server = block_in_place(|| serve(&place, anywhere(), &args));
-    place.write("order.yaml", ORDER);
-    let saga = block_in_place(|| Operator::start(&place, "k-1"));
+    let server = block_in_place(|| serve(place, anywhere(), &args));
+    let saga = block_in_place(|| Operator::start(place, "k-1"));
     let _asked = silent.accept().await.unwrap();
-    block_in_place(|| saga.cannot_retry("charge", "being tried"));
     let route = format!("{}/v1/sagas/{}/retry", server.url, saga.id);
     let why = json!({"step": "charge", "reason": "so"});
-    let (status, problem) = ask(&client, Method::POST, route, Some(&why)).await;
+    let (status, answer) = ask(&Client::new(), Method::POST, route, Some(&why)).await;
+    (saga, status, answer)
+}
+
+/// Who wants tried what is being tried is told so, by the server that tries it and on the command line.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_attempt_that_is_under_way_is_not_made_again() {
+    let place = Place::new();
+    place.write("order.yaml", ORDER);
+    let (saga, status, problem) = tried_again(&place).await;
     assert_eq!((status.as_u16(), &problem["code"]), (409, &json!("OW0039")), "{problem}");
+    assert!(problem["detail"].as_str().unwrap().contains("is being tried"), "{problem}");
+    block_in_place(|| saga.cannot_retry("charge", "is being tried"));
     let journal = block_in_place(|| saga.show())["journal"].to_string();
     assert!(!journal.contains("retried"), "{journal}");
+}
+
+#[cfg(feature = "sabotage")]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_promise_to_try_again_what_is_being_tried_is_noticed() {
+    let place = Place::with_defect(onewrite::sabotage::Defect::PromiseRetry);
+    place.write("order.yaml", ORDER);
+    let (saga, status, answer) = tried_again(&place).await;
+    assert_eq!(status, 204, "{answer}");
+    let journal = block_in_place(|| saga.show())["journal"].to_string();
+    assert!(!journal.contains("retried"), "nothing follows: {journal}");
 }
 
 /// Nothing is asked of who is held, by any process; what waits goes on once it is released.
@@ -288,7 +305,12 @@ async fn a_participant_is_held_and_released() {
     let shown = block_in_place(|| place.run(&[&["saga", "show", id][..], &STORE].concat()));
     assert!(shown.ok().out.contains("charge, by bank.charge; bank is held by ann: it is down"));
     let retry = Operator { place: &place, id: id.to_owned() };
-    block_in_place(|| retry.cannot_retry("charge", "`bank` is held by ann (it is down): release"));
+    block_in_place(|| {
+        retry.cannot_retry("charge", "`bank` is held by ann (it is down): no attempt begins");
+        retry.says("pause", &[]);
+        retry.cannot_retry("charge", "it is paused: resume it");
+        retry.says("resume", &[]);
+    });
     let why = json!({"participant": "bank", "reason": "it is back"});
     let (_, released) =
         ask(&client, Method::POST, format!("{url}/v1/holds/release"), Some(&why)).await;
@@ -319,7 +341,8 @@ fn a_name_that_nobody_has_is_doubted(place: &Place) {
     };
     let held = verb("hold", "bnak", &[]);
     assert_eq!(held.out, "bnak is held\n");
-    let warning = "warning: no saga of this store names `bnak`; they name `bank.charge`\n";
+    let warning =
+        "warning: none of the store's latest sagas names `bnak`; they name `bank.charge`\n";
     assert_eq!(held.err, warning);
     assert_eq!(verb("release", "bnak", &[]).err, "", "it was there");
     assert_eq!(verb("release", "bnak", &[]).err, warning);
@@ -331,7 +354,11 @@ fn a_name_that_nobody_has_is_doubted(place: &Place) {
     let released = verb("release", "bank", &["--actor", "ann"]);
     assert_eq!(released.out, "bank was not held\n");
     assert!(released.err.starts_with("warning: `bank.charge` is held, by "), "{}", released.err);
-    verb("release", "bank.charge", &[]);
+    verb("hold", "bank", &[]);
+    let released = verb("release", "bank.charge", &[]);
+    assert_eq!(released.out, "bank.charge is released\n");
+    assert!(released.err.starts_with("warning: `bank` is held, by "), "{}", released.err);
+    verb("release", "bank", &[]);
     assert_eq!(verb("hold", "bank", &[]).err, "");
     verb("release", "bank", &[]);
 }

@@ -227,7 +227,8 @@ async fn starting_twice_is_harmless_and_a_saga_is_shown_and_signalled() {
         let args = ["saga", "list", "--attribute", attribute, "--store", "sqlite:sagas.db"];
         block_in_place(|| place.run(&args)).ok().err
     };
-    let warning = "warning: no saga of this store has an attribute `bil`; they have `bill`\n";
+    let warning =
+        "warning: none of the store's latest sagas has an attribute `bil`; they have `bill`\n";
     assert_eq!((list("bill=b-2"), list("bil=b-1")), (String::new(), warning.to_owned()));
     let many = "attribute=a=1&".repeat(9);
     for bad in
@@ -504,13 +505,14 @@ async fn who_waits_when_a_server_is_stopped_is_told_the_id() {
     let mut body = start_of(1);
     body["wait_ms"] = json!(60_000);
     let url = format!("{}/v1/sagas", server.url);
-    let asked = ask(&client, Method::POST, url, Some(&body));
+    let asked = tokio::time::timeout(PATIENCE, ask(&client, Method::POST, url, Some(&body)));
     let stopped = async {
         let attempt = listener.accept().await.unwrap();
         server.process.signal(Signal::TERM);
         attempt
     };
-    let ((status, answer), _attempt) = tokio::join!(asked, stopped);
+    let (answered, _attempt) = tokio::join!(asked, stopped);
+    let (status, answer) = answered.expect("an answer before the time that it may wait is over");
     assert_eq!(status, 201, "{answer}");
     assert!(answer["id"].is_string() && answer["state"].is_null(), "{answer}");
 }

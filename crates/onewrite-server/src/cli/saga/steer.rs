@@ -81,7 +81,7 @@ pub(crate) struct RetryArgs {
 }
 
 pub(crate) async fn retry(args: RetryArgs) -> Result<()> {
-    let said = format!("has `{}` due now", args.step);
+    let said = format!("is to try `{}` again now", args.step);
     steer(args.steer, Verb::Retry { step: args.step.into() }, &said).await
 }
 
