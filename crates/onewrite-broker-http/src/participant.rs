@@ -102,7 +102,8 @@ impl HttpParticipants {
     pub fn at(&self, url: &str) -> Result<Arc<dyn Participant>> {
         let (client, url) = self.reach(url)?;
         let (headers, public_url) = (self.headers.clone(), self.public_url.clone());
-        Ok(Arc::new(HttpParticipant { client, url, headers, public_url }))
+        let from = target::shown(&url).into();
+        Ok(Arc::new(HttpParticipant { client, url, from, headers, public_url }))
     }
 
     /// How a URL is reached, if it may be.
@@ -127,21 +128,21 @@ impl HttpParticipants {
 struct HttpParticipant {
     client: Client,
     url: Url,
+    /// The same, as it is told.
+    from: Arc<str>,
     headers: HeaderMap,
     public_url: Option<Arc<str>>,
 }
 
 impl Participant for HttpParticipant {
     fn act(&self, call: Call) -> BoxFuture<'static, Ended> {
-        let from = target::shown(&self.url);
-        let request = self.client.post(self.url.clone()).headers(self.headers.clone());
-        let public_url = self.public_url.clone();
+        let (from, mut all) = (Arc::clone(&self.from), self.headers.clone());
+        let request = self.client.post(self.url.clone());
+        if let Err(error) = headers(&call, self.public_url.as_deref(), &mut all) {
+            return Box::pin(std::future::ready(Ended::Unknown(error.to_string().into())));
+        }
         Box::pin(async move {
-            let request = match headers(&call, public_url.as_deref()) {
-                Ok(headers) => request.headers(headers).body(body(&call)),
-                Err(error) => return Ended::Unknown(error.to_string().into()),
-            };
-            match request.send().await {
+            match request.headers(all).body(body(&call)).send().await {
                 Ok(response) => answered(&from, response).await,
                 Err(error) => Ended::Unknown(target::failed(&from, error).error.to_string().into()),
             }
@@ -170,13 +171,14 @@ static ATTEMPT: HeaderName = HeaderName::from_static("onewrite-attempt");
 static EPOCH: HeaderName = HeaderName::from_static("onewrite-epoch");
 static DEADLINE: HeaderName = HeaderName::from_static("onewrite-deadline-ms");
 
-fn headers(call: &Call, public_url: Option<&str>) -> Result<HeaderMap> {
+/// Adds what each attempt says.
+fn headers(call: &Call, public_url: Option<&str>, headers: &mut HeaderMap) -> Result<()> {
     let direction = match call.direction {
         Direction::Action => "action",
         Direction::Compensation => "compensation",
     };
     let left = call.deadline.saturating_duration_since(Instant::now()).as_millis();
-    let mut headers = HeaderMap::with_capacity(10);
+    headers.reserve(10);
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     headers.insert(&DIRECTION, HeaderValue::from_static(direction));
     let look =
@@ -200,22 +202,19 @@ fn headers(call: &Call, public_url: Option<&str>) -> Result<HeaderMap> {
     for (name, number) in numbers.into_iter().chain([left]) {
         headers.insert(name, number.into());
     }
-    Ok(headers)
+    Ok(())
 }
 
 /// All attempts of a saga are one trace, whose id is the saga's, and each is a span of its own.
 fn traceparent(call: &Call) -> String {
     let digest = Sha256::digest(format!("{}/{}", call.key, call.attempt));
-    let mut span = String::with_capacity(16);
-    for byte in digest.iter().take(8) {
-        span.push_str(&format!("{byte:02x}"));
-    }
-    format!("00-{:032x}-{span}-01", call.saga.0)
+    let span = digest.iter().take(8).fold(0_u64, |span, byte| span << 8 | u64::from(*byte));
+    format!("00-{:032x}-{span:016x}-01", call.saga.0)
 }
 
 /// Reads an answer; one that breaks off says nothing.
 async fn answered(from: &str, mut response: Response) -> Ended {
-    let (status, headers) = (response.status().as_u16(), response.headers().clone());
+    let (status, headers) = (response.status().as_u16(), std::mem::take(response.headers_mut()));
     let mut body = Vec::new();
     loop {
         match response.chunk().await {
@@ -354,8 +353,9 @@ mod tests {
 
     #[test]
     fn a_request_says_whose_attempt_it_is() {
-        let headers = headers(&call(Direction::Action), Some("https://sagas.example")).unwrap();
-        let value = |name: &str| headers[name].to_str().unwrap().to_owned();
+        let mut all = HeaderMap::new();
+        headers(&call(Direction::Action), Some("https://sagas.example"), &mut all).unwrap();
+        let value = |name: &str| all[name].to_str().unwrap().to_owned();
         assert_eq!(value("idempotency-key"), "\"01964b2e-7d1c-7a00-8000-0123456789ab/charge\"");
         let trace = value("traceparent");
         assert!(trace.starts_with("00-01964b2e7d1c7a0080000123456789ab-"), "{trace}");

@@ -1,6 +1,9 @@
 //! Who carries out steps: services that are named, or whose URL a definition tells.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{Arc, PoisonError, RwLock},
+};
 
 use clap::Args;
 use onewrite::{
@@ -37,7 +40,12 @@ pub(crate) struct Services {
     named: BTreeMap<String, Service>,
     /// Those that definitions tell: whoever may start a saga must not choose what else this machine can reach.
     theirs: HttpParticipants,
+    /// Those that were asked for lately: each attempt asks for one.
+    known: RwLock<HashMap<String, Arc<dyn Participant>>>,
 }
+
+/// Participants that are known at most.
+const KNOWN_MAX: usize = 1_024;
 
 struct Service {
     url: String,
@@ -77,12 +85,29 @@ impl Services {
             );
             return Err(Error::new(Code::InvalidConfig, what));
         }
-        Ok(Self { named, theirs: http(args.allow_private_urls, Vec::new())? })
+        let theirs = http(args.allow_private_urls, Vec::new())?;
+        Ok(Self { named, theirs, known: RwLock::default() })
     }
 
     /// Whoever carries out the steps of this name, if they are known: a URL is its own, a name is looked up; of
     /// `bank.charge` the first part is a service, and what follows stands behind its URL.
     pub(crate) fn at(&self, name: &str) -> Option<Result<Arc<dyn Participant>>> {
+        let known = self.known.read().unwrap_or_else(PoisonError::into_inner).get(name).cloned();
+        if known.is_some() {
+            return known.map(Ok);
+        }
+        let found = self.look_up(name)?;
+        if let Ok(found) = &found {
+            let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+            if known.len() >= KNOWN_MAX {
+                known.clear();
+            }
+            known.insert(name.to_owned(), Arc::clone(found));
+        }
+        Some(found)
+    }
+
+    fn look_up(&self, name: &str) -> Option<Result<Arc<dyn Participant>>> {
         if let Some(url) = name.strip_prefix(dtm::SCHEME) {
             return Some(self.theirs.dtm_at(url));
         }
