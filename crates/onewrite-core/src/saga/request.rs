@@ -98,13 +98,15 @@ impl Request {
             (Verb::ForceComplete, Entry::ForceCompleted { .. }) => true,
             _ => false,
         };
-        self.needs_no_heed() || journal.iter().any(is_it)
+        self.verb.needs_no_heed() || journal.iter().any(is_it)
     }
+}
 
+impl Verb {
     /// Whether nothing need follow from it: what was to go on may go on already.
     #[must_use]
     pub fn needs_no_heed(&self) -> bool {
-        matches!(self.verb, Verb::Resume | Verb::Look { .. })
+        matches!(self, Self::Resume | Self::Look { .. })
     }
 }
 

@@ -74,6 +74,33 @@ fn who_cancels_what_is_paused_wants_it_compensated() {
 }
 
 #[test]
+fn what_is_so_already_is_known() {
+    let run = Run::of(ORDER);
+    let verbs = [Verb::Cancel, Verb::ForceCompensate, Verb::ForceComplete, Verb::Pause];
+    let is_so = |run: &Run| verbs.clone().map(|verb| run.saga.is_so(&verb));
+    assert_eq!(is_so(&run), [false; 4]);
+    let with = |verb: Verb| {
+        let mut run = Run::of(ORDER);
+        run.done("reserve");
+        want(&mut run, verb);
+        run
+    };
+    assert_eq!(is_so(&with(Verb::Pause)), [false, false, false, true]);
+    assert_eq!(is_so(&with(Verb::ForceComplete)), [false, false, true, false]);
+    let mut back = with(Verb::Cancel);
+    assert_eq!(is_so(&back), [true, true, false, false]);
+    want(&mut back, Verb::Pause);
+    assert_eq!(is_so(&back), [false, false, false, true], "it is to go on for that");
+    want(&mut back, Verb::Resume);
+    // The action that was in flight, and its compensation.
+    back.done("charge");
+    back.done("charge");
+    back.done("reserve");
+    assert!(back.saga.has_ended());
+    assert_eq!(is_so(&back), [true, true, false, false]);
+}
+
+#[test]
 fn a_step_is_tried_at_once_with_a_new_budget() {
     let mut run = Run::of(ORDER);
     run.done("reserve");

@@ -14,6 +14,9 @@ use super::hold::Hold;
 /// How long nobody goes in: by how often in a row that was so.
 const SHUT: Backoff = Backoff { initial: Duration::from_secs(1), cap: Duration::from_secs(30) };
 
+/// Gates that are known at least before those that nobody stands at are forgotten: there may be a name for each saga.
+const KNOWN_MIN: usize = 1_024;
+
 /// The gates before all participants of a process.
 #[derive(Debug)]
 pub(super) struct Gates<T> {
@@ -23,6 +26,10 @@ pub(super) struct Gates<T> {
     failures_max: u32,
     by_name: HashMap<String, usize>,
     all: Vec<Gate<T>>,
+    /// Places of gates that are forgotten.
+    free: Vec<usize>,
+    /// With so many names those that nobody stands at are forgotten.
+    forget_at: usize,
     /// Gates that may let somebody in.
     ready: Vec<usize>,
     /// Gates that are shut.
@@ -59,6 +66,10 @@ impl<T> Gate<T> {
         self.is_held || self.shut.is_some()
     }
 
+    fn is_idle(&self) -> bool {
+        self.inside == 0 && self.waiting.is_empty() && self.shut.is_none() && !self.is_ready
+    }
+
     /// The one who came first; while the gate is shut, the one who tried least.
     fn next(&mut self, tries: impl Fn(&T) -> u32) -> Option<T> {
         let waiting = self.waiting.iter().map(tries).enumerate();
@@ -85,6 +96,8 @@ impl<T> Gates<T> {
             failures_max,
             by_name: HashMap::new(),
             all: Vec::new(),
+            free: Vec::new(),
+            forget_at: KNOWN_MIN,
             ready: Vec::new(),
             shut: 0,
             holds: Vec::new(),
@@ -112,8 +125,10 @@ impl<T> Gates<T> {
         if let Some(gate) = self.by_name.get(name) {
             return *gate;
         }
-        let gate = self.all.len();
-        self.all.push(Gate {
+        if self.by_name.len() >= self.forget_at {
+            self.forget();
+        }
+        let new = Gate {
             name: name.to_owned(),
             is_held: self.holds.iter().any(|hold| hold.covers(name)),
             inside: 0,
@@ -121,9 +136,24 @@ impl<T> Gates<T> {
             is_ready: false,
             failures: 0,
             shut: None,
-        });
+        };
+        let gate = self.free.pop().unwrap_or(self.all.len());
+        match self.all.get_mut(gate) {
+            Some(place) => *place = new,
+            None => self.all.push(new),
+        }
         self.by_name.insert(name.to_owned(), gate);
         gate
+    }
+
+    /// Forgets the gates that nobody stands at or is inside of, and that are not shut.
+    fn forget(&mut self) {
+        for (place, gate) in self.all.iter().enumerate() {
+            if gate.is_idle() && self.by_name.remove(&gate.name).is_some() {
+                self.free.push(place);
+            }
+        }
+        self.forget_at = KNOWN_MIN.max(2 * self.by_name.len());
     }
 
     pub(super) fn name(&self, gate: usize) -> &str {
@@ -301,6 +331,27 @@ mod tests {
         assert_eq!(all(&mut gates, after(3_000)), [12]);
         assert_eq!(ends(&mut gates, after(3_000), false), Some(0), "it answers");
         assert_eq!((all(&mut gates, after(3_000)), gates.wake_at()), (vec![10, 13], None));
+    }
+
+    #[test]
+    fn gates_that_nobody_stands_at_are_forgotten() {
+        let (mut gates, now) = (Gates::new(2, 1), Instant::now());
+        let [bank, stock, mail] = ["bank", "stock", "mail"].map(|name| gates.at(name));
+        (1..=3).for_each(|n| gates.arrive(bank, n));
+        assert_eq!(all(&mut gates, now), [1, 2]);
+        assert!(gates.failed(mail, now, 1.0).is_some());
+        for n in 0..100 * KNOWN_MIN {
+            let one = gates.at(&format!("https://shop.example/{n}"));
+            gates.arrive(one, 4);
+            assert_eq!(all(&mut gates, now), [4]);
+            gates.leave(one);
+        }
+        assert!(gates.all.len() <= 2 * KNOWN_MIN, "{}", gates.all.len());
+        assert_eq!((gates.at("bank"), gates.at("mail")), (bank, mail), "they are needed");
+        assert!(gates.is_shut(mail) && !gates.is_shut(gates.by_name["bank"]));
+        gates.leave(bank);
+        assert_eq!(all(&mut gates, now), [3]);
+        assert_ne!(gates.name(stock), "stock", "it is another's");
     }
 
     #[test]

@@ -96,15 +96,27 @@ impl Sagas {
         }
         // Nothing is asked of who could not write it, and would have it wait.
         self.refuses_all()?;
-        let before = self.show(id).await?;
-        let verb = with_direction(verb, &before)?;
+        let (verb, since) = match verb.needs_no_heed() {
+            true => (verb, 0),
+            false => {
+                let before = self.show(id).await?;
+                if before.ended_at.is_some() {
+                    return Err(refused(id, Refusal::State("it has ended")));
+                }
+                (with_direction(verb, &before)?, version(&before))
+            }
+        };
         let request = Request { id: new_id().to_string().into(), verb, actor, reason };
-        let asked = Asked { id, request, since: version(&before) };
+        let asked = Asked { id, request, since };
         let (reply, answer) = oneshot::channel();
         let input = asked.request.clone().input();
         let here = self.ask(Command::Want { id, input, reply });
         let answered = match here {
-            Ok(()) => answer.await.map_err(drop),
+            // A store that is away, or full, may keep it from being written.
+            Ok(()) => match tokio::time::timeout(HEARD_WITHIN, answer).await {
+                Ok(answer) => answer.map_err(drop),
+                Err(_) => Ok(Err(unanswered(id))),
+            },
             Err(_) => Ok(Err(stopped())),
         };
         let elsewhere = |error: &Error| matches!(error.code(), Code::NotFound | Code::Stopped);
@@ -126,7 +138,7 @@ impl Sagas {
     async fn want_elsewhere(&self, asked: &Asked, was_dropped: bool) -> Result<()> {
         let Asked { id, request, .. } = asked;
         let saved = self.show(*id).await?;
-        if was_dropped && !request.needs_no_heed() && self.is_so(asked, &saved).await? {
+        if was_dropped && !request.verb.needs_no_heed() && self.is_so(asked, &saved).await? {
             return Ok(());
         }
         if saved.ended_at.is_some() && matches!(request.verb, Verb::Look { .. }) {
@@ -147,10 +159,7 @@ impl Sagas {
         let until = Instant::now() + HEARD_WITHIN;
         while self.stands(*id, request).await? {
             if Instant::now() >= until {
-                let what = format!(
-                    "nobody who runs the saga {id} has answered; the request stands for an hour"
-                );
-                return Err(Error::new(Code::CommitUnknown, what));
+                return Err(unanswered(*id));
             }
             tokio::time::sleep(LOOK_EVERY).await;
         }
@@ -159,7 +168,7 @@ impl Sagas {
             return Ok(());
         }
         let since = Refusal::State(match request.verb {
-            Verb::Retry { .. } => "this step was being tried when it was asked: ask again",
+            Verb::Retry { .. } => "nothing of it could be tried when it was asked: ask again",
             _ => "it was not so far, or past that, when it was asked",
         });
         let why = self.refusal(&saved, &request.verb).await?;
@@ -185,7 +194,9 @@ impl Sagas {
         let participant =
             open.and_then(|open| open.participant).filter(|_| why == Refusal::UnderWay);
         let Some(participant) = participant else { return Ok(Some(refused(id, why))) };
-        let hold = self.holds().await?.into_iter().find(|hold| hold.covers(&participant));
+        // It is refused all the same where that is not known.
+        let holds = self.holds().await.unwrap_or_default();
+        let hold = holds.into_iter().find(|hold| hold.covers(&participant));
         let Some(Hold { participant, actor, reason, .. }) = hold else {
             return Ok(Some(refused(id, why)));
         };
@@ -281,6 +292,12 @@ fn with_direction(verb: Verb, saved: &SavedSaga) -> Result<Verb> {
         }
     }
     Ok(Verb::Skip { step, output, direction: Some(direction) })
+}
+
+fn unanswered(id: SagaId) -> Error {
+    let what =
+        format!("nobody who runs the saga {id} has answered; it may be done, or stand for an hour");
+    Error::new(Code::CommitUnknown, what)
 }
 
 /// It was asked for: unless it is known that nothing follows, what the store says since then is no answer.

@@ -77,6 +77,8 @@ pub(crate) async fn steer(
 ) -> Result<Bulk> {
     let denies = Sabotage::from_env().has(Defect::DenyMany);
     let (mut bulk, mut left) = (Bulk::default(), which.limit.min(LIMIT_MAX));
+    // Behind which one the first stands of which it is not known what came of it.
+    let mut open_behind = None;
     while left > 0 && bulk.stopped.is_none() {
         which.limit = left.min(PAGE);
         let page = match store.list(&which).await {
@@ -88,14 +90,16 @@ pub(crate) async fn steer(
         };
         let (count, last) = (page.len(), page.last().map(|saga| saga.id));
         left -= count;
-        let behind = bulk.page(sagas, page, verb, (actor, reason)).await;
-        if bulk.stopped.is_some() {
-            which.behind = behind.or(which.behind);
-        } else if count < which.limit {
-            return Ok(bulk);
-        } else {
-            which.behind = last;
+        if let Some(before) = bulk.page(sagas, page, verb, (actor, reason)).await {
+            open_behind.get_or_insert(before.or(which.behind));
         }
+        if count < which.limit && bulk.stopped.is_none() {
+            return Ok(bulk);
+        }
+        which.behind = last.or(which.behind);
+    }
+    if bulk.stopped.is_some() {
+        which.behind = open_behind.unwrap_or(which.behind);
     }
     bulk.next = which.behind.map(|last| last.to_string());
     match bulk.stopped.take() {
@@ -115,13 +119,17 @@ async fn one(sagas: &Sagas, saga: SagaHead, verb: Verb, actor: Text, reason: Tex
     sagas.steer(saga.id, verb, actor, reason).await
 }
 
-/// Whether it says nothing of the saga: the next one would be told the same.
-fn is_of_the_store(error: &Error) -> bool {
-    let of_saga = matches!(
-        error.code(),
-        Code::WrongState | Code::InvalidInput | Code::NotFound | Code::Corrupt
-    );
-    !of_saga && error.certainty() != Certainty::Unknown
+/// Whether the store would say the same of the next saga, or nobody is left who asks it.
+fn takes_nothing(code: Code) -> bool {
+    matches!(
+        code,
+        Code::StoreUnreachable
+            | Code::DiskFull
+            | Code::ReadOnly
+            | Code::SchemaMissing
+            | Code::SchemaUnsupported
+            | Code::Stopped
+    )
 }
 
 impl Bulk {
@@ -130,15 +138,15 @@ impl Bulk {
         self.done + self.refused + self.unknown
     }
 
-    /// Asks these sagas, so many at the same time, until the store fails. Returns the last one before the first of which
-    /// it is not known what came of it.
+    /// Asks these sagas, so many at the same time, until the store fails. Returns the one before the first of which it is
+    /// not known what came of it, if there is such a one.
     async fn page(
         &mut self,
         sagas: &Sagas,
         page: Vec<SagaHead>,
         verb: &Verb,
         (actor, reason): (&Text, &Text),
-    ) -> Option<SagaId> {
+    ) -> Option<Option<SagaId>> {
         let has_failed = AtomicBool::new(false);
         let order: Vec<SagaId> = page.iter().map(|saga| saga.id).collect();
         let unfinished = page.iter().filter(|saga| saga.ended_at.is_none());
@@ -153,7 +161,7 @@ impl Bulk {
         let mut answers = stream::iter(asked).buffer_unordered(AT_ONCE);
         while let Some((id, answer)) = answers.next().await {
             match answer {
-                Err(error) if is_of_the_store(&error) => {
+                Err(error) if takes_nothing(error.code()) => {
                     has_failed.store(true, Ordering::Relaxed);
                     self.stopped.get_or_insert(error);
                 }
@@ -167,7 +175,7 @@ impl Bulk {
             }
         }
         let first = order.iter().position(|id| open.contains(id))?;
-        first.checked_sub(1).map(|before| order[before])
+        Some(first.checked_sub(1).map(|before| order[before]))
     }
 
     fn note(&mut self, saga: SagaId, answer: Result<()>) {

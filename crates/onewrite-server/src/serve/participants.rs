@@ -147,7 +147,12 @@ impl Services {
     /// Refuses a definition whose steps nobody could carry out from here.
     pub(super) fn check(&self, checked: &Checked) -> Result<()> {
         for name in naming::participants(checked) {
-            self.at(name).ok_or_else(|| {
+            let known =
+                self.known.read().unwrap_or_else(PoisonError::into_inner).contains_key(name);
+            if known {
+                continue;
+            }
+            self.look_up(name).ok_or_else(|| {
                 let service = name.split('.').next().unwrap_or(name);
                 let what = format!("no participant `{service}` is known here, and `{name}` is to be asked: name it with --participant {service}=URL, or give a URL in the definition");
                 let cure = "Correct the name in the definition, or name the participant where this program is started: `--participant NAME=URL`.";

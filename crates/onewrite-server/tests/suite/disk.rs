@@ -423,10 +423,13 @@ mod sabotage {
         let (place, disk) = (Place::with_defect(Defect::ForgetRefusals), Disk::of(8_192));
         let (path, client) = (disk.path("sagas.db"), Client::new());
         let server = block_in_place(|| saga_server(&place, &path));
+        let lasting = start_lasting(&client, &server, 1).await;
         drop(std::fs::write(disk.path("ballast"), vec![0; 5 << 20]));
         let sagas = format!("{}/v1/sagas", server.url);
+        let until = std::time::Instant::now() + PATIENCE * 2;
         let room = || std::fs::write(disk.path("more"), vec![0; 64 << 10]).is_ok();
         for number in 0.. {
+            assert!(std::time::Instant::now() < until, "the disk is not full");
             let body = rest(number);
             let answer = ask(&client, Method::POST, sagas.clone(), Some(&body));
             // Who would be refused waits.
@@ -437,6 +440,12 @@ mod sabotage {
             }
         }
         assert_eq!(readiness(&client, &server).await.0, 200, "it takes nothing, and is ready");
+        // Nor is who decides told at once, and not for ever kept waiting.
+        let cancel = format!("{sagas}/{lasting}/cancel");
+        let why = json!({"reason": "a mistake"});
+        let answer = ask(&client, Method::POST, cancel, Some(&why));
+        let (status, said) = tokio::time::timeout(PATIENCE * 2, answer).await.unwrap();
+        assert_eq!((status.as_u16(), &said["code"]), (504, &json!("OW0011")), "{said}");
     }
 
     #[tokio::test(flavor = "multi_thread")]

@@ -91,6 +91,10 @@ async fn an_operator_decides_on_the_command_line() {
         saga.becomes(("running", "timer"));
         saga.says("pause", &[]);
         assert_eq!(saga.stands(), ("running".into(), "operator".into()));
+        // It is so already, whoever else wants that: the command line is another process.
+        let bob = ["saga", "pause", &saga.id, "--reason", "I as well", "--actor", "bob"];
+        place.run(&[&bob[..], &STORE].concat()).ok();
+        assert_eq!(saga.show()["journal"].to_string().matches("\"paused\"").count(), 1);
         saga.says("resume", &[]);
         saga.becomes(("running", "timer"));
         saga.says("retry", &["--step", "charge"]);
@@ -112,6 +116,11 @@ async fn an_operator_decides_on_the_command_line() {
         let saga = Operator::start(&place, "k-2");
         saga.becomes(("running", "timer"));
         saga.says("force-compensate", &[]);
+        saga.becomes(("compensating", "timer"));
+        saga.says("cancel", &[]);
+        saga.says("pause", &[]);
+        assert_eq!(saga.stands(), ("compensating".into(), "operator".into()));
+        saga.says("cancel", &[]);
         saga.becomes(("compensating", "timer"));
         place.run(&saga.args("force-complete", &[])).refused("OW0039", &["being compensated"]);
         saga.says("skip", &["--step", "charge"]);
@@ -194,6 +203,22 @@ async fn the_same_is_decided_about_many() {
         let refused = json(&["skip", "--step", "rest", "--state", "running"]);
         assert_eq!((&refused["done"], &refused["refused"]), (&json!(0), &json!(8)), "{refused}");
         assert_eq!(refused["why"].as_array().unwrap().len(), 8);
+        // One that a newer program started, whose definition this one cannot read, keeps no others from being asked.
+        place.write("odd.yaml", &ORDER.replace("name: order", "name: odd"));
+        let args = ["saga", "start", "odd.yaml", "--key", "odd", "--json"];
+        let odd = place.json(&[&args[..], &STORE].concat());
+        let odd = Operator { place: &place, id: odd["id"].as_str().unwrap().to_owned() };
+        odd.becomes(("running", "timer"));
+        let newer =
+            "UPDATE onewrite_saga_definition SET definition = '{\"odd\": 1}' WHERE name = 'odd'";
+        execute(&place.path("sagas.db"), newer);
+        let refused = json(&["retry", "--step", "charge", "--state", "running"]);
+        assert_eq!((&refused["done"], &refused["refused"]), (&json!(0), &json!(9)), "{refused}");
+        assert!(refused["why"].to_string().contains("unknown field `odd`"), "{refused}");
+        execute(
+            &place.path("sagas.db"),
+            "UPDATE onewrite_saga SET ended_at = started_at, state = 'completed' WHERE name = 'odd'",
+        );
         place.run(&bulk(&["pause"])).refused("OW0007", &["say which"]);
         place.run(&bulk(&["retry", "--name", "order"])).refused("OW0007", &["--step"]);
     });
@@ -209,18 +234,19 @@ async fn the_same_is_decided_about_many() {
     block_in_place(|| drop(server.process.terminate().ok()));
 }
 
-/// A saga whose step is being tried, by a participant that does not answer; how a retry over HTTP is answered.
-async fn tried_again(place: &Place) -> (Operator<'_>, reqwest::StatusCode, Value) {
+/// A saga whose step is being tried, by a participant that does not answer; how a retry over HTTP is answered. And what
+/// has to be kept for that.
+async fn tried_again(place: &Place) -> (Operator<'_>, reqwest::StatusCode, Value, impl Sized) {
     let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let bank = format!("bank=http://{}", silent.local_addr().unwrap());
     let args = ["--participant", &bank, "--allow-private"];
     let server = block_in_place(|| serve(place, anywhere(), &args));
     let saga = block_in_place(|| Operator::start(place, "k-1"));
-    let _asked = silent.accept().await.unwrap();
+    let attempt = silent.accept().await.unwrap();
     let route = format!("{}/v1/sagas/{}/retry", server.url, saga.id);
     let why = json!({"step": "charge", "reason": "so"});
     let (status, answer) = ask(&Client::new(), Method::POST, route, Some(&why)).await;
-    (saga, status, answer)
+    (saga, status, answer, (server, attempt, silent))
 }
 
 /// Who wants tried what is being tried is told so, by the server that tries it and on the command line.
@@ -228,7 +254,7 @@ async fn tried_again(place: &Place) -> (Operator<'_>, reqwest::StatusCode, Value
 async fn an_attempt_that_is_under_way_is_not_made_again() {
     let place = Place::new();
     place.write("order.yaml", ORDER);
-    let (saga, status, problem) = tried_again(&place).await;
+    let (saga, status, problem, _kept) = tried_again(&place).await;
     assert_eq!((status.as_u16(), &problem["code"]), (409, &json!("OW0039")), "{problem}");
     assert!(problem["detail"].as_str().unwrap().contains("is being tried"), "{problem}");
     block_in_place(|| saga.cannot_retry("charge", "is being tried"));
@@ -241,7 +267,7 @@ async fn an_attempt_that_is_under_way_is_not_made_again() {
 async fn a_promise_to_try_again_what_is_being_tried_is_noticed() {
     let place = Place::with_defect(onewrite::sabotage::Defect::PromiseRetry);
     place.write("order.yaml", ORDER);
-    let (saga, status, answer) = tried_again(&place).await;
+    let (saga, status, answer, _kept) = tried_again(&place).await;
     assert_eq!(status, 204, "{answer}");
     let journal = block_in_place(|| saga.show())["journal"].to_string();
     assert!(!journal.contains("retried"), "nothing follows: {journal}");

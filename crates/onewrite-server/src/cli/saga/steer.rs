@@ -5,7 +5,7 @@ use std::{path::PathBuf, sync::Arc};
 use clap::Args;
 use onewrite::{
     Code, Error, Result, Text,
-    saga::{OWN, SagaId, Signal, Verb},
+    saga::{Hold, OWN, SagaId, Signal, Verb},
 };
 use serde_json::json;
 
@@ -81,8 +81,22 @@ pub(crate) struct RetryArgs {
 }
 
 pub(crate) async fn retry(args: RetryArgs) -> Result<()> {
-    let said = format!("is to try `{}` again now", args.step);
-    steer(args.steer, Verb::Retry { step: args.step.into() }, &said).await
+    let RetryArgs { step, steer: args } = args;
+    let (id, actor, reason) = args.read()?;
+    let (_, sagas) = super::open(&args.stores).await?;
+    sagas.steer(id, Verb::Retry { step: step.clone().into() }, actor, reason).await?;
+    crate::cli::done(&format!("the saga {id} is to try `{step}` again now"), args.stores.json);
+    // It is done: whether that is known as well matters less.
+    let Ok(saga) = sagas.show(id).await else { return Ok(()) };
+    let open = sagas.open_steps(&saga).await.unwrap_or_default();
+    let its = open.into_iter().find(|(open, _)| *open.step == *step);
+    if let Some((_, Some(Hold { participant, actor, reason, .. }))) = its {
+        let why = format!(
+            "`{participant}` is held by {actor} ({reason}): no attempt begins until it is released"
+        );
+        report::tell!("warning: {}", report::plain(&why));
+    }
+    Ok(())
 }
 
 #[derive(Debug, Args)]
