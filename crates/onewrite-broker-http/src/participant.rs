@@ -57,7 +57,7 @@ const PROBLEM: &str = "urn:onewrite:";
 const LOOK_IN: Duration = Duration::from_secs(1);
 const LOOK_IN_MAX: Duration = Duration::from_secs(3_600);
 
-/// Characters of it that are told at most.
+/// Characters that are told at most of a problem whose outcome is not explicit.
 const EXCERPT_MAX: usize = 200;
 
 /// How steps are asked for.

@@ -227,6 +227,19 @@ impl Error {
     pub fn certainty(&self) -> Certainty {
         self.code().certainty()
     }
+
+    /// Whether it concerns every write to the store, and not this one: who writes next is told the same.
+    #[must_use]
+    pub fn concerns_every_write(&self) -> bool {
+        matches!(
+            self.code(),
+            Code::DiskFull
+                | Code::ReadOnly
+                | Code::SchemaMissing
+                | Code::SchemaUnsupported
+                | Code::StoreUnreachable
+        )
+    }
 }
 
 /// `OW0005: context: cause`, on one line.

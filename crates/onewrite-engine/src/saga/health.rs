@@ -105,18 +105,6 @@ impl Refusing {
     }
 }
 
-/// Whether it concerns every write, and not this one: who writes next is told the same.
-pub(super) fn takes_nothing(error: &Error) -> bool {
-    matches!(
-        error.code(),
-        Code::DiskFull
-            | Code::ReadOnly
-            | Code::SchemaMissing
-            | Code::SchemaUnsupported
-            | Code::StoreUnreachable
-    )
-}
-
 /// What caused it, on one line.
 pub(super) fn causes(error: &Error) -> Option<String> {
     let mut next = error.source();

@@ -2,7 +2,7 @@
 //!
 //! A hold is a signal about all participants that no saga waits for: it stands in the store until somebody takes it.
 
-use std::time::Duration;
+use std::{fmt, time::Duration};
 
 use onewrite_core::{
     Code, Error, Result, Text,
@@ -39,6 +39,14 @@ pub struct Hold {
     pub actor: Text,
     /// Why.
     pub reason: Text,
+}
+
+/// `bank is held by ann: it is down`
+impl fmt::Display for Hold {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { participant, actor, reason, .. } = self;
+        write!(f, "{participant} is held by {actor}: {reason}")
+    }
 }
 
 impl Hold {

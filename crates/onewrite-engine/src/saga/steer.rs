@@ -197,13 +197,10 @@ impl Sagas {
         // It is refused all the same where that is not known.
         let holds = self.holds().await.unwrap_or_default();
         let hold = holds.into_iter().find(|hold| hold.covers(&participant));
-        let Some(Hold { participant, actor, reason, .. }) = hold else {
-            return Ok(Some(refused(id, why)));
-        };
-        let what = format!(
-            "nothing is changed of the saga {id}: {UNDER_WAY}; `{participant}` is held by {actor} ({reason}): no attempt begins until it is released"
-        );
-        Ok(Some(Error::new(Code::WrongState, what)))
+        let refused = refused(id, why);
+        let Some(hold) = hold else { return Ok(Some(refused)) };
+        let what = format!("{}; {hold}; no attempt begins until it is released", refused.context());
+        Ok(Some(Error::new(refused.code(), what)))
     }
 
     /// The same, of what the runner here has refused: with what the store tells besides.

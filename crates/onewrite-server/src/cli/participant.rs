@@ -73,10 +73,7 @@ async fn still_held(sagas: &Sagas, participant: &str) -> Option<String> {
         Err(error) => return Some(format!("who else is held is not known: {error}")),
     };
     let others = holds.iter().filter(|hold| hold.concerns(participant));
-    let told = others.take(TOLD_MAX).map(|Hold { participant, actor, reason, .. }| {
-        format!("`{participant}` is held, by {actor}: {reason}")
-    });
-    let told = told.collect::<Vec<_>>().join("; ");
+    let told = others.take(TOLD_MAX).map(ToString::to_string).collect::<Vec<_>>().join("; ");
     (!told.is_empty()).then_some(told)
 }
 

@@ -120,16 +120,8 @@ async fn one(sagas: &Sagas, saga: SagaHead, verb: Verb, actor: Text, reason: Tex
 }
 
 /// Whether the store would say the same of the next saga, or nobody is left who asks it.
-fn takes_nothing(code: Code) -> bool {
-    matches!(
-        code,
-        Code::StoreUnreachable
-            | Code::DiskFull
-            | Code::ReadOnly
-            | Code::SchemaMissing
-            | Code::SchemaUnsupported
-            | Code::Stopped
-    )
+fn ends_all(error: &Error) -> bool {
+    error.concerns_every_write() || error.code() == Code::Stopped
 }
 
 impl Bulk {
@@ -161,7 +153,7 @@ impl Bulk {
         let mut answers = stream::iter(asked).buffer_unordered(AT_ONCE);
         while let Some((id, answer)) = answers.next().await {
             match answer {
-                Err(error) if takes_nothing(error.code()) => {
+                Err(error) if ends_all(&error) => {
                     has_failed.store(true, Ordering::Relaxed);
                     self.stopped.get_or_insert(error);
                 }

@@ -92,9 +92,8 @@ impl Services {
     /// Whoever carries out the steps of this name, if they are known: a URL is its own, a name is looked up; of
     /// `bank.charge` the first part is a service, and what follows stands behind its URL.
     pub(crate) fn at(&self, name: &str) -> Option<Result<Arc<dyn Participant>>> {
-        let known = self.known.read().unwrap_or_else(PoisonError::into_inner).get(name).cloned();
-        if known.is_some() {
-            return known.map(Ok);
+        if let Some(known) = self.known_at(name) {
+            return Some(Ok(known));
         }
         let found = self.look_up(name)?;
         if let Ok(found) = &found {
@@ -105,6 +104,10 @@ impl Services {
             known.insert(name.to_owned(), Arc::clone(found));
         }
         Some(found)
+    }
+
+    fn known_at(&self, name: &str) -> Option<Arc<dyn Participant>> {
+        self.known.read().unwrap_or_else(PoisonError::into_inner).get(name).cloned()
     }
 
     fn look_up(&self, name: &str) -> Option<Result<Arc<dyn Participant>>> {
@@ -147,9 +150,7 @@ impl Services {
     /// Refuses a definition whose steps nobody could carry out from here.
     pub(super) fn check(&self, checked: &Checked) -> Result<()> {
         for name in naming::participants(checked) {
-            let known =
-                self.known.read().unwrap_or_else(PoisonError::into_inner).contains_key(name);
-            if known {
+            if self.known_at(name).is_some() {
                 continue;
             }
             self.look_up(name).ok_or_else(|| {

@@ -67,6 +67,16 @@ impl<'a> Operator<'a> {
         run.refused("OW0039", &["nothing is changed", why]);
     }
 
+    /// Waits until its attempt has failed and is to be made again in a day: one that was just started waits as well, to
+    /// be taken up.
+    fn waits_to_try_again(&self) {
+        eventually("it waits to try again", || {
+            let journal = self.show()["journal"].take();
+            let last = journal.as_array().and_then(|lines| lines.last());
+            last.is_some_and(|line| line["entries"].to_string().contains("\"retrying\""))
+        });
+    }
+
     fn becomes(&self, expected: (&str, &str)) {
         eventually(&format!("{expected:?}"), || {
             let (state, waits) = self.stands();
@@ -88,7 +98,7 @@ async fn an_operator_decides_on_the_command_line() {
     let server = block_in_place(|| without_a_bank(&place));
     block_in_place(|| {
         let saga = Operator::start(&place, "k-1");
-        saga.becomes(("running", "timer"));
+        saga.waits_to_try_again();
         saga.says("pause", &[]);
         assert_eq!(saga.stands(), ("running".into(), "operator".into()));
         // It is so already, whoever else wants that: the command line is another process.
@@ -97,6 +107,18 @@ async fn an_operator_decides_on_the_command_line() {
         assert_eq!(saga.show()["journal"].to_string().matches("\"paused\"").count(), 1);
         saga.says("resume", &[]);
         saga.becomes(("running", "timer"));
+        // While its participant is held that is heeded, and said to wait.
+        let bank = |verb: &str| {
+            let args = ["participant", verb, "bank", "--reason", "it is down", "--actor", "ann"];
+            place.run(&[&args[..], &STORE].concat()).ok();
+        };
+        bank("hold");
+        let retried = place.run(&saga.args("retry", &["--step", "charge"])).ok();
+        let warning =
+            "warning: bank is held by ann: it is down; no attempt begins until it is released\n";
+        assert_eq!(retried.err, warning);
+        bank("release");
+        saga.waits_to_try_again();
         saga.says("retry", &["--step", "charge"]);
         let retried = |shown: &Value| shown["journal"].to_string().contains("retried");
         assert!(retried(&saga.show()));
@@ -161,7 +183,7 @@ async fn an_operator_decides_over_http() {
     };
     let why = || json!({"reason": "so", "actor": "ann"});
     let of = |step: &str| json!({"reason": "so", "actor": "ann", "step": step});
-    block_in_place(|| saga.becomes(("running", "timer")));
+    block_in_place(|| saga.waits_to_try_again());
     for (verb, body) in [("pause", why()), ("resume", why()), ("retry", of("charge"))] {
         assert_eq!(wants(verb, body).await.0, 204, "{verb}");
     }
@@ -332,7 +354,7 @@ async fn a_participant_is_held_and_released() {
     assert!(shown.ok().out.contains("charge, by bank.charge; bank is held by ann: it is down"));
     let retry = Operator { place: &place, id: id.to_owned() };
     block_in_place(|| {
-        retry.cannot_retry("charge", "`bank` is held by ann (it is down): no attempt begins");
+        retry.cannot_retry("charge", "bank is held by ann: it is down; no attempt begins");
         retry.says("pause", &[]);
         retry.cannot_retry("charge", "it is paused: resume it");
         retry.says("resume", &[]);
@@ -379,11 +401,11 @@ fn a_name_that_nobody_has_is_doubted(place: &Place) {
     verb("hold", "bank.charge", &[]);
     let released = verb("release", "bank", &["--actor", "ann"]);
     assert_eq!(released.out, "bank was not held\n");
-    assert!(released.err.starts_with("warning: `bank.charge` is held, by "), "{}", released.err);
+    assert!(released.err.starts_with("warning: bank.charge is held by "), "{}", released.err);
     verb("hold", "bank", &[]);
     let released = verb("release", "bank.charge", &[]);
     assert_eq!(released.out, "bank.charge is released\n");
-    assert!(released.err.starts_with("warning: `bank` is held, by "), "{}", released.err);
+    assert!(released.err.starts_with("warning: bank is held by "), "{}", released.err);
     verb("release", "bank", &[]);
     assert_eq!(verb("hold", "bank", &[]).err, "");
     verb("release", "bank", &[]);

@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use super::{Driver, Live};
 use crate::saga::{
     handle::{Outcome, Start},
-    health::{What, causes, takes_nothing},
+    health::{What, causes},
     start::{self, First},
     steer::refused,
     write::{self, Committed, Of, Write},
@@ -36,7 +36,7 @@ const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// Whether the database will not have what was written, rather than take nothing now.
 fn is_refusal(error: &Error) -> bool {
     let never = error.retry() == Retry::Never || error.code() == Code::Database;
-    never && !takes_nothing(error) && error.certainty() == Certainty::NotApplied
+    never && !error.concerns_every_write() && error.certainty() == Certainty::NotApplied
 }
 
 /// The signals that it takes.
@@ -169,7 +169,7 @@ impl Driver {
     /// The store would have taken nothing else either. Who wants to start a saga is told so, and may ask again;
     /// what sagas have done stays here until there is room for it.
     pub(super) fn not_taken(&mut self, error: &Error, what: What) {
-        if !takes_nothing(error) {
+        if !error.concerns_every_write() {
             return;
         }
         self.health.refused(error, what, Instant::now());

@@ -240,8 +240,7 @@ fn standing(open: &OpenStep, hold: Option<&Hold>) -> String {
         (None, 1, _) => ": one attempt has failed".to_owned(),
         (None, attempts, _) => format!(": {attempts} attempts have failed"),
     };
-    let held = hold
-        .map(|hold| format!("; {} is held by {}: {}", hold.participant, hold.actor, hold.reason));
+    let held = hold.map(|hold| format!("; {hold}"));
     format!("{what}{for_what}{until}{}", held.unwrap_or_default())
 }
 

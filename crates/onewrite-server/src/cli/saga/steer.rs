@@ -5,7 +5,7 @@ use std::{path::PathBuf, sync::Arc};
 use clap::Args;
 use onewrite::{
     Code, Error, Result, Text,
-    saga::{Hold, OWN, SagaId, Signal, Verb},
+    saga::{OWN, SagaId, Signal, Verb},
 };
 use serde_json::json;
 
@@ -90,10 +90,8 @@ pub(crate) async fn retry(args: RetryArgs) -> Result<()> {
     let Ok(saga) = sagas.show(id).await else { return Ok(()) };
     let open = sagas.open_steps(&saga).await.unwrap_or_default();
     let its = open.into_iter().find(|(open, _)| *open.step == *step);
-    if let Some((_, Some(Hold { participant, actor, reason, .. }))) = its {
-        let why = format!(
-            "`{participant}` is held by {actor} ({reason}): no attempt begins until it is released"
-        );
+    if let Some((_, Some(hold))) = its {
+        let why = format!("{hold}; no attempt begins until it is released");
         report::tell!("warning: {}", report::plain(&why));
     }
     Ok(())
